@@ -1,0 +1,45 @@
+"""The few exceptions of the workbench: each carries one sentence that names what is wrong and where."""
+
+from __future__ import annotations
+
+
+class AiopsError(Exception):
+    """Base of every error a user can act on; the CLI prints its message and exits with code 2."""
+
+
+class UsageError(AiopsError):
+    """An option, parameter or setting has a value that cannot be used."""
+
+
+class DataError(AiopsError):
+    """A contract table breaks a rule.
+
+    Parameters
+    ----------
+    message : str
+        One sentence: the rule, and the first rows or values that break it.
+    table : str, optional
+        Name of the contract table.
+    column : str, optional
+        Name of the column.
+    """
+
+    def __init__(self, message: str, *, table: str | None = None, column: str | None = None) -> None:
+        self.table = table
+        self.column = column
+        where = f"table '{table}'" if table else ""
+        if column:
+            where = f"{where}, column '{column}'" if where else f"column '{column}'"
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class TrackingError(AiopsError):
+    """The MLflow tracking store or registry cannot be reached or refuses a request."""
+
+
+class ClusterError(AiopsError):
+    """The Ray cluster cannot be started or reached."""
+
+
+class ServableError(AiopsError):
+    """A servable folder is missing, damaged, or does not reproduce its golden examples."""

@@ -1,0 +1,58 @@
+"""The only reader of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aiops_core.errors import UsageError
+
+
+class Settings(BaseSettings):
+    """Settings of one process: read from the environment, prefix ``AIOPS_``, plus two names that other tools fix.
+
+    Attributes
+    ----------
+    datasets_dir : Path or None
+        Local mirror of the public data sets; ``None`` downloads them on first use.
+    cache_dir : Path
+        Where downloaded files are kept.
+    state_dir : Path
+        Working state of the service: fetched servables, training jobs, audit log.
+    mlflow_tracking_uri : str
+        MLflow store; a SQLite file in the working folder by default.
+    ray_address : str or None
+        Ray cluster to join; ``None`` starts a local one.
+    webhooks : dict
+        Remediation action id to the URL its signed body is posted to.
+    webhook_secret : str or None
+        Key of the HMAC-SHA256 signature of a webhook body.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AIOPS_", extra="ignore")
+
+    datasets_dir: Path | None = None
+    cache_dir: Path = Path.home() / ".cache" / "aiops"
+    state_dir: Path = Path(".aiops")
+    mlflow_tracking_uri: str = Field("sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
+    ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
+    webhooks: dict[str, str] = {}
+    webhook_secret: str | None = None
+
+
+def load() -> Settings:
+    """Read the settings from the environment, anew at every call.
+
+    Raises
+    ------
+    UsageError
+        If a variable has a value of the wrong form.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "AIOPS_" + str(first["loc"][0]).upper()
+        raise UsageError(f"environment variable {name}: {first['msg']}") from error
