@@ -194,7 +194,7 @@ def to_grid(frame: pd.DataFrame, columns: Sequence[str], *, step_seconds: int | 
     -------
     Grid
     """
-    seconds = frame["timestamp"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
+    seconds = _seconds(frame["timestamp"])
     codes, names = pd.factorize(frame["resource_id"], sort=True)
     order = np.lexsort((seconds, codes))
     seconds, codes = seconds[order], codes[order].astype(np.int32)
@@ -227,8 +227,7 @@ def to_grid(frame: pd.DataFrame, columns: Sequence[str], *, step_seconds: int | 
 def step_of(frame: pd.DataFrame) -> int:
     """Return the regular step of a table in seconds: the most frequent difference within resources."""
     same = frame["resource_id"].to_numpy()[1:] == frame["resource_id"].to_numpy()[:-1]
-    seconds = frame["timestamp"].to_numpy().astype("datetime64[s]").astype(np.int64)
-    differences = np.diff(seconds)[same]
+    differences = np.diff(_seconds(frame["timestamp"]))[same]
     differences = differences[differences > 0]
     if len(differences) == 0:
         return 3600
@@ -539,16 +538,16 @@ def _activity_notes(frame: pd.DataFrame) -> list[str]:
 
 def _series_notes(table: str, frame: pd.DataFrame, ordered: pd.DataFrame) -> list[str]:
     notes = _value_notes(table, ordered)
-    seconds = ordered["timestamp"].to_numpy().astype("datetime64[s]").astype(np.int64)
     same = ordered["resource_id"].to_numpy()[1:] == ordered["resource_id"].to_numpy()[:-1]
     step = step_of(ordered)
-    difference = np.diff(seconds)[same]
+    difference = np.diff(_seconds(ordered["timestamp"]))[same]
     gaps = int(np.maximum(difference // step - 1, 0).sum())
     off = int((difference % step != 0).sum())
-    unsorted = int((np.diff(frame["timestamp"].to_numpy().astype("datetime64[s]").astype(np.int64)) < 0).sum())
-    changes = int((~same).sum())
-    if unsorted > changes:
-        notes.append(f"{unsorted - changes} rows came late (out of order) and were sorted")
+    # The order of arrival within each resource: tables may interleave resources.
+    arrival = frame.sort_values("resource_id", kind="stable")
+    late = int((np.diff(_seconds(arrival["timestamp"]))[same] < 0).sum())
+    if late:
+        notes.append(f"{late} rows came late (out of order) and were sorted")
     if gaps:
         notes.append(f"{gaps} rows are missing on the {step} s grid and are kept as gaps")
     if off:
@@ -567,6 +566,10 @@ def _value_notes(table: str, frame: pd.DataFrame) -> list[str]:
     if constant:
         notes.append(f"{len(constant)} constant columns carry no information: {', '.join(constant[:6])}")
     return notes
+
+
+def _seconds(stamps: pd.Series) -> np.ndarray:
+    return stamps.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
 
 
 def _number(values: pd.Series) -> bool:
