@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aiops_core.errors import UsageError
@@ -21,8 +21,11 @@ class Settings(BaseSettings):
         Where downloaded files are kept.
     state_dir : Path
         Working state of the service: fetched servables, training jobs, audit log.
+    home : Path
+        The project's folder: relative defaults start there, so that a notebook, the command line and a papermill run
+        share one registry. By default the nearest folder upwards that holds ``pyproject.toml``, else the current one.
     mlflow_tracking_uri : str
-        MLflow store; a SQLite file in the working folder by default.
+        MLflow store; by default the SQLite file ``mlflow.db`` in `home`.
     ray_address : str or None
         Ray cluster to join; ``None`` starts a local one.
     webhooks : dict
@@ -35,11 +38,25 @@ class Settings(BaseSettings):
 
     datasets_dir: Path | None = None
     cache_dir: Path = Path.home() / ".cache" / "aiops"
+    home: Path = Field(default_factory=lambda: project_folder())
     state_dir: Path = Path(".aiops")
-    mlflow_tracking_uri: str = Field("sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
+    mlflow_tracking_uri: str = Field("", validation_alias="MLFLOW_TRACKING_URI")
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
+
+    @model_validator(mode="after")
+    def _relative_to_home(self) -> Settings:
+        self.home = self.home.resolve()
+        self.state_dir = self.home / self.state_dir
+        self.mlflow_tracking_uri = self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        return self
+
+
+def project_folder() -> Path:
+    """Return the nearest folder from the current one upwards that holds ``pyproject.toml``, else the current one."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
 
 
 def load() -> Settings:
