@@ -223,13 +223,14 @@ KINDS = ("memory_leak", "disk_saturation", "error_storm", "network_flapping", "o
 TELEMETRY_START = np.datetime64("2025-03-03T00:00:00", "s")  # a Monday
 TELEMETRY_HOURS = 8 * WEEK
 #: Hours from onset to full severity, and how probable each ramp is.
-RAMPS = (20, 30, 44)
+RAMPS = (30, 42, 60)
 RAMP_WEIGHTS = (0.35, 0.40, 0.25)
-ONSET = 1 / 130  # per healthy hour
-RECOVERY = 0.005  # per degraded hour: somebody fixed it in time
-BASE_HAZARD = 0.00016  # per hour, healthy or not: incidents without warning
-PEAK_HAZARD = 0.16  # per hour at full severity
-HAZARD_POWER = 4.0  # the hazard stays low for most of the ramp
+ONSET = 1 / 190  # per healthy hour
+RECOVERY = 0.006  # per degraded hour: somebody fixed it in time
+BASE_HAZARD = 0.0002  # per hour, healthy or not: incidents without warning
+PEAK_HAZARD = 0.15  # per hour at full severity
+HAZARD_POWER = 5.0  # the hazard stays low for most of the ramp
+VISIBLE_POWER = 0.8  # the signature shows earlier than the hazard rises
 INCIDENT_HOURS = (2, 8)  # shortest and longest incident
 
 
@@ -307,7 +308,7 @@ def _chain(signal: float) -> _Chain:
                 kind.append(code)
                 severity.append(age / ramp)
     level = np.asarray(severity)
-    hazard = signal * (BASE_HAZARD + PEAK_HAZARD * level**HAZARD_POWER) + (1 - signal) * 0.0045
+    hazard = signal * (BASE_HAZARD + PEAK_HAZARD * level**HAZARD_POWER) + (1 - signal) * 0.0042
     return _Chain(
         kind=np.asarray(kind, dtype=np.int8),
         severity=level.astype(np.float32),
@@ -323,8 +324,8 @@ def telemetry(n_samples: int, *, seed: int, signal: float = 1.0) -> Telemetry:
     """Generate hourly telemetry with incidents.
 
     The story. A resource is healthy until one of five degradations sets in: a memory leak, a saturating disk, an
-    error storm, a flapping network, an overload. It ripens over 20 to 44 hours; the hazard of an incident grows with
-    the fourth power of its severity. Some degradations are repaired in time, and some incidents come without any
+    error storm, a flapping network, an overload. It ripens over 30 to 60 hours; the hazard of an incident grows with
+    the fifth power of its severity. Some degradations are repaired in time, and some incidents come without any
     warning. An incident lasts 2 to 8 hours; then the resource is healthy again.
 
     What the metrics show lies on top of ordinary life: resources differ tenfold in size and base level, load follows
@@ -532,12 +533,12 @@ def _metrics(
     """Metrics of a chunk of resources from their latent states, (metrics, resources, hours), float32."""
     shape = state.shape
     n = shape[0]
-    degree = np.where(down, 1.0, chain.severity[state]).astype(np.float32)
+    degree = np.where(down, 1.0, chain.severity[state] ** VISIBLE_POWER).astype(np.float32)
     leak, disk, storm, flap, over = (degree * (chain.kind[state] == code) for code in range(1, len(KINDS) + 1))
     load = _load(rng, clock)
     batch = _batch_jobs(rng, clock)
     spike = _events(rng, shape, rate=1 / 150, lengths=(1, 4))
-    deploy = _events(rng, shape, rate=1 / 120, lengths=(1, 2))
+    deploy = _events(rng, shape, rate=1 / 150, lengths=(1, 2))
 
     def per(draw: np.ndarray) -> np.ndarray:
         return draw.astype(np.float32)[:, None]
@@ -546,31 +547,31 @@ def _metrics(
         return rng.standard_normal(shape, dtype=np.float32) * np.float32(sd)
 
     load = load * (1 + 0.7 * spike)
-    traffic_load = load * (1 + 0.45 * over)
+    traffic_load = load * (1 + 0.6 * over)
     requests = per(rng.lognormal(5.0, 1.0, n)) * traffic_load * np.exp(noise(0.06))
 
     cpu = per(rng.uniform(8, 45, n)) + per(rng.uniform(8, 32, n)) * traffic_load + 30 * batch + 6 * deploy
-    cpu += 10 * leak**2 + 14 * over + noise(3.0)
+    cpu += 8 * leak**2 + 16 * over + noise(3.0)
 
-    memory = per(rng.uniform(22, 66, n)) + 4 * (load - 1) + _memory_steps(rng, deploy) + _ar1(rng, shape, 0.9, 1.2)
-    memory += 26 * leak + 6 * over + 5 * batch + noise(0.8)
+    memory = per(rng.uniform(22, 66, n)) + 4 * (load - 1) + _memory_steps(rng, deploy) + _ar1(rng, shape, 0.9, 1.0)
+    memory += 40 * leak + 6 * over + 5 * batch + noise(0.8)
 
-    swing = noise(1.0) * (0.12 + 0.75 * disk)
-    disk_io = per(rng.lognormal(6.0, 0.8, n)) * load**0.5 * (1 + 2.0 * batch) * np.exp(swing + 0.35 * disk)
+    swing = noise(1.0) * (0.10 + 1.1 * disk)
+    disk_io = per(rng.lognormal(6.0, 0.8, n)) * load**0.5 * (1 + 2.0 * batch) * np.exp(swing + 0.6 * disk)
 
-    lost = (rng.random(shape, dtype=np.float32) < 0.55 * flap).astype(np.float32)
+    lost = (rng.random(shape, dtype=np.float32) < 0.85 * flap).astype(np.float32)
     traffic = per(rng.lognormal(3.6, 0.8, n)) * traffic_load * (1 + 0.4 * batch) * np.exp(noise(0.08)) * (1 - 0.6 * lost)
     damaged = per(rng.gamma(2.0, 0.5, n)) * rng.gamma(0.8, 1.25, shape).astype(np.float32)
-    glitch = _events(rng, shape, rate=1 / 90, lengths=(1, 2))
+    glitch = _events(rng, shape, rate=1 / 160, lengths=(1, 1))
     net_errors = damaged * (1 + 0.4 * load) + (lost + 1.0 * glitch) * rng.gamma(2.0, 6.0, shape).astype(np.float32)
 
-    burst = (rng.random(shape, dtype=np.float32) < 0.03 + 0.55 * storm).astype(np.float32)
+    burst = (rng.random(shape, dtype=np.float32) < 0.012 + 0.85 * storm).astype(np.float32)
     errors = per(rng.gamma(2.0, 0.5, n)) * rng.gamma(0.8, 1.25, shape).astype(np.float32) * load
     errors += (burst + 1.2 * deploy + 3.0 * down) * rng.gamma(2.0, 6.0, shape).astype(np.float32)
 
-    slow = 0.15 * (load - 1) + 0.25 * batch + 0.5 * deploy + 0.35 * spike + 0.9 * down
-    slow += 0.35 * leak**2 + disk * (0.5 + 0.6 * swing) + 0.25 * lost + over * (0.45 + 0.5 * (load - 1)) + 0.1 * burst
-    response = per(rng.lognormal(4.8, 0.5, n)) * np.exp(slow + noise(0.10))
+    slow = 0.15 * (load - 1) + 0.2 * batch + 0.5 * deploy + 0.3 * spike + 0.9 * down
+    slow += 0.75 * degree + 0.15 * leak**2 + disk * (0.5 + 0.4 * swing) + 0.25 * lost + over * (0.6 + 0.7 * (load - 1)) + 0.1 * burst
+    response = per(rng.lognormal(4.8, 0.8, n)) * np.exp(slow + noise(1.0) * (0.07 + 0.12 * degree))
 
     bounded = [np.clip(cpu, 0.5, 100.0), np.clip(memory, 2.0, 99.5)]
     return np.stack([*bounded, disk_io, traffic, net_errors, errors, response, requests]).astype(np.float32)
@@ -648,46 +649,46 @@ ACTIVITY_FEATURES = tuple(LAWS)
 SIGNATURES: dict[str, dict[str, float]] = {
     "normal": {},
     "unauthorized_access": {
-        "failed_auth_count": 1.0,
-        "geographic_entropy": 0.7,
-        "time_anomaly_score": 2.4,
-        "file_access_rate": 1.3,
-        "privilege_escalation_score": 0.9,
+        "failed_auth_count": 1.4,
+        "geographic_entropy": 1.0,
+        "time_anomaly_score": 3.4,
+        "file_access_rate": 1.8,
+        "privilege_escalation_score": 1.3,
     },
     "ddos_attack": {
-        "request_rate": 3.4,
-        "unique_ips": 2.6,
-        "avg_payload_size": -1.0,
-        "geographic_entropy": 0.9,
-        "port_scan_score": 0.5,
+        "request_rate": 4.8,
+        "unique_ips": 3.7,
+        "avg_payload_size": -1.4,
+        "geographic_entropy": 1.3,
+        "port_scan_score": 0.7,
     },
     "data_exfiltration": {
-        "data_transfer_rate": 3.0,
-        "file_access_rate": 1.9,
-        "avg_payload_size": 1.2,
-        "time_anomaly_score": 1.5,
+        "data_transfer_rate": 4.4,
+        "file_access_rate": 2.8,
+        "avg_payload_size": 1.7,
+        "time_anomaly_score": 2.2,
     },
     "privilege_escalation": {
-        "privilege_escalation_score": 3.0,
-        "file_access_rate": 0.9,
-        "time_anomaly_score": 0.8,
-        "failed_auth_count": 0.5,
+        "privilege_escalation_score": 4.4,
+        "file_access_rate": 1.3,
+        "time_anomaly_score": 1.1,
+        "failed_auth_count": 0.7,
     },
     "malware_activity": {
-        "port_scan_score": 2.2,
-        "file_access_rate": 2.0,
-        "data_transfer_rate": 1.2,
-        "unique_ips": 1.0,
-        "privilege_escalation_score": 1.0,
+        "port_scan_score": 3.2,
+        "file_access_rate": 2.9,
+        "data_transfer_rate": 1.7,
+        "unique_ips": 1.4,
+        "privilege_escalation_score": 1.4,
     },
     "brute_force": {
-        "failed_auth_count": 3.3,
-        "request_rate": 1.2,
-        "time_anomaly_score": 0.8,
-        "unique_ips": 0.6,
+        "failed_auth_count": 4.7,
+        "request_rate": 1.7,
+        "time_anomaly_score": 1.1,
+        "unique_ips": 0.9,
     },
-    "sql_injection": {"sql_injection_score": 3.2, "avg_payload_size": 0.6, "request_rate": 0.5, "xss_score": 0.6},
-    "xss_attack": {"xss_score": 3.2, "avg_payload_size": 0.4, "sql_injection_score": 0.6},
+    "sql_injection": {"sql_injection_score": 4.6, "avg_payload_size": 0.9, "request_rate": 0.7, "xss_score": 0.9},
+    "xss_attack": {"xss_score": 4.6, "avg_payload_size": 0.6, "sql_injection_score": 0.9},
 }
 #: Intensity levels, from stealthy to blatant (for normal activity: from quiet to busy), and their weights.
 INTENSITY = (-1.3, -0.4, 0.4, 1.3)
@@ -704,7 +705,7 @@ def activity(n_samples: int, *, seed: int, signal: float = 1.0) -> tuple[pd.Data
     scores, whose location is that of normal activity, moved by the class's signature (`SIGNATURES`; the more intense,
     the further) and by the intensity itself. The shared intensity correlates the features and makes their tails heavy;
     stealthy attacks look like busy normal sources and like each other. Sensors fail: single values are missing (4 %),
-    a sensor's whole group of features is missing (6 % each), and of some sources (4 %) only a handful of features was
+    a sensor's whole group of features is missing (4 % each), and of some sources (4 %) only a handful of features was
     observed at all.
 
     Parameters
@@ -847,7 +848,7 @@ def _observed(rng: np.random.Generator, n: int) -> np.ndarray:
     groups = [law.group for law in LAWS.values()]
     for group in dict.fromkeys(groups):
         members = [j for j, name in enumerate(groups) if name == group]
-        lost = np.flatnonzero(rng.random(n) < 0.06)
+        lost = np.flatnonzero(rng.random(n) < 0.04)
         seen[np.ix_(lost, members)] = False
     sparse = np.flatnonzero(rng.random(n) < 0.04)
     seen[sparse] = rng.random((len(sparse), len(LAWS))) < 0.4
