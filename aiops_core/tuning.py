@@ -29,7 +29,7 @@ from ray.tune.search.optuna import OptunaSearch
 from aiops_core import settings
 from aiops_core.errors import AiopsError, ClusterError, UsageError
 
-__all__ = ["SearchResult", "TrialLog", "cluster", "conclude", "search"]
+__all__ = ["SearchResult", "TrialLog", "cluster", "conclude", "connect", "disconnect", "search"]
 
 GRACE_STEPS = 3
 ATTEMPTS = 3
@@ -111,6 +111,25 @@ class SearchResult:
         return {**self.counts, "seconds": round(self.seconds, 2), "best_params": self.best_params}
 
 
+def connect(address: str | None = None) -> str:
+    """Connect this process to Ray for the rest of its life, once; see `cluster`.
+
+    Returns
+    -------
+    str
+        Address that others can join.
+    """
+    if not ray.is_initialized():
+        _join(address or settings.load().ray_address)
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that this process started ends with it."""
+    if ray.is_initialized():
+        ray.shutdown()
+
+
 @contextlib.contextmanager
 def cluster(address: str | None = None) -> Iterator[str]:
     """Connect to Ray for the duration of the block and yield the address that others can join.
@@ -126,26 +145,27 @@ def cluster(address: str | None = None) -> Iterator[str]:
     ClusterError
         If the cluster cannot be reached.
     """
-    os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
     if ray.is_initialized():
-        yield ray.get_runtime_context().gcs_address
+        yield connect()
         return
-    address = address or settings.load().ray_address
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": False,
-        "include_dashboard": False,
-    }
+    try:
+        yield connect(address)
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str | None) -> None:
+    os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address:
         check_address(address)
-        options = {"address": address, **{k: v for k, v in options.items() if k != "include_dashboard"}}
+        options["address"] = address
     else:
-        options["_node_ip_address"] = "127.0.0.1"
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     for attempt in range(1, ATTEMPTS + 1):
         try:
             ray.init(**options)
-            break
+            return
         except Exception as error:
             # Ray raises bare Exception when its node agent misses a fixed 15 s deadline, as it does on a busy machine.
             ray.shutdown()
@@ -154,10 +174,6 @@ def cluster(address: str | None = None) -> Iterator[str]:
             where = f"at '{address}' (RAY_ADDRESS)" if address else f"on this machine in {ATTEMPTS} attempts"
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterError(f"no Ray cluster can be reached {where}: {text[0]}") from error
-    try:
-        yield ray.get_runtime_context().gcs_address
-    finally:
-        ray.shutdown()
 
 
 def check_address(address: str) -> None:

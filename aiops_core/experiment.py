@@ -1,0 +1,419 @@
+"""One task from data to verdict: what a task notebook calls, one method a cell."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+import aiops_core
+from aiops_core import datasets, gate, servable, settings, tracking, tuning
+from aiops_core.errors import ServableError, UsageError
+from aiops_core.tables import TASK_TABLES, TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SCHEMA_VERSION", "Study", "folder_of", "versions", "write_json"]
+
+SCHEMA_VERSION = 1
+PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
+
+
+class Study:
+    """One task of one run: data, search, final model, evaluation, verdict, registration.
+
+    Parameters
+    ----------
+    task : {"failure", "threat", "capacity"}
+    source : str
+        As in `aiops_core.datasets.load`.
+    n_samples : int or None
+        Examples, synthetic data only.
+    n_trials : int
+        Trials of the search.
+    seed : int
+        Fixes data, split, search, baselines and bootstrap.
+    signal : float
+        Strength of the signal in synthetic data.
+    out : path
+        Folder of the run. A search that was interrupted there is continued.
+    config : mapping, optional
+        Settings of the task that override those of the data set.
+    deterministic : bool
+        One trial at a time, so that the result repeats.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    data : FailureData, ThreatData or CapacityData
+    metrics, baselines, oracle : dict
+        Filled by `evaluate`.
+    details : dict
+        What the plots show; filled by `evaluate`.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        source: str = "synthetic",
+        n_samples: int | None = None,
+        n_trials: int = 20,
+        seed: int = 7,
+        signal: float = 1.0,
+        out: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        if task not in TASKS:
+            raise UsageError(f"unknown task '{task}'; known: {', '.join(TASKS)}")
+        if n_trials < 1:
+            raise UsageError(f"n_trials = {n_trials} must be at least 1")
+        self.began = time.monotonic()
+        self.task: ModuleType = importlib.import_module(f"aiops_core.{task}")
+        self.name, self.source, self.seed = task, source, int(seed)
+        self.n_trials, self.deterministic = int(n_trials), bool(deterministic)
+        self.out = folder_of(out, source)
+        loaded = datasets.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
+        self.dataset = loaded.configured(task, **dict(config or {}))
+        if not self.dataset.has(task):
+            wanted = " and ".join(TASK_TABLES[task])
+            raise UsageError(f"source '{source}' has no {wanted} table: task '{task}' has nothing to learn from")
+        self.digest = self.dataset.digest(task)
+        self.data = self.task.prepare(self.dataset, seed=self.seed)
+        self.result: tuning.SearchResult | None = None
+        self.run_id = ""
+        self.metrics: dict[str, Any] = {}
+        self.baselines: dict[str, dict[str, Any]] = {}
+        self.oracle: dict[str, Any] | None = None
+        self.details: dict[str, Any] = {}
+        self.parity = math.nan
+        self.verdict: gate.Verdict | None = None
+        self._predictions: dict[str, Any] = {}
+        self._figures: dict[str, Figure] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this task's files within the run."""
+        return self.out / self.name
+
+    @property
+    def servable(self) -> Path:
+        """Folder of the servable that `finish` writes."""
+        return self.folder / "servable"
+
+    def search(self) -> tuning.SearchResult:
+        """Search, with a live line; every trial is an MLflow run."""
+        tuning.connect()
+        info = self.data.info
+        log = tracking.open_search(
+            self.name,
+            self.folder / "search",
+            name=f"{self.name} on {self.dataset.name}",
+            params={
+                "source": self.source,
+                "seed": self.seed,
+                "n_trials": self.n_trials,
+                "model": self.task.MODEL,
+                "data_digest": self.digest,
+                "split": info["split"],
+                "train_rows": info["train_rows"],
+                "validation_rows": info["validation_rows"],
+                "test_rows": info["test_rows"],
+            },
+            tags={"model": self.task.MODEL, "code_version": aiops_core.__version__},
+        )
+        self.run_id = log.run_id
+        try:
+            self.result = tuning.search(
+                self.task,
+                self.data,
+                n_trials=self.n_trials,
+                seed=self.seed,
+                folder=self.folder / "search",
+                log=log,
+                deterministic=self.deterministic,
+                progress=live_line(self.out),
+            )
+        except BaseException as error:
+            tracking.fail_run(self.run_id, str(error) or type(error).__name__)
+            raise
+        return self.result
+
+    def finish(self) -> dict[str, Any]:
+        """Fit the final model and the baselines side by side, write the servable, and return its card."""
+        result = self._need(self.result, "search")
+        _note(self.out, self.name, "final model and baselines")
+        _, baselines, native = tuning.conclude(self.task, result, self.data, self.servable, seed=self.seed)
+        self._predictions = {"native": native["prediction"], "baselines": baselines}
+        servable.update_card(
+            self.servable,
+            lineage={
+                "source": self.source,
+                "title": self.dataset.title,
+                "licence": self.dataset.licence,
+                "digest": self.digest,
+                "split": self.data.info["split"],
+                "seed": self.seed,
+                "run_id": self.run_id,
+                "code_version": aiops_core.__version__,
+                "versions": versions(),
+                "trials": result.counts,
+                "best_params": result.best_params,
+            },
+        )
+        return servable.load(self.servable).card
+
+    def evaluate(self) -> pd.DataFrame:
+        """Score the test part once, through the servable; baselines and oracle on the same rows.
+
+        Returns
+        -------
+        DataFrame
+            One row each for the candidate, the baselines and the oracle; columns are metrics.
+        """
+        self._need(self._predictions, "finish")
+        _note(self.out, self.name, "test set")
+        loaded = servable.load(self.servable)
+        candidate = self._predictions["candidate"] = self.task.score(loaded, self.data, "test")
+        self.parity = _largest_difference(candidate, self._predictions["native"])
+        self.metrics = self.task.evaluate(self.data, candidate, seed=self.seed)
+        self.baselines = {
+            name: self.task.evaluate(self.data, prediction, seed=self.seed)
+            for name, prediction in self._predictions["baselines"].items()
+        }
+        best = self.task.oracle(self.data)
+        self.oracle = None if best is None else self.task.evaluate(self.data, best, seed=self.seed)
+        self.details = self.task.details(self.data, candidate)
+        return self.table()
+
+    def table(self) -> pd.DataFrame:
+        """Return the metrics of candidate, baselines and oracle as ``value (low to high)``."""
+        rows = {self.task.MODEL: self.metrics, **self.baselines}
+        if self.oracle is not None:
+            rows["oracle"] = self.oracle
+        shown = {
+            name: {metric: _shown(value) for metric, value in values.items() if not metric.startswith("f1_")}
+            for name, values in rows.items()
+        }
+        return pd.DataFrame(shown).T.fillna("")
+
+    def decide(self) -> gate.Verdict:
+        """Let the gate compare the candidate with the baselines and with the champion of the registry."""
+        self._need(self.metrics, "evaluate")
+        champion, name, obstacle = self._champion()
+        self.verdict = gate.decide(
+            self.task,
+            self.data,
+            self._predictions["candidate"],
+            self._predictions["baselines"],
+            champion=champion,
+            champion_name=name,
+            obstacle=obstacle,
+            seed=self.seed,
+        )
+        return self.verdict
+
+    def register(self) -> dict[str, Any]:
+        """Log everything to MLflow, register what the gate lets pass, and write this task's part of the report.
+
+        Returns
+        -------
+        dict
+            The task's section of ``report.json``.
+        """
+        from aiops_core import plots
+
+        verdict = self._need(self.verdict, "decide")
+        result = self._need(self.result, "search")
+        _note(self.out, self.name, "registration")
+        servable.update_card(
+            self.servable, metrics=self.metrics, baselines=self.baselines, oracle=self.oracle or {}, gate=verdict.as_dict()
+        )
+        (self.servable / "model-card.md").write_text(plots.model_card(self), encoding="utf-8")
+        figures = plots.figures(self)
+        folder = self.folder / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            plots.save(figure, folder / f"{name}.png")
+        flat = {f"test_{k}": v["value"] for k, v in self.metrics.items()}
+        main = self.task.MAIN_METRIC
+        flat |= {f"test_{main}_{base}": values[main]["value"] for base, values in self.baselines.items()}
+        tracking.log_results(
+            self.run_id,
+            metrics=flat,
+            params={f"best_{k}": v for k, v in result.best_params.items()},
+            figures=figures,
+            folders={"native": self.folder / "native"} if (self.folder / "native").is_dir() else {},
+            tags={"gate": verdict.decision, "reasons": " | ".join(verdict.reasons)},
+        )
+        uri = tracking.log_servable(self.run_id, self.servable)
+        version = None
+        if verdict.decision != "refused":
+            version = tracking.register(self.name, self.run_id, verdict.decision, model_uri=uri)
+        section = {
+            "model": self.task.MODEL,
+            "status": "trained",
+            "reason": None,
+            "data": {**self.data.info, "digest": self.digest, "title": self.dataset.title, "notes": self._notes()},
+            "search": {**result.summary(), "objective": result.objective, "best_score": _best(result), "errors": result.errors},
+            "metrics": self.metrics,
+            "baselines": self.baselines,
+            "oracle": self.oracle,
+            "gate": verdict.as_dict(),
+            "main_metric": self.task.MAIN_METRIC,
+            "kind": self.task.KIND,
+            "parity": self.parity,
+            "seconds": round(time.monotonic() - self.began, 1),
+            "run_id": self.run_id,
+            "model_version": version.version if version else None,
+        }
+        write_json(self.folder / "details.json", self.details)
+        write_json(self.folder / "section.json", section)
+        plots.close(figures)
+        return section
+
+    def _notes(self) -> list[str]:
+        return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
+
+    def _champion(self) -> tuple[Any, str, str | None]:
+        current = tracking.champions().get(self.task.MODEL)
+        if current is None:
+            return None, "the champion", None
+        name = f"the champion (version {current.version})"
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            try:
+                loaded = servable.load(tracking.fetch(current.name, current.version, Path(scratch) / "champion"))
+            except ServableError as error:
+                return None, name, str(error)
+            obstacle = gate.comparable(servable.load(self.servable, verify=False).card, loaded.card)
+            if obstacle:
+                return None, name, obstacle
+            return self.task.score(loaded, self.data, "test"), name, None
+
+    @staticmethod
+    def _need(value: Any, step: str) -> Any:
+        if not value:
+            raise UsageError(f"call {step}() first")
+        return value
+
+
+def folder_of(out: str | Path | None, source: str) -> Path:
+    """Return the absolute folder of a run: ``out``, or ``reports/<source>`` in the project's folder."""
+    home = settings.load().home
+    if out is None or str(out) == "":
+        name = source if source in ("synthetic", *datasets.PUBLIC) else Path(source).resolve().name
+        return home / "reports" / name
+    return home / Path(out)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape results."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name, then rename; NaN becomes null, because JSON has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(_clean(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_clean(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _clean(value.tolist())
+    if isinstance(value, np.generic):
+        return _clean(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value)
+
+
+def _shown(metric: Mapping[str, float]) -> str:
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def _best(result: tuning.SearchResult) -> float | None:
+    scores = result.trials[result.objective].dropna()
+    if scores.empty:
+        return None
+    return float(scores.max() if result.mode == "max" else scores.min())
+
+
+def _largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    gaps = [
+        float(np.max(np.abs(np.asarray(a[k], dtype=float) - np.asarray(b[k], dtype=float)), initial=0.0))
+        for k in a
+        if k in b and k not in ("alarm", "label") and np.shape(a[k]) == np.shape(b[k])
+    ]
+    return max(gaps, default=math.nan)
+
+
+def _note(out: Path, task: str, stage: str) -> None:
+    write_json(out / "progress.json", {"task": task, "stage": stage})
+
+
+def live_line(out: Path) -> Callable[[dict[str, Any]], None]:
+    """Return a progress receiver: a file for the command line, and one self-updating line in a notebook."""
+    handle: Any = None
+    last = 0.0
+
+    def show(state: dict[str, Any]) -> None:
+        nonlocal handle, last
+        now = time.monotonic()
+        if now - last < 0.5 and state["done"] < state["total"]:
+            return
+        last = now
+        write_json(out / "progress.json", {**state, "stage": "search"})
+        line = progress_words(state)
+        shell = _shell()
+        if shell is None:
+            return
+        from IPython.display import display
+
+        if handle is None:
+            handle = display({"text/plain": line}, raw=True, display_id=True)
+        else:
+            handle.update({"text/plain": line}, raw=True)
+
+    return show
+
+
+def _shell() -> Any:
+    import sys
+
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()
+
+
+def progress_words(state: Mapping[str, Any]) -> str:
+    """Return a search's state in one line."""
+    best = "none yet" if state.get("best") is None else f"{state['best']:.4g}"
+    left = "" if state.get("eta") is None else f", about {state['eta']:.0f} s left"
+    return (
+        f"{state['done']}/{state['total']} trials done, {state['running']} running, {state['pruned']} pruned, "
+        f"{state['errored']} failed, best {state['objective']} {best}{left}"
+    )

@@ -1,0 +1,344 @@
+"""Run the notebooks in order: the only user of papermill.
+
+A run works in ``<out>.partial`` and is renamed to ``<out>`` when it is complete, so that an error or a kill never
+leaves half a report; `run` with ``resume`` goes on in what a killed run left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import importlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiops_core import datasets, errors, experiment, report, settings, tracking
+from aiops_core.errors import AiopsError, UsageError
+from aiops_core.tables import TASK_TABLES, TASKS, Dataset, suggestion
+
+__all__ = ["NOTEBOOKS", "Options", "execute", "notebook_folder", "run"]
+
+NOTEBOOKS = {
+    "data": "01_data",
+    "failure": "02_failure_predictor",
+    "threat": "03_threat_detector",
+    "capacity": "04_capacity_forecaster",
+    "report": "05_training_report",
+}
+STATE = "run.json"
+Progress = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run does; equal options (``out`` apart) may resume each other."""
+
+    source: str = "synthetic"
+    n_samples: int | None = None
+    n_trials: int = 20
+    seed: int = 7
+    signal: float = 1.0
+    tasks: tuple[str, ...] = TASKS
+    deterministic: bool = False
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises
+        ------
+        UsageError
+        """
+        if self.n_trials < 1:
+            raise UsageError(f"--trials {self.n_trials} must be at least 1")
+        if self.n_samples is not None and self.n_samples < 1:
+            raise UsageError(f"--n-samples {self.n_samples} must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed} must not be negative")
+        if not 0 <= self.signal <= 1:
+            raise UsageError(f"--signal {self.signal} must lie from 0 to 1")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise UsageError(f"--tasks: unknown task '{task}'{suggestion(task, TASKS)}")
+        for task in self.config:
+            if task not in TASKS:
+                raise UsageError(f"--set: unknown task '{task}'{suggestion(task, TASKS)}")
+
+
+def notebook_folder() -> Path:
+    """Return the folder of the notebooks: beside the package in a checkout."""
+    return Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def run(
+    options: Options, out: str | Path | None = None, *, resume: bool = False, progress: Progress | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Run the main job: data, searches, verdicts, report.
+
+    Parameters
+    ----------
+    options : Options
+    out : path, optional
+        Folder of the report; ``reports/<source>`` by default. An earlier report there is replaced at the end.
+    resume : bool, default False
+        Go on where a killed run of the same options stopped.
+    progress : callable, optional
+        Called with a stage and its state, ``running``, ``done``, ``skipped`` or ``failed``.
+
+    Returns
+    -------
+    folder : Path
+    content : dict
+        What ``report.json`` holds.
+
+    Raises
+    ------
+    AiopsError
+        For everything a user can act on; reports, registry and database are then as they were.
+    """
+    began = time.monotonic()
+    options.check()
+    tell = progress or (lambda stage, state: None)
+    # Resolved here: kernels run in the project's folder, where a relative path would mean something else.
+    source = options.source
+    if source not in ("synthetic", *datasets.PUBLIC) and Path(source).is_dir():
+        source = str(Path(source).resolve())
+    target = Path(out).resolve() if out else experiment.folder_of(None, source)
+    tell("validation", "running")
+    dataset = _load(options, source)
+    tasks = [task for task in TASKS if task in options.tasks and dataset.has(task)]
+    if not tasks:
+        wanted = ", ".join(f"{task} needs {' and '.join(TASK_TABLES[task])}" for task in options.tasks)
+        raise UsageError(f"source '{options.source}' holds no table for the tasks asked for: {wanted}")
+    tracking.check()
+    _refuse_foreign(target)
+    with _workspace(target, {**asdict(options), "source": source}, resume) as (work, state), _kernel_environment() as address:
+        with ThreadPoolExecutor(1) as side:
+            checked = side.submit(_preflight, options, dataset, tasks)
+            address()
+            checked.result()
+        tracking.prepare_store()
+        tell("validation", "done")
+        common = {"source": source, "seed": options.seed, "out": str(work)}
+        made = {"n_samples": options.n_samples, "signal": options.signal}
+        search = {"n_trials": options.n_trials, "deterministic": options.deterministic}
+        _stage("data", work, {**common, **made, "tasks": list(options.tasks)}, tell)
+        for task in TASKS:
+            section = work / task / "section.json"
+            if task not in tasks:
+                asked = task in options.tasks
+                absent = " and ".join(TASK_TABLES[task])
+                reason = f"source has no {absent} table" if asked else "not asked for"
+                experiment.write_json(section, report.empty_section(task, "skipped", reason))
+                tell(task, "skipped")
+                continue
+            if section.is_file() and json.loads(section.read_text())["status"] == "trained":
+                tell(task, "done")
+                continue
+            config = dict(options.config.get(task, {}))
+            try:
+                _stage(task, work, {**common, **made, **search, "config": config}, tell)
+            except AiopsError:
+                raise
+            except _NotebookError as error:
+                experiment.write_json(section, report.empty_section(task, "failed", str(error)))
+                tell(task, "failed")
+        facts = {
+            "source": options.source,
+            "seed": options.seed,
+            "n_samples": options.n_samples or (datasets.DEFAULT_SAMPLES if source == "synthetic" else None),
+            "title": dataset.title,
+            "licence": dataset.licence,
+            "signal": options.signal,
+            "deterministic": options.deterministic,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        experiment.write_json(work / "facts.json", {**facts, "wall_seconds": None})
+        _stage("report", work, {"out": str(work)}, tell)
+        seconds = float(state.get("seconds", 0.0)) + time.monotonic() - began
+        experiment.write_json(work / "facts.json", {**facts, "wall_seconds": round(seconds, 1)})
+        content = report.render(work)
+        _replace(work, target)
+    return target, content
+
+
+def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
+    """Run one notebook with parameters it knows.
+
+    Raises
+    ------
+    UsageError
+        If a parameter is unknown to the notebook: papermill alone would only warn and run with the default.
+    AiopsError
+        If the notebook stopped with one.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    path = notebook_folder() / f"{name}.ipynb"
+    if not path.is_file():
+        raise UsageError(f"notebook {path.name} is not in {path.parent}")
+    known = papermill.inspect_notebook(str(path))
+    for parameter in parameters:
+        if parameter not in known:
+            raise UsageError(f"notebook {path.name} has no parameter '{parameter}'{suggestion(parameter, known)}")
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters={key: value for key, value in parameters.items() if value is not None},
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+            cwd=str(settings.load().home),
+        )
+    except PapermillExecutionError as error:
+        kind = getattr(errors, str(error.ename), None)
+        if isinstance(kind, type) and issubclass(kind, AiopsError):
+            raise UsageError(str(error.evalue)) from None
+        if error.ename == "OSError" and f"Errno {errno.ENOSPC}" in str(error.evalue):
+            raise UsageError(f"the disk is full: {error.evalue}") from None
+        raise _NotebookError(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from error
+
+
+class _NotebookError(Exception):
+    """A notebook stopped with an error that is not the user's."""
+
+
+def _stage(stage: str, work: Path, parameters: Mapping[str, Any], tell: Progress) -> None:
+    output = work / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tell(stage, "running")
+    execute(NOTEBOOKS[stage], output, parameters)
+    tell(stage, "done")
+
+
+def _load(options: Options, source: str) -> Dataset:
+    loaded = datasets.load(
+        source, n_samples=options.n_samples, seed=options.seed, signal=options.signal, tasks=list(options.tasks)
+    )
+    for task, values in options.config.items():
+        loaded = loaded.configured(task, **values)
+    return loaded
+
+
+def _preflight(options: Options, dataset: Dataset, tasks: list[str]) -> None:
+    """Prepare every task once before anything is written, so that a data error of the last spares the first."""
+    for task in tasks:
+        importlib.import_module(f"aiops_core.{task}").prepare(dataset, seed=options.seed)
+
+
+def _refuse_foreign(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"--out {target} is a file")
+    if target.is_dir() and any(target.iterdir()) and not (target / "report.json").is_file():
+        raise UsageError(f"--out {target} holds files that are not a report; name another folder")
+
+
+@contextlib.contextmanager
+def _workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the working folder and the state an earlier sitting left in it; remove it after a user's error."""
+    work = target.with_name(f"{target.name}.partial")
+    wanted = json.loads(json.dumps(options))
+    lock_path = target.with_name(f".{target.name}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("w")
+    except OSError as error:
+        raise UsageError(f"--out {target} cannot be written ({error.strerror})") from error
+    began = time.monotonic()
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another run is writing {target}; wait for it or name another --out") from None
+        state: dict[str, Any] = {}
+        if resume:
+            if not (work / STATE).is_file():
+                raise UsageError(f"nothing to resume: {work} holds no interrupted run")
+            state = json.loads((work / STATE).read_text(encoding="utf-8"))
+            for key, value in wanted.items():
+                if state["options"].get(key) != value:
+                    raise UsageError(
+                        f"--resume: the interrupted run had {key} = {state['options'].get(key)!r}, this one has {value!r}"
+                    )
+        elif work.exists():
+            shutil.rmtree(work)
+        try:
+            with _no_space(target):
+                experiment.write_json(work / STATE, {"options": wanted, "seconds": state.get("seconds", 0.0)})
+                yield work, state
+        except AiopsError:
+            if not resume:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        except BaseException:
+            if work.is_dir():
+                seconds = float(state.get("seconds", 0.0)) + time.monotonic() - began
+                experiment.write_json(work / STATE, {"options": wanted, "seconds": seconds})
+            raise
+    finally:
+        lock.close()
+        lock_path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_space(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UsageError(f"the disk of {target} is full") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UsageError(f"--out {target} cannot be written ({error.strerror})") from error
+        raise
+
+
+@contextlib.contextmanager
+def _kernel_environment() -> Iterator[Callable[[], str]]:
+    """Yield a function that starts the one Ray cluster of the run; kernels join it and share store and mirror."""
+    from aiops_core import tuning
+
+    current = settings.load()
+    given = {"MLFLOW_TRACKING_URI": current.mlflow_tracking_uri, "AIOPS_HOME": str(current.home), "MPLBACKEND": "agg"}
+    if current.datasets_dir is not None:
+        given["AIOPS_DATASETS_DIR"] = str(current.datasets_dir.resolve())
+    saved = {key: os.environ.get(key) for key in (*given, "RAY_ADDRESS")}
+    os.environ.update(given)
+
+    def start() -> str:
+        os.environ["RAY_ADDRESS"] = address = tuning.connect()
+        return address
+
+    try:
+        yield start
+    finally:
+        tuning.disconnect()
+        for key, value in saved.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _replace(work: Path, target: Path) -> None:
+    for name in (STATE, "progress.json", "facts.json"):
+        (work / name).unlink(missing_ok=True)
+    for search in work.glob("*/search"):
+        shutil.rmtree(search, ignore_errors=True)
+    old = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+        os.replace(target, old / "report")
+    os.replace(work, target)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
