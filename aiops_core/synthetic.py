@@ -189,18 +189,16 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def _ar1(rng: np.random.Generator, shape: tuple[int, int], decay: np.ndarray | float, sd: np.ndarray | float) -> np.ndarray:
+def _ar1(rng: np.random.Generator, shape: tuple[int, int], decay: float, sd: float) -> np.ndarray:
     """Stationary first-order autoregression along the last axis, (resources, hours), float32.
 
     ``x[t] = decay * x[t-1] + e[t]`` with the innovations scaled so that the standard deviation of ``x`` is ``sd``.
     """
     noise = rng.standard_normal((shape[1], shape[0]), dtype=np.float32)
-    decay = np.broadcast_to(np.asarray(decay, dtype=np.float32), (shape[0],))
-    gain = np.sqrt(1 - decay**2)
+    gain = math.sqrt(1 - decay**2)
     for t in range(1, shape[1]):
         noise[t] = decay * noise[t - 1] + gain * noise[t]
-    scale = np.broadcast_to(np.asarray(sd, dtype=np.float32), (shape[0],))
-    return np.ascontiguousarray((noise * scale).T)
+    return np.ascontiguousarray(sd * noise.T)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,10 +225,10 @@ RAMPS = (30, 42, 60)
 RAMP_WEIGHTS = (0.35, 0.40, 0.25)
 ONSET = 1 / 190  # per healthy hour
 RECOVERY = 0.006  # per degraded hour: somebody fixed it in time
-BASE_HAZARD = 0.0002  # per hour, healthy or not: incidents without warning
+BASE_HAZARD = 0.00012  # per hour, healthy or not: incidents without warning
 PEAK_HAZARD = 0.15  # per hour at full severity
-HAZARD_POWER = 5.0  # the hazard stays low for most of the ramp
-VISIBLE_POWER = 0.8  # the signature shows earlier than the hazard rises
+HAZARD_POWER = 4.0  # the hazard stays low for most of the ramp
+VISIBLE_POWER = 0.7  # the signature shows earlier than the hazard rises
 INCIDENT_HOURS = (2, 8)  # shortest and longest incident
 
 
@@ -293,7 +291,7 @@ class _Chain:
             stay = np.where(self.kind == 0, 1 - ONSET, 1 - self.recovery) * p[self.following]
             leave = np.where(self.kind == 0, ONSET * (self.onset_weight @ p[self.onset]), self.recovery * p[0])
             p = self.hazard + (1 - self.hazard) * (stay + leave)
-        return p
+        return p.round(12)  # equal states stay tied: AUC must not rank rounding errors
 
 
 def _chain(signal: float) -> _Chain:
@@ -325,7 +323,7 @@ def telemetry(n_samples: int, *, seed: int, signal: float = 1.0) -> Telemetry:
 
     The story. A resource is healthy until one of five degradations sets in: a memory leak, a saturating disk, an
     error storm, a flapping network, an overload. It ripens over 30 to 60 hours; the hazard of an incident grows with
-    the fifth power of its severity. Some degradations are repaired in time, and some incidents come without any
+    the fourth power of its severity. Some degradations are repaired in time, and some incidents come without any
     warning. An incident lasts 2 to 8 hours; then the resource is healthy again.
 
     What the metrics show lies on top of ordinary life: resources differ tenfold in size and base level, load follows
@@ -349,6 +347,7 @@ def telemetry(n_samples: int, *, seed: int, signal: float = 1.0) -> Telemetry:
     n_samples : int
         Labelled windows (window 24 h, one every 24 h, horizon 24 h), reached to within those of one resource.
     seed : int
+        Non-negative.
     signal : float
         Share of the hazard that depends on the degradation. At 0 incidents come at a constant rate.
 
@@ -374,7 +373,8 @@ def telemetry(n_samples: int, *, seed: int, signal: float = 1.0) -> Telemetry:
     start = TELEMETRY_START + rng.integers(0, WEEK, resources) * HOUR
     ids = pd.Series(_ids("server", resources), dtype="str")
     table = _telemetry_table(metric_seed, chain, state, outage, start, ids)
-    return Telemetry(table, _incident_table(chain, state, outage, start, ids), _failure_oracle(chain, state, outage, start, ids))
+    incidents = _incident_table(chain, state, outage, start, ids)
+    return Telemetry(table, incidents, _failure_oracle(chain, state, outage, start, ids))
 
 
 def _walk(rng: np.random.Generator, chain: _Chain, resources: int, hours: int) -> tuple[np.ndarray, np.ndarray]:
@@ -537,11 +537,11 @@ def _metrics(
     leak, disk, storm, flap, over = (degree * (chain.kind[state] == code) for code in range(1, len(KINDS) + 1))
     load = _load(rng, clock)
     batch = _batch_jobs(rng, clock)
-    spike = _events(rng, shape, rate=1 / 150, lengths=(1, 4))
-    deploy = _events(rng, shape, rate=1 / 150, lengths=(1, 2))
+    spike = _events(rng, shape, rate=1 / 200, lengths=(1, 4))
+    deploy = _events(rng, shape, rate=1 / 200, lengths=(1, 2))
 
-    def per(draw: np.ndarray) -> np.ndarray:
-        return draw.astype(np.float32)[:, None]
+    def per(draw: Any) -> np.ndarray:
+        return np.asarray(draw, dtype=np.float32)[:, None]
 
     def noise(sd: float) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32) * np.float32(sd)
@@ -560,17 +560,20 @@ def _metrics(
     disk_io = per(rng.lognormal(6.0, 0.8, n)) * load**0.5 * (1 + 2.0 * batch) * np.exp(swing + 0.6 * disk)
 
     lost = (rng.random(shape, dtype=np.float32) < 0.85 * flap).astype(np.float32)
-    traffic = per(rng.lognormal(3.6, 0.8, n)) * traffic_load * (1 + 0.4 * batch) * np.exp(noise(0.08)) * (1 - 0.6 * lost)
+    traffic = per(rng.lognormal(3.6, 0.8, n)) * traffic_load * (1 + 0.4 * batch) * np.exp(noise(0.08))
+    traffic *= 1 - 0.6 * lost
     damaged = per(rng.gamma(2.0, 0.5, n)) * rng.gamma(0.8, 1.25, shape).astype(np.float32)
     glitch = _events(rng, shape, rate=1 / 160, lengths=(1, 1))
-    net_errors = damaged * (1 + 0.4 * load) + (lost + 1.0 * glitch) * rng.gamma(2.0, 6.0, shape).astype(np.float32)
+    net_errors = damaged * (1 + 0.4 * load) + (lost + 1.0 * glitch) * rng.gamma(3.0, 5.0, shape).astype(np.float32)
 
     burst = (rng.random(shape, dtype=np.float32) < 0.012 + 0.85 * storm).astype(np.float32)
     errors = per(rng.gamma(2.0, 0.5, n)) * rng.gamma(0.8, 1.25, shape).astype(np.float32) * load
-    errors += (burst + 1.2 * deploy + 3.0 * down) * rng.gamma(2.0, 6.0, shape).astype(np.float32)
+    errors += (burst + 1.2 * deploy + 3.0 * down) * rng.gamma(3.0, 5.0, shape).astype(np.float32)
 
     slow = 0.15 * (load - 1) + 0.2 * batch + 0.5 * deploy + 0.3 * spike + 0.9 * down
-    slow += 0.75 * degree + 0.15 * leak**2 + disk * (0.5 + 0.4 * swing) + 0.25 * lost + over * (0.6 + 0.7 * (load - 1)) + 0.1 * burst
+    # Whatever the cause, answers get slower and their time more erratic; then each cause in its own way.
+    slow += 0.85 * degree + 0.15 * leak**2 + 0.25 * lost + 0.1 * burst
+    slow += disk * (0.5 + 0.4 * swing) + over * (0.6 + 0.7 * (load - 1))
     response = per(rng.lognormal(4.8, 0.8, n)) * np.exp(slow + noise(1.0) * (0.07 + 0.12 * degree))
 
     bounded = [np.clip(cpu, 0.5, 100.0), np.clip(memory, 2.0, 99.5)]
@@ -713,6 +716,7 @@ def activity(n_samples: int, *, seed: int, signal: float = 1.0) -> tuple[pd.Data
     n_samples : int
         Rows.
     seed : int
+        Non-negative.
     signal : float
         Scales the signatures. At 0 all classes look like normal activity.
 
@@ -753,6 +757,7 @@ def activity_posterior(rows: pd.DataFrame, *, signal: float = 1.0) -> pd.DataFra
     rows : DataFrame, (n, any)
         Any subset of the activity features; NaN or an absent column means not observed.
     signal : float
+        As given to `activity`.
 
     Returns
     -------
@@ -847,9 +852,8 @@ def _observed(rng: np.random.Generator, n: int) -> np.ndarray:
     seen = rng.random((n, len(LAWS))) >= 0.04
     groups = [law.group for law in LAWS.values()]
     for group in dict.fromkeys(groups):
-        members = [j for j, name in enumerate(groups) if name == group]
-        lost = np.flatnonzero(rng.random(n) < 0.04)
-        seen[np.ix_(lost, members)] = False
+        members = np.array([name == group for name in groups])
+        seen[(rng.random(n) < 0.04)[:, None] & members] = False
     sparse = np.flatnonzero(rng.random(n) < 0.04)
     seen[sparse] = rng.random((len(sparse), len(LAWS))) < 0.4
     empty = np.flatnonzero(~seen.any(axis=1))
@@ -872,9 +876,9 @@ HOLIDAYS = ("2025-04-21", "2025-05-01", "2025-05-26", "2025-06-19", "2025-07-04"
 #: By target: decay of the autoregression per hour, its standard deviation, that of white noise, level shifts per
 #: hour, and the standard deviation of a shift; all in % of capacity.
 DYNAMICS: dict[str, tuple[float, float, float, float, float]] = {
-    "cpu_usage": (0.90, 4.0, 1.6, 1 / 700, 9.0),
-    "memory_usage": (0.97, 3.0, 0.7, 1 / 600, 9.0),
-    "storage_usage": (0.98, 1.0, 0.3, 1 / 350, 9.0),
+    "cpu_usage": (0.85, 6.0, 4.0, 1 / 1200, 11.0),
+    "memory_usage": (0.92, 6.0, 2.2, 1 / 1200, 11.0),
+    "storage_usage": (0.95, 5.5, 1.5, 1 / 1000, 11.0),
 }
 #: Sd per hour of the random walk that replaces season, trend and autoregression as the signal goes to 0.
 WALK = 0.3
@@ -896,6 +900,7 @@ def usage(n_samples: int, *, seed: int, signal: float = 1.0) -> tuple[pd.DataFra
         (resource, origin) pairs, at least: origins every 25 h, from two weeks after the start of the record to 30 days
         before its end, 74 a resource.
     seed : int
+        Non-negative.
     signal : float
         Scales season, trend and autoregression. At 0 every target is a random walk, whose best forecast is its
         last value.
@@ -1012,7 +1017,7 @@ class UsageOracle:
 
 
 def _clipped_mean(mean: np.ndarray, sd: np.ndarray, low: float = 0.0, high: float = 100.0) -> np.ndarray:
-    """Expected value of a normal variable clipped to ``[low, high]``; (n,)."""
+    """Mean of a normal variable clipped to ``[low, high]``; (n,)."""
     a, b = (low - mean) / sd, (high - mean) / sd
     below, above = _normal_cdf(a), _normal_cdf(b)
     density = (np.exp(-(a**2) / 2) - np.exp(-(b**2) / 2)) / math.sqrt(2 * math.pi)
@@ -1020,8 +1025,8 @@ def _clipped_mean(mean: np.ndarray, sd: np.ndarray, low: float = 0.0, high: floa
 
 
 def _normal_cdf(x: np.ndarray) -> np.ndarray:
-    erf = np.frompyfunc(math.erf, 1, 1)
-    return 0.5 * (1 + erf(x / math.sqrt(2)).astype(np.float64))
+    scaled = np.asarray(x / math.sqrt(2))
+    return 0.5 * (1 + np.fromiter(map(math.erf, scaled.tolist()), np.float64, len(scaled)))
 
 
 def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.ndarray, UsageOracle]:
@@ -1044,7 +1049,7 @@ def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.nd
 
 
 def _demand(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Expected demand relative to its mean: profile by hour and weekday, holidays, trend. (resources, hours)."""
+    """Draw the demand relative to its mean: profile by hour and weekday, holidays, trend. (resources, hours)."""
     n, hours = shape
     clock = np.arange(hours)
     hour, day = clock % DAY, (clock // DAY) % 7
@@ -1065,24 +1070,24 @@ def _demand(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _usage_means(rng: np.random.Generator, demand: np.ndarray) -> list[np.ndarray]:
-    """Expected cpu, memory and storage before noise, shifts and saturation, each (resources, hours), in %."""
+    """Draw the known part of cpu, memory and storage: before noise, shifts and saturation, each (resources, hours), in %."""
     n, hours = demand.shape
     clock = np.arange(hours)
 
     def per(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, (n, 1))
 
-    cpu = per(4, 40) + per(8, 34) * demand
+    cpu = per(8, 26) + per(10, 36) * demand
     # Caches fill within a day and empty slowly: memory follows the mean demand of the last 12 hours.
     padded = np.cumsum(np.pad(demand, ((0, 0), (12, 0)), mode="edge"), axis=1)
     recent = (padded[:, 12:] - padded[:, :-12]) / 12
-    memory = per(15, 60) + per(4, 22) * recent + rng.normal(0, 5, (n, 1)) * clock / hours
-    storage = per(10, 65) + rng.gamma(2.0, 5.0, (n, 1)) * clock / hours + per(0, 4) * (recent - 1)
+    memory = per(25, 50) + per(6, 26) * recent + rng.normal(0, 4, (n, 1)) * clock / hours
+    storage = per(25, 55) + rng.gamma(2.0, 5.0, (n, 1)) * clock / hours + per(2, 12) * (recent - 1)
     return [cpu, memory, storage]
 
 
 def _exogenous(rng: np.random.Generator, demand: np.ndarray, auto: np.ndarray, signal: float) -> np.ndarray:
-    """Requests, users and transactions that follow demand; independent of it at signal 0. (3, resources, hours)."""
+    """Draw requests, users and transactions that follow demand; independent of it at signal 0. (3, resources, hours)."""
     n = len(demand)
     users = rng.lognormal(6.0, 1.2, (n, 1)) * (1 + signal * (demand - 1))
     pull = np.exp(0.02 * auto)  # what moves the processor also shows in the demand
