@@ -203,7 +203,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
         )
     except PapermillExecutionError as error:
         kind = getattr(errors, str(error.ename), None)
-        if isinstance(kind, type) and issubclass(kind, AiopsError):
+        if isinstance(kind, type) and issubclass(kind, AiopsError) and kind is not AiopsError:
             raise UsageError(str(error.evalue)) from None
         if error.ename == "OSError" and f"Errno {errno.ENOSPC}" in str(error.evalue):
             raise UsageError(f"the disk is full: {error.evalue}") from None

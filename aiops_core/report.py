@@ -1,0 +1,254 @@
+"""The training report: summarise to a plain dict, then render it.
+
+``report.json`` holds every number, ``report.html`` shows them: self-contained, without code, readable on paper.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from aiops_core import experiment
+from aiops_core.errors import UsageError
+from aiops_core.tables import TASKS
+from aiops_core.tracking import MODELS
+
+__all__ = ["METRIC_WORDS", "TASK_WORDS", "empty_section", "render", "summarise", "verdict_words", "verdicts"]
+
+TASK_WORDS = {"failure": "Failure prediction", "threat": "Threat detection", "capacity": "Capacity forecast"}
+METRIC_WORDS = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "log_loss": "log loss",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R²",
+    "mase": "MASE",
+    "wape": "WAPE",
+    "pinball": "pinball loss",
+    "coverage_80": "coverage of the 80 % band",
+}
+LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss", "mae", "rmse", "mase", "wape", "pinball"})
+KIND_WORDS = {"lstm": "LSTM", "random_forest": "random forest", "xgboost": "XGBoost"}
+
+
+def empty_section(task: str, status: str, reason: str) -> dict[str, Any]:
+    """Return the section of a task that was skipped or failed."""
+    return {
+        "model": MODELS[task],
+        "status": status,
+        "reason": reason,
+        "data": None,
+        "search": None,
+        "metrics": {},
+        "baselines": {},
+        "oracle": None,
+        "gate": None,
+        "run_id": None,
+        "model_version": None,
+    }
+
+
+def summarise(folder: str | Path) -> dict[str, Any]:
+    """Read what the task notebooks wrote into one dict, the content of ``report.json``.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of a run.
+
+    Raises
+    ------
+    UsageError
+        If no task has written its section there.
+    """
+    folder = Path(folder)
+    facts = _read(folder / "facts.json") or {}
+    sections = {task: _read(folder / task / "section.json") for task in TASKS}
+    if not any(sections.values()):
+        raise UsageError(f"folder {folder} holds no section of a task; run a task notebook with this folder as 'out' first")
+    return {
+        "schema_version": experiment.SCHEMA_VERSION,
+        "source": facts.get("source"),
+        "title": facts.get("title"),
+        "licence": facts.get("licence"),
+        "seed": facts.get("seed"),
+        "n_samples": facts.get("n_samples"),
+        "signal": facts.get("signal"),
+        "deterministic": facts.get("deterministic"),
+        "created": facts.get("created"),
+        "wall_seconds": facts.get("wall_seconds"),
+        "versions": experiment.versions(),
+        "tasks": {task: sections[task] or empty_section(task, "skipped", "not run") for task in TASKS},
+    }
+
+
+def verdicts(content: Mapping[str, Any]) -> pd.DataFrame:
+    """Return one row a task: main metric of model, best baseline and oracle, and the gate's decision."""
+    rows = []
+    for task, section in content["tasks"].items():
+        row = {"task": TASK_WORDS[task], "status": section["status"], "decision": "", "reason": section["reason"] or ""}
+        if section["status"] == "trained":
+            main = section["main_metric"]
+            name, best = best_baseline(section)
+            row |= {
+                "decision": section["gate"]["decision"],
+                "metric": METRIC_WORDS[main],
+                "model": _metric(section["metrics"][main]),
+                "best baseline": f"{name} {best['value']:.3f}" if best else "",
+                "oracle": f"{section['oracle'][main]['value']:.3f}" if section["oracle"] else "",
+                "reason": section["gate"]["reasons"][0],
+            }
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def best_baseline(section: Mapping[str, Any]) -> tuple[str, Mapping[str, float] | None]:
+    """Return name and main metric of a section's best baseline; every main metric is better when higher."""
+    main = section["main_metric"]
+    values = {name: m[main] for name, m in section["baselines"].items() if m.get(main, {}).get("value") is not None}
+    if not values:
+        return "", None
+    name = max(values, key=lambda n: values[n]["value"])
+    return name, values[name]
+
+
+def verdict_words(section: Mapping[str, Any]) -> str:
+    """Say in one or two sentences how good a model is and what the gate made of it."""
+    if section["status"] != "trained":
+        return f"{section['status'].capitalize()}: {section['reason']}."
+    main = section["main_metric"]
+    metric, value = METRIC_WORDS[main], section["metrics"][main]
+    name, best = best_baseline(section)
+    words = f"{metric} {_metric(value)}"
+    if best:
+        words += f"; best baseline, {name}, {best['value']:.3f}"
+    if section["oracle"]:
+        ceiling = section["oracle"][main]["value"]
+        words += f"; the best possible, the oracle, {ceiling:.3f}, of which {value['value'] / ceiling:.0%} is reached"
+    decision = section["gate"]["decision"]
+    outcome = {
+        "champion": "It passes the gate and is the model to serve",
+        "challenger": "It is registered as challenger but not served",
+        "refused": "The gate refuses it: it is not registered and not served",
+    }[decision]
+    why = "" if decision == "champion" else f", because it {section['gate']['reasons'][0]}"
+    return f"{words}. {outcome}{why}."
+
+
+def next_steps(content: Mapping[str, Any]) -> list[str]:
+    """Return what a reader should do with the result."""
+    steps = []
+    decisions = {
+        task: section["gate"]["decision"] for task, section in content["tasks"].items() if section["status"] == "trained"
+    }
+    served = [MODELS[t] for t, d in decisions.items() if d == "champion"]
+    if served:
+        steps.append(f"Serve {', '.join(served)}: <code>make serve</code>.")
+    for task, decision in decisions.items():
+        if decision == "challenger":
+            version = content["tasks"][task]["model_version"]
+            steps.append(
+                f"{MODELS[task]} version {version} waits as challenger; after a look at its page below, "
+                f"<code>aiops models promote {MODELS[task]} {version}</code> makes it the champion."
+            )
+        if decision == "refused":
+            steps.append(
+                f"{MODELS[task]} learned nothing worth serving: look at its data below, bring more or other features, "
+                "or a longer record."
+            )
+    for task, section in content["tasks"].items():
+        if section["status"] == "failed":
+            steps.append(f"{TASK_WORDS[task]} failed; its notebook in this folder shows where.")
+    if content.get("source") == "synthetic":
+        steps.append("Point the same command at your own tables: <code>aiops report --source FOLDER</code>.")
+    steps.append("Every trial behind these numbers: <code>mlflow ui --backend-store-uri sqlite:///mlflow.db</code>.")
+    return steps
+
+
+def render(folder: str | Path) -> dict[str, Any]:
+    """Write ``report.json`` and ``report.html`` into the folder of a run, each under a temporary name first.
+
+    Returns
+    -------
+    dict
+        The content of ``report.json``.
+    """
+    folder = Path(folder)
+    content = summarise(folder)
+    experiment.write_json(folder / "report.json", content)
+    stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["metric"] = _metric
+    environment.filters["short"] = _short
+    figures = {task: _figures(folder / task / "figures") for task in TASKS}
+    details = {task: _read(folder / task / "details.json") or {} for task in TASKS}
+    cards = {task: _text(folder / task / "servable" / "model-card.md") for task in TASKS}
+    page = environment.get_template("report.html.j2").render(
+        report=stored,
+        figures=figures,
+        details=details,
+        cards=cards,
+        task_words=TASK_WORDS,
+        metric_words=METRIC_WORDS,
+        kind_words=KIND_WORDS,
+        lower=LOWER_IS_BETTER,
+        verdict=verdict_words,
+        best_baseline=best_baseline,
+        steps=next_steps(stored),
+    )
+    temporary = folder / ".report.html"
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, folder / "report.html")
+    return stored
+
+
+def _figures(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        return {}
+    return {p.stem: base64.b64encode(p.read_bytes()).decode() for p in sorted(folder.glob("*.png"))}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _metric(value: Mapping[str, float | None] | None) -> str:
+    if not value or value.get("value") is None:
+        return "–"
+    if value.get("low") is None:
+        return _short(value["value"])
+    return f"{_short(value['value'])} ({_short(value['low'])} to {_short(value['high'])})"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
