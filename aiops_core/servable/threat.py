@@ -224,7 +224,11 @@ class ThreatServable(Servable):
         return expected_cost_label(P, weights=self.weights, costs=matrix, abstain=abstain)
 
     def explain(self, x: np.ndarray, top: int = 3) -> list[Driver]:
-        """Name the features behind one prediction, by occlusion.
+        """Name the features behind one prediction; see `occlude`."""
+        return self.occlude(x, top)[1]
+
+    def occlude(self, x: np.ndarray, top: int = 3) -> tuple[np.ndarray, list[Driver]]:
+        """Predict one row and name the features behind it, in one run of the graph.
 
         The explained number is the probability of the decided class when that is an attack, else the probability
         of any attack (1 - P(normal)). Each of the few features furthest from ordinary activity is replaced by its
@@ -238,7 +242,9 @@ class ThreatServable(Servable):
 
         Returns
         -------
-        list of Driver
+        probability : ndarray, (n_classes,), float64
+            As from `predict`.
+        drivers : list of Driver
             Strongest first. A positive contribution raised the explained number.
         """
         x = np.asarray(x, dtype=np.float32).reshape(-1)
@@ -259,7 +265,7 @@ class ThreatServable(Servable):
             number = P[:, label]
         change = number[0] - number[1:]
         ranked = np.argsort(-np.abs(change), kind="stable")[:top]
-        return [
+        return P[0], [
             {
                 "feature": self.features[order[i]],
                 "value": self._shown(int(order[i]), float(x[order[i]])),

@@ -1,0 +1,1 @@
+"""The HTTP boundary: the three champions behind Ray Serve. Never imports TensorFlow, MLflow or pandas."""

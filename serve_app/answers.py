@@ -1,0 +1,150 @@
+"""What every prediction carries besides the number: confidence, severity, warnings.
+
+**Confidence** is never a constant. It is the calibrated probability that the stated prediction is right, times the
+quality of the input::
+
+    confidence = P(stated prediction) * quality
+    quality    = (1 - 0.3 * share of features missing) * (1 - 0.5 * share of observed features outside training range)
+
+With complete input inside the training range it is therefore the calibrated probability itself: of all answers with
+confidence 0.8, about 80 % are right. Missing features cost little, since the models are trained to meet them; values
+never seen in training cost more, since no calibration covers them. `P(stated prediction)` is p for ``failure`` and
+1 - p for ``no_failure``, the probability of the class for a threat, and the probability of the stated side of
+the threshold for capacity. The rules of the legacy models are not calibrated: theirs is capped at `UNCALIBRATED`.
+
+**Severity** follows the probability against the decision threshold of the card, see `severity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from serve_app.problems import invalid
+
+__all__ = ["MISSING_COST", "OUTSIDE_COST", "UNCALIBRATED", "Ranges", "parse_stamp", "quality", "severity"]
+
+MISSING_COST = 0.3
+OUTSIDE_COST = 0.5
+UNCALIBRATED = 0.6
+
+
+def quality(missing: int, outside: int, total: int) -> float:
+    """Return the factor by which incomplete or unfamiliar input lowers the confidence.
+
+    Parameters
+    ----------
+    missing, outside : int
+        Features that were not observed, and observed ones outside the training range.
+    total : int
+        Features of the model.
+
+    Examples
+    --------
+    >>> quality(0, 0, 8), quality(4, 0, 8), quality(0, 8, 8)
+    (1.0, 0.85, 0.5)
+    """
+    if total == 0:
+        return 1.0
+    observed = max(total - missing, 1)
+    return (1.0 - MISSING_COST * missing / total) * (1.0 - OUTSIDE_COST * outside / observed)
+
+
+def severity(probability: float, threshold: float) -> str:
+    """Return low, medium, high or critical for the probability of a bad event.
+
+    Below half the threshold low, below the threshold medium, from the threshold high, and critical from
+    half way between the threshold and certainty.
+
+    Examples
+    --------
+    >>> [severity(p, 0.4) for p in (0.1, 0.3, 0.5, 0.8)]
+    ['low', 'medium', 'high', 'critical']
+    """
+    if probability >= threshold:
+        return "critical" if probability >= (1.0 + threshold) / 2.0 else "high"
+    return "medium" if probability >= threshold / 2.0 else "low"
+
+
+class Ranges:
+    """Training ranges of a card's numeric features, for warnings.
+
+    Parameters
+    ----------
+    features : sequence of mappings
+        ``features`` of a card.
+    """
+
+    def __init__(self, features: Sequence[Mapping[str, Any]]) -> None:
+        self.names = [str(f["name"]) for f in features]
+        references = [f.get("reference") or {} for f in features]
+        numeric = [f.get("dtype", "number") != "category" for f in features]
+        self.low = np.array(
+            [r.get("min", -np.inf) if n else -np.inf for r, n in zip(references, numeric, strict=True)], dtype=np.float32
+        )
+        self.high = np.array(
+            [r.get("max", np.inf) if n else np.inf for r, n in zip(references, numeric, strict=True)], dtype=np.float32
+        )
+
+    def outside(self, row: np.ndarray) -> list[int]:
+        """Return the positions of values outside the training range; NaN is not outside.
+
+        Parameters
+        ----------
+        row : ndarray, (n_features,), float32
+        """
+        flags = (row < self.low) | (row > self.high)
+        return np.flatnonzero(flags).tolist() if flags.any() else []
+
+    def say(self, index: int, value: float) -> str:
+        """Return the warning for a value outside the training range."""
+        return (
+            f"{self.names[index]} = {value:g} is outside the training range "
+            f"{self.low[index]:g} to {self.high[index]:g}: the model extrapolates"
+        )
+
+
+def say_missing(names: Sequence[str], treatment: str) -> str:
+    """Return the warning for features that were not given."""
+    return f"not given: {', '.join(names)}; {treatment}"
+
+
+def parse_stamp(value: str | float, path: str) -> float:
+    """Return seconds since 1970, UTC.
+
+    Parameters
+    ----------
+    value : str or float
+        ISO 8601 (UTC if it names no zone) or seconds.
+    path : str
+        For the error.
+
+    Raises
+    ------
+    Problem
+        422, if it is neither or lies outside the years 1970 to 2200.
+    """
+    if isinstance(value, str):
+        try:
+            stamp = datetime.fromisoformat(value)
+        except ValueError:
+            raise invalid(path, f"{value[:64]!r} is not an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
+        if stamp.tzinfo is None:
+            stamp = stamp.replace(tzinfo=UTC)
+        try:
+            seconds = stamp.timestamp()
+        except (OverflowError, ValueError):
+            raise invalid(path, "is not a time between 1970 and 2200") from None
+    else:
+        seconds = float(value)
+    if not 0.0 <= seconds <= 7_258_118_400.0:
+        raise invalid(path, "is not a time between 1970 and 2200")
+    return seconds
+
+
+def iso(seconds: float) -> str:
+    """Return seconds since 1970 as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,163 @@
+"""Where the models live: one interface (`serve_app.api.Backend`), two placements.
+
+`Host` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
+hop. `Remote` sends each route to a deployment of `Host`, one for each task, which can then be scaled apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiops_core import servable
+from serve_app import legacy
+from serve_app.anomaly import AnomalyService
+from serve_app.capacity import CapacityService
+from serve_app.failure import FailureService
+from serve_app.problems import Problem
+from serve_app.reload import Watch
+from serve_app.services import MODELS, Service
+from serve_app.telemetry import Metrics
+from serve_app.threat import ThreatService
+
+__all__ = ["ROUTE_TASK", "Host", "Remote"]
+
+#: Route to the task whose host answers it; the anomaly detector uses the failure model's card.
+ROUTE_TASK = {
+    "predict/failure": "failure",
+    "predict/threat": "threat",
+    "predict/capacity": "capacity",
+    "analyze/anomaly": "failure",
+}
+
+
+class Host:
+    """Models of some tasks in this process, kept up to date by a `Watch`.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+    folder : Path
+        Of this node, where the follower writes.
+    metrics : Metrics
+    windows : object, optional
+        Buffer of snapshots, see `FailureService`.
+    loader : callable, optional
+        Folder to verified servable.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        folder: Path,
+        metrics: Metrics,
+        windows: Any | None = None,
+        loader: Callable[[str], Any] = servable.load,
+    ) -> None:
+        self._metrics = metrics
+        self.services: dict[str, Service] = {}
+        self._routes: dict[str, Service] = {}
+        if "failure" in tasks:
+            self.services["failure"] = failure = FailureService(metrics, windows)
+            self._routes["predict/failure"] = failure
+            self._routes["analyze/anomaly"] = AnomalyService(metrics, failure)
+        if "threat" in tasks:
+            self.services["threat"] = self._routes["predict/threat"] = ThreatService(metrics)
+        if "capacity" in tasks:
+            self.services["capacity"] = self._routes["predict/capacity"] = CapacityService(metrics)
+        by_name = {MODELS[task]: service for task, service in self.services.items()}
+        self.watch = Watch(folder, by_name, metrics, loader)
+
+    def start(self, wait_seconds: float = 30.0) -> None:
+        """Load the champions, then follow them."""
+        self.watch.start(wait_seconds)
+
+    def close(self) -> None:
+        """Stop following."""
+        self.watch.close()
+
+    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+        """See `serve_app.api.Backend`."""
+        return await self._routes[route].answer(route, body, request_id)
+
+    async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
+        """Answer like `answer`, with a problem as a value: it crosses process borders unharmed."""
+        try:
+            return 200, await self.answer(route, body, request_id)
+        except Problem as problem:
+            return problem.status, (problem.detail, problem.errors)
+
+    async def status(self) -> dict[str, Any]:
+        """See `serve_app.api.Backend`."""
+        models = []
+        for service in self.services.values():
+            entry = service.status()
+            refused = self.watch.refused.get(service.name)
+            if refused is not None:
+                entry["refused"] = refused
+            models.append(entry)
+        if "failure" in self.services:
+            models += [_legacy(legacy.RULES, "rule_based"), _legacy(legacy.ANOMALY, "statistical")]
+        return {"models": models, "mlflow": self.watch.registry_status(), "replica": self._metrics.replica}
+
+    async def cards(self) -> dict[str, Any]:
+        """See `serve_app.api.Backend`."""
+        found = {}
+        for task, service in self.services.items():
+            if service.live is not None:
+                card = service.live.servable.card
+                keep = ("features", "classes", "window", "horizon", "step_seconds", "targets", "season")
+                found[task] = {key: card[key] for key in keep if key in card}
+        return found
+
+
+def _legacy(name: str, kind: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "version": None,
+        "alias": None,
+        "status": "loaded",
+        "metrics": {},
+        "loaded_at": None,
+        "legacy": True,
+    }
+
+
+class Remote:
+    """Models in deployments of their own.
+
+    Parameters
+    ----------
+    handles : mapping of str to DeploymentHandle
+        By task; each is a deployed `Host`.
+    """
+
+    def __init__(self, handles: Mapping[str, Any]) -> None:
+        self._handles = dict(handles)
+        self._route = {route: self._handles[task].call for route, task in ROUTE_TASK.items()}
+
+    def close(self) -> None:
+        """Nothing runs here."""
+
+    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+        """See `serve_app.api.Backend`."""
+        status, content = await self._route[route].remote(route, body, request_id)
+        if status == 200:
+            return bytes(content)
+        raise Problem(status, content[0], content[1])
+
+    async def status(self) -> dict[str, Any]:
+        """See `serve_app.api.Backend`; the registry counts as reachable when every host says so."""
+        parts = await asyncio.gather(*(handle.status.remote() for handle in self._handles.values()))
+        models = [model for part in parts for model in part["models"]]
+        models.sort(key=lambda model: bool(model.get("legacy")))
+        registry = next((p["mlflow"] for p in parts if not p["mlflow"]["reachable"]), parts[0]["mlflow"])
+        return {"models": models, "mlflow": registry, "replica": [part["replica"] for part in parts]}
+
+    async def cards(self) -> dict[str, Any]:
+        """See `serve_app.api.Backend`."""
+        parts = await asyncio.gather(*(handle.cards.remote() for handle in self._handles.values()))
+        return {task: card for part in parts for task, card in part.items()}

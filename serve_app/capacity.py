@@ -1,0 +1,366 @@
+"""The capacity forecaster behind HTTP: any form of history in, bands, time to a threshold and a recommendation out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from serve_app.answers import iso, parse_stamp, quality
+from serve_app.problems import invalid
+from serve_app.remediation import suggest
+from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range
+from serve_app.services import Live, Service, breathe, decode, is_batch, unknown_names
+
+__all__ = ["DEFAULT_THRESHOLD", "CapacityService", "exceedance"]
+
+#: Share of the full range (in %) that counts as full, when the request names no threshold.
+DEFAULT_THRESHOLD = 85.0
+#: A resource whose upper band stays below this share of the threshold is too large.
+IDLE_SHARE = 0.4
+MAX_POINTS = 2_000_000
+#: (series, step) pairs forecast before other requests get a turn.
+_CHUNK_PAIRS = 8_192
+_DAY = 86_400
+_Z90 = NormalDist().inv_cdf(0.9)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass
+class _Job:
+    """One instance, read."""
+
+    request: CapacityRequest
+    path: str
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+    last: int = 0
+    steps: int = 1
+    warnings: list[str] = field(default_factory=list)
+    forecast: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def exceedance(bands: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the probability that each step exceeds a threshold, from its band.
+
+    A normal distribution is laid through p50 and the edge of the band on the side of the threshold.
+
+    Parameters
+    ----------
+    bands : ndarray, (k, 3)
+        p10, p50, p90.
+    threshold : float
+        Same unit.
+
+    Returns
+    -------
+    ndarray, (k,)
+        0.5 where p50 is the threshold, 0.1 where p90 is, 0.9 where p10 is.
+    """
+    p10, p50, p90 = bands[:, 0], bands[:, 1], bands[:, 2]
+    spread = np.where(threshold >= p50, p90 - p50, p50 - p10) / _Z90
+    z = (p50 - threshold) / np.maximum(spread, 1e-9)
+    return np.array([0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in np.clip(z, -38, 38).tolist()])
+
+
+class CapacityService(Service):
+    """Answer ``predict/capacity``."""
+
+    task = "capacity"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._single = msgspec.json.Decoder(CapacityRequest)
+        self._batch = msgspec.json.Decoder(CapacityBatch)
+        self._known = CapacityRequest.__struct_fields__
+        self._block = msgspec.Raw(b"null")
+
+    def prepare(self, live: Live) -> None:
+        """See `Service.prepare`."""
+        servable = live.servable
+        history = np.ones((1, 2))
+        servable.forecast(history, None, [1, min(2, servable.horizon)], servable.targets[0])
+        servable.explain(history, None, 1, servable.targets[0])
+        self._block = msgspec.Raw(_encode(live.block))
+
+    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+        """See `Service.answer`."""
+        live = self.live
+        if live is None:
+            raise self.no_champion()
+        if not is_batch(body):
+            request = decode(self._single, body, self._known)
+            job = self._read(live.servable, request, "$")
+            await self._forecast(live.servable, [job])
+            return _encode(self._envelope(live, job, request_id, request.explain is not False))
+        batch = decode(self._batch, body, self._known)
+        jobs = []
+        points = 0
+        for i, request in enumerate(batch.instances):
+            jobs.append(self._read(live.servable, request, f"$.instances[{i}]"))
+            points += jobs[-1].steps * len(jobs[-1].history)
+            if points > MAX_POINTS:
+                raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
+            await breathe(i)
+        await self._forecast(live.servable, jobs)
+        out = []
+        for i, job in enumerate(jobs):
+            wanted = batch.explain if job.request.explain is None else job.request.explain
+            out.append(self._envelope(live, job, f"{request_id}-{i}", wanted))
+            await breathe(i)
+        return _encode({"predictions": out})
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def _read(self, servable: Any, request: CapacityRequest, path: str) -> _Job:
+        """Put every accepted form of history on the model's grid."""
+        step = servable.step_seconds
+        job = _Job(request, path)
+        columns: dict[str, tuple[np.ndarray, np.ndarray | None, str]] = {}
+        for name, given in (request.historical_data or {}).items():
+            columns[name] = self._column(given, request.timestamps, f"{path}.historical_data.{name}")
+        for name, value in (request.current_metrics or {}).items():
+            if name not in columns:
+                here = f"{path}.current_metrics.{name}"
+                columns[name] = (np.array([math.nan if value is None else value]), None, here)
+        if not columns:
+            raise invalid(path, "historical_data or current_metrics is needed, with at least one metric")
+        known = [*servable.targets, *(n for n in servable.exogenous if n not in servable.targets)]
+        problem = unknown_names(columns, known, f"{path}.historical_data", "metric")
+        if problem is not None:
+            raise problem
+        units = {f["name"]: f for f in servable.card["features"]}
+        for name, (values, _, where) in columns.items():
+            low, high = feature_range(units.get(name, {}))
+            bad = np.flatnonzero((values < low) | (values > high))
+            if len(bad):
+                raise invalid(f"{where}[{bad[0]}]", f"{values[bad[0]]:g} is not within {low:g} and {high:g}")
+        if not any(np.isfinite(values).any() for name, (values, _, _) in columns.items() if name in servable.targets):
+            raise invalid(path, f"at least one value is needed of {', '.join(servable.targets)}")
+        stamps = [s[-1] for _, s, _ in columns.values() if s is not None and len(s)]
+        if stamps:
+            job.last = int(max(stamps)) // step * step
+            if any(s is None for _, s, _ in columns.values()):
+                job.warnings.append("metrics without timestamps are taken to end with those that have them")
+        else:
+            job.last = int(time.time()) // step * step
+            job.warnings.append(f"no timestamps: values are taken as one every {_span(step)}, the last one now")
+        for name, (values, when, _) in columns.items():
+            job.history[name] = _grid(values, when, job.last, step, servable.context)
+        longest = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in servable.targets)
+        if longest < servable.season:
+            job.warnings.append(
+                f"only {longest} of {servable.season} steps of a season are known: the forecast leans on the usual pattern"
+            )
+        wanted = max(1, round(request.forecast_days * _DAY / step))
+        job.steps = min(wanted, servable.horizon)
+        if wanted > servable.horizon:
+            job.warnings.append(f"the model reaches {_span(servable.horizon * step)} ahead: the forecast ends there")
+        for name in request.thresholds or {}:
+            if name not in job.history or name not in servable.targets:
+                raise invalid(f"{path}.thresholds.{name}", "is not one of the metrics to forecast")
+        return job
+
+    def _column(
+        self, given: Any, shared: list[str | float] | None, path: str
+    ) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """Return values and times (seconds, ascending) of one metric."""
+        items = given if isinstance(given, list) else [given]
+        values = np.empty(len(items))
+        stamps: list[float | None] = []
+        for i, item in enumerate(items):
+            if isinstance(item, Point):
+                values[i] = math.nan if item.value is None else item.value
+                stamps.append(None if item.timestamp is None else parse_stamp(item.timestamp, f"{path}[{i}].timestamp"))
+            else:
+                values[i] = math.nan if item is None else item
+                stamps.append(None)
+        have = [s for s in stamps if s is not None]
+        if have and len(have) < len(stamps):
+            raise invalid(path, "either every point has a timestamp or none")
+        if have:
+            when = np.array(have)
+        elif shared is not None:
+            if len(shared) != len(values):
+                raise invalid(path, f"has {len(values)} values, but there are {len(shared)} timestamps")
+            when = np.array([parse_stamp(s, f"$.timestamps[{i}]") for i, s in enumerate(shared)])
+        else:
+            return values, None, path
+        order = np.argsort(when, kind="stable")
+        return values[order], when[order], path
+
+    # Forecasting -----------------------------------------------------------------------------------------------------
+
+    async def _forecast(self, servable: Any, jobs: list[_Job]) -> None:
+        """Forecast all jobs, series of one target and length of forecast together."""
+        groups: dict[tuple[str, int], list[_Job]] = {}
+        for job in jobs:
+            for name in job.history:
+                if name in servable.targets and np.isfinite(job.history[name]).any():
+                    groups.setdefault((name, job.steps), []).append(job)
+        for (name, steps), members in groups.items():
+            size = max(1, _CHUNK_PAIRS // steps)
+            ahead = np.arange(1, steps + 1)
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                history = _stack([job.history[name] for job in part])
+                last = np.array([job.last for job in part], dtype="datetime64[s]")
+                others = {
+                    other: _stack([job.history.get(other, np.array([math.nan])) for job in part])
+                    for other in servable.exogenous
+                    if other != name and any(other in job.history for job in part)
+                }
+                bands = servable.forecast(history, last, ahead, name, others or None)
+                for job, band in zip(part, bands, strict=True):
+                    job.forecast[name] = band
+                await breathe(0)
+
+    def _envelope(self, live: Live, job: _Job, request_id: str, explain: bool) -> dict[str, Any]:
+        servable, request = live.servable, job.request
+        step = servable.step_seconds
+        units = {f["name"]: f for f in servable.card["features"]}
+        when = job.last + step * np.arange(1, job.steps + 1)
+        names = [f"{s}Z" for s in np.datetime_as_string(when.astype("datetime64[s]"))]
+        forecast, reach = {}, {}
+        chance: dict[str, float] = {}
+        peak: dict[str, float] = {}
+        for metric, bands in job.forecast.items():
+            rows = np.round(bands, 4).tolist()
+            forecast[metric] = [
+                {"timestamp": t, "p10": a, "p50": b, "p90": c} for t, (a, b, c) in zip(names, rows, strict=True)
+            ]
+            limit = (request.thresholds or {}).get(metric, _default_threshold(units.get(metric, {}), bands))
+            known = job.history[metric]
+            latest = float(known[np.isfinite(known)][-1])
+            reach[metric] = _reach(bands, limit, latest, job.last, step)
+            chance[metric] = float(exceedance(bands, limit).max()) if latest < limit else 1.0
+            peak[metric] = float(bands[:, 2].max()) / limit if limit > 0 else math.inf
+        probability = max(chance.values())
+        first = max(chance, key=lambda m: chance[m])
+        reached = probability >= 0.5
+        recommendation = _recommend(probability, first, reach, peak, job.steps * step)
+        observed = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in job.forecast)
+        absent = [name for name in servable.targets if name not in job.forecast]
+        warnings = list(job.warnings)
+        if absent:
+            warnings.append(f"not given: {', '.join(absent)}; not forecast")
+        outside = 0
+        for metric in job.forecast:
+            reference = units.get(metric, {}).get("reference") or {}
+            values = job.history[metric][np.isfinite(job.history[metric])]
+            low, high = reference.get("min", -math.inf), reference.get("max", math.inf)
+            beyond = values[(values < low) | (values > high)]
+            if len(beyond):
+                outside += 1
+                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {low:g} to {high:g}")
+        season = servable.season
+        factor = quality(max(season - observed, 0), outside if observed >= season else 0, season)
+        drivers: list[Any] = []
+        if explain:
+            bands = job.forecast[first]
+            crossing = int(np.argmax(bands[:, 1]))
+            others = {n: job.history[n][None] for n in servable.exogenous if n != first and n in job.history}
+            last = np.array([job.last], dtype="datetime64[s]")
+            drivers = servable.explain(job.history[first][None], last, crossing + 1, first, exogenous=others or None)
+        prediction = "threshold_reached" if reached else "within_capacity"
+        self.count(str(servable.card.get("kind")), prediction)
+        return {
+            "resource_id": request.resource_id,
+            "prediction": prediction,
+            "probability": round(probability, 6),
+            "confidence": round((probability if reached else 1.0 - probability) * factor, 6),
+            "severity": _severity(probability, reach[first]),
+            "threshold": 0.5,
+            "forecast": forecast,
+            "time_to_threshold": reach,
+            "recommendation": recommendation,
+            "drivers": drivers,
+            "recommended_actions": suggest("capacity", recommendation["action"]),
+            "warnings": warnings,
+            "request_id": request_id,
+            "model": self._block,
+        }
+
+
+def _stack(series: list[np.ndarray]) -> np.ndarray:
+    """Align series of different length at their end, NaN in front."""
+    length = max(len(s) for s in series)
+    out = np.full((len(series), length), np.nan)
+    for row, values in zip(out, series, strict=True):
+        row[length - len(values) :] = values
+    return out
+
+
+def _grid(values: np.ndarray, when: np.ndarray | None, last: int, step: int, context: int) -> np.ndarray:
+    """Return one value a step, ending at ``last``: means within a step, NaN where there is none."""
+    if when is None:
+        return values[-context:]
+    slot = (last - (when.astype(np.int64) // step * step)) // step
+    keep = (slot < context) & np.isfinite(values)
+    slot, values = slot[keep], values[keep]
+    length = int(slot.max()) + 1 if len(slot) else 1
+    total = np.bincount(slot, weights=values, minlength=length)
+    count = np.bincount(slot, minlength=length)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean[::-1]
+
+
+def _default_threshold(feature: Any, bands: np.ndarray) -> float:
+    if feature.get("unit") == "%":
+        return DEFAULT_THRESHOLD
+    reference = feature.get("reference") or {}
+    return float(reference.get("p99", reference.get("max", float(bands[:, 2].max()))))
+
+
+def _reach(bands: np.ndarray, limit: float, latest: float, last: int, step: int) -> dict[str, Any]:
+    def first(column: int) -> int | None:
+        if latest >= limit:
+            return 0
+        hit = np.flatnonzero(bands[:, column] >= limit)
+        return int(hit[0]) + 1 if len(hit) else None
+
+    median, early = first(1), first(2)
+    return {
+        "threshold": limit,
+        "timestamp": None if median is None else iso(last + median * step),
+        "hours": None if median is None else round(median * step / 3600, 3),
+        "earliest_hours": None if early is None else round(early * step / 3600, 3),
+    }
+
+
+def _recommend(
+    probability: float, metric: str, reach: dict[str, Any], peak: dict[str, float], span: int
+) -> dict[str, Any]:
+    at = reach[metric]
+    if probability >= 0.5:
+        when = "has been reached" if at["hours"] == 0 else f"is reached in {at['hours']:g} h"
+        reason = f"{metric}: the threshold of {at['threshold']:g} {when} by the median forecast"
+        return {"action": "scale_up", "metric": metric, "reason": reason}
+    if probability >= 0.1:
+        reason = (
+            f"{metric}: the threshold of {at['threshold']:g} is within the 80 % band; "
+            f"probability {probability:.0%} within {_span(span)}"
+        )
+        return {"action": "plan_capacity", "metric": metric, "reason": reason}
+    if max(peak.values()) < IDLE_SHARE:
+        busiest = max(peak, key=lambda m: peak[m])
+        reason = f"even the 90th percentile stays below {IDLE_SHARE:.0%} of every threshold (most: {busiest}, {peak[busiest]:.0%})"
+        return {"action": "scale_down", "metric": busiest, "reason": reason}
+    return {"action": "maintain", "metric": None, "reason": f"no threshold comes into reach within {_span(span)}"}
+
+
+def _severity(probability: float, at: dict[str, Any]) -> str:
+    if probability >= 0.5:
+        return "critical" if at["hours"] is not None and at["hours"] <= 24 else "high"
+    return "medium" if probability >= 0.1 else "low"
+
+
+def _span(seconds: float) -> str:
+    if seconds >= 2 * _DAY:
+        return f"{seconds / _DAY:g} days"
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"

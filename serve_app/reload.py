@@ -1,0 +1,463 @@
+"""Follow the registry: every replica serves the champions within seconds of a promotion, without a restart.
+
+Two halves, so that no serving process ever imports MLflow:
+
+- the **follower**, one small process on each node (`python -m serve_app.reload`), asks the registry for the champions every
+  `POLL_SECONDS`, fetches their servable folders into a local cache and writes a pointer file beside it, in one
+  step. It also carries out promotions, rollbacks and registrations asked for over its socket.
+- the **watch**, a thread in every serving process, looks at the pointer file every `WATCH_SECONDS`, loads what
+  changed, replays its golden examples and only then swaps it in. A servable that fails is refused, the old one
+  stays, and the refusal is in `models/status`.
+
+While the registry is unreachable the pointer file stays as it is, over restarts too: predictions go on. Whichever serving
+process finds no follower running on its node starts one; a lock file makes it one a node, and it ends with
+the process that started it, after which another one takes over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiops_core import servable
+from aiops_core.errors import AiopsError
+from serve_app.problems import Problem
+from serve_app.services import TASKS, Live, Service
+from serve_app.telemetry import Metrics
+
+__all__ = ["Follower", "Registry", "Supervisor", "Watch", "node_folder", "read_pointer"]
+
+POLL_SECONDS = 1.5
+WATCH_SECONDS = 0.2
+#: The registry counts as unreachable when the follower has not reached it for this long.
+STALE_SECONDS = 15.0
+#: Versions of a model kept in the cache, beside the champion.
+KEPT = 4
+
+_POINTER = "champions.json"
+_LOCK = "follower.lock"
+
+
+def node_folder(state_dir: Path) -> Path:
+    """Return the folder of this node inside the state folder, which several nodes may share."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "_", socket.gethostname()) or "node"
+    return state_dir / "nodes" / host
+
+
+def socket_path(folder: Path) -> Path:
+    """Return the address of the follower: in the temporary folder, since socket paths are short."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"aiops-{os.getuid()}-{digest}.sock"
+
+
+def read_pointer(folder: Path) -> dict[str, Any]:
+    """Return the content of the pointer file; empty if there is none yet."""
+    try:
+        content: dict[str, Any] = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError):
+        return {}
+
+
+class Follower:
+    """Resolve the champions and keep their servables in the local cache.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this node.
+    tracking : module or object
+        Offers ``champions, list_models, promote, rollback, register, fetch`` like `aiops_core.tracking`.
+    """
+
+    def __init__(self, folder: Path, tracking: Any) -> None:
+        self._folder = folder
+        self._tracking = tracking
+        self._lock = threading.Lock()
+        self._content: dict[str, Any] = {"models": {}, "refused": {}, "registry": {}}
+        self._content.update(read_pointer(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def poll(self) -> None:
+        """Ask the registry once and write the pointer file; an unreachable registry changes nothing but its state."""
+        with self._lock:
+            models: dict[str, Any] = dict(self._content["models"])
+            refused: dict[str, Any] = {}
+            error: str | None = None
+            try:
+                for name, version in self._tracking.champions().items():
+                    if name not in TASKS:
+                        continue
+                    entry = {
+                        "version": str(version.version),
+                        "run_id": version.run_id,
+                        "alias": version.alias,
+                        "created": version.created,
+                    }
+                    known = models.get(name, {})
+                    if {k: known.get(k) for k in entry} == entry and Path(known["folder"]).is_dir():
+                        continue
+                    run = re.sub(r"[^A-Za-z0-9]", "", version.run_id)[:8] or "none"
+                    target = self._folder / "servables" / f"{name}-{version.version}-{run}"
+                    try:
+                        fetched = self._tracking.fetch(name, version.version, target)
+                        models[name] = {**entry, "folder": str(Path(fetched).resolve())}
+                    except (AiopsError, OSError, ValueError) as reason:
+                        refused[name] = {"version": entry["version"], "reason": str(reason)}
+            except (AiopsError, OSError) as reason:
+                error = str(reason)
+            except Exception as reason:
+                # The registry's client raises many types; none may end the follower.
+                error = f"{type(reason).__name__}: {reason}"
+            now = time.time()
+            registry = self._content.get("registry", {})
+            reached = now if error is None else registry.get("reached")
+            self._content = {
+                "models": models,
+                "refused": refused if error is None else self._content["refused"],
+                "registry": {"reached": reached, "asked": now, "error": error, "pid": os.getpid()},
+            }
+            _write(self._folder / _POINTER, self._content)
+            if error is None:
+                self._prune(models)
+
+    def _prune(self, models: Mapping[str, Any]) -> None:
+        used = {entry["folder"] for entry in models.values()}
+        cache = self._folder / "servables"
+        for name in TASKS:
+            folders = sorted(cache.glob(f"{name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+            for old in [f for f in folders if str(f.resolve()) not in used][KEPT:]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def execute(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one command of the socket and return the version it made champion, or the versions there are."""
+        try:
+            what = command.get("do")
+            if what == "list":
+                versions = [vars(v) for v in self._tracking.list_models()]
+                return {"ok": versions}
+            name = str(command["name"])
+            if what == "promote":
+                found = self._tracking.promote(name, int(command["version"]))
+            elif what == "rollback":
+                found = self._tracking.rollback(name)
+            elif what == "register":
+                found = self._tracking.register(TASKS[name], str(command["run_id"]), command.get("alias"))
+            else:
+                return {"error": f"unknown command {what!r}", "kind": "internal"}
+        except AiopsError as error:
+            missing = re.search(r"not found|RESOURCE_DOES_NOT_EXIST|No run", str(error), re.IGNORECASE)
+            refused = re.search(r"no earlier champion|holds no servable", str(error))
+            kind = "missing" if missing else "conflict" if refused else "unreachable"
+            return {"error": str(error), "kind": kind}
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}", "kind": "unreachable"}
+        self.poll()
+        return {"ok": vars(found)}
+
+    def run(self, stop: threading.Event) -> None:
+        """Poll until told to stop."""
+        while not stop.is_set():
+            self.poll()
+            stop.wait(POLL_SECONDS)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _serve(follower: Follower, path: Path) -> socketserver.ThreadingUnixStreamServer:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            line = self.rfile.readline(1 << 20)
+            try:
+                answer = follower.execute(json.loads(line))
+            except (ValueError, KeyError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}", "kind": "internal"}
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+    path.unlink(missing_ok=True)
+    old = os.umask(0o177)
+    try:
+        server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
+    finally:
+        os.umask(old)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="aiops-follower-socket", daemon=True).start()
+    return server
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the follower of one node until its parent is gone; at once if another one is running."""
+    parser = argparse.ArgumentParser(prog="python -m serve_app.reload", description=main.__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    folder: Path = parser.parse_args(argv).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        from aiops_core import tracking
+
+        follower = Follower(folder, tracking)
+        server = _serve(follower, socket_path(folder))
+        stop = threading.Event()
+
+        def until_parent_ends() -> None:
+            sys.stdin.buffer.read()
+            stop.set()
+
+        threading.Thread(target=until_parent_ends, daemon=True).start()
+        follower.run(stop)
+        server.shutdown()
+        socket_path(folder).unlink(missing_ok=True)
+    return 0
+
+
+class Supervisor:
+    """Keep one follower running on this node.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this node.
+    environment : mapping
+        Added to the environment of the follower: the tracking URI, absolute.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = dict(environment)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aiops-supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start looking after the follower."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the follower, if this process started it."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        child = self._child
+        if child is not None and child.poll() is None:
+            if child.stdin:
+                child.stdin.close()
+            try:
+                child.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _free(self) -> bool:
+        with open(self._folder / _LOCK, "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if (self._child is None or self._child.poll() is not None) and self._free():
+                with open(self._folder / "follower.log", "wb") as log:
+                    self._child = subprocess.Popen(
+                        [sys.executable, "-m", "serve_app.reload", "--folder", str(self._folder)],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        env={**os.environ, **self._environment, "OMP_NUM_THREADS": "1"},
+                        cwd=self._folder,
+                    )
+            self._stop.wait(1.0)
+
+
+class Watch:
+    """Load the champions of some services as the pointer file names them.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this node.
+    services : mapping of str to Service
+        By registered model name.
+    metrics : Metrics
+    loader : callable, optional
+        Folder to verified servable; `aiops_core.servable.load` by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        services: Mapping[str, Service],
+        metrics: Metrics,
+        loader: Callable[[str], Any] = servable.load,
+    ) -> None:
+        self._folder = folder
+        self._services = dict(services)
+        self._metrics = metrics
+        self._loader = loader
+        self._seen: tuple[int, int] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aiops-watch", daemon=True)
+        self._tried: dict[str, tuple[str, str]] = {}
+        #: Model name to version and reason of the last refusal.
+        self.refused: dict[str, dict[str, str]] = {}
+        self.registry: dict[str, Any] = {}
+
+    def start(self, wait_seconds: float = 30.0) -> None:
+        """Load what the pointer file names, then go on watching.
+
+        Parameters
+        ----------
+        wait_seconds : float
+            How long to wait for the first answer of the follower. Models of an earlier run are served meanwhile.
+        """
+        started = time.time()
+        self.look()
+        while time.time() - started < wait_seconds:
+            asked = self.registry.get("asked")
+            if asked is not None and asked >= started - POLL_SECONDS:
+                break
+            time.sleep(0.1)
+            self.look()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(WATCH_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Take what changed in the pointer file into service."""
+        try:
+            state = (self._folder / _POINTER).stat()
+        except OSError:
+            return
+        seen = (state.st_mtime_ns, state.st_ino)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        content = read_pointer(self._folder)
+        self.registry = content.get("registry", {})
+        self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(float(not self.registry.get("error")))
+        for name, reason in content.get("refused", {}).items():
+            if name in self._services:
+                self._refuse(name, reason["version"], reason["reason"])
+        for name, entry in content.get("models", {}).items():
+            if name in self._services:
+                self._take(name, entry)
+
+    def _take(self, name: str, entry: Mapping[str, Any]) -> None:
+        service = self._services[name]
+        live = service.live
+        version, run_id = str(entry["version"]), str(entry["run_id"])
+        if live is not None and (live.version, live.run_id) == (version, run_id):
+            if self.refused.get(name, {}).get("version") != version:
+                # Rolled back to what is served: nothing is refused any more.
+                self.refused.pop(name, None)
+                self._tried.pop(name, None)
+            return
+        if self._tried.get(name) == (version, run_id):
+            return
+        self._tried[name] = (version, run_id)
+        try:
+            loaded = self._loader(entry["folder"])
+            if loaded.task != service.task:
+                raise AiopsError(f"the servable is for task '{loaded.task}', not '{service.task}'")
+            fresh = Live(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
+            service.install(fresh)
+        except Exception as error:
+            # Whatever is wrong with a new model, the old one goes on serving.
+            self._refuse(name, version, str(error) or type(error).__name__)
+            return
+        self.refused.pop(name, None)
+        if live is not None:
+            self._info(live).set(0.0)
+        self._info(fresh).set(1.0)
+        self._metrics.counter("aiops_reloads_total", model=name, result="loaded").inc()
+
+    def _info(self, live: Live) -> Any:
+        kind = str(live.servable.card.get("kind"))
+        labels = {"model": live.name, "version": str(live.version), "kind": kind, "replica": self._metrics.replica}
+        return self._metrics.gauge("aiops_model_info", **labels)
+
+    def _refuse(self, name: str, version: str, reason: str) -> None:
+        if self.refused.get(name) != {"version": version, "reason": reason}:
+            self.refused[name] = {"version": version, "reason": reason}
+            self._metrics.counter("aiops_reloads_total", model=name, result="refused").inc()
+
+    def registry_status(self) -> dict[str, Any]:
+        """Describe the registry for ``models/status``."""
+        asked, error = self.registry.get("asked"), self.registry.get("error")
+        fresh = asked is not None and time.time() - asked < STALE_SECONDS
+        reachable = bool(fresh and not error)
+        if error is None and not fresh:
+            error = "the follower has not reported yet" if asked is None else "the follower has stopped reporting"
+        return {"reachable": reachable, "error": error, "reached": self.registry.get("reached")}
+
+
+class Registry:
+    """Changes to the registry, carried out by the node's follower.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this node.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = socket_path(folder)
+
+    async def ask(self, **command: Any) -> Any:
+        """Send one command and return its result.
+
+        Raises
+        ------
+        Problem
+            404 unknown version or run, 409 refused, 503 if the registry or the follower cannot be reached.
+        """
+        try:
+            async with asyncio.timeout(60):
+                reader, writer = await asyncio.open_unix_connection(str(self._path), limit=1 << 24)
+                writer.write(json.dumps(command).encode() + b"\n")
+                await writer.drain()
+                answer = json.loads(await reader.readline())
+                writer.close()
+        except (OSError, TimeoutError, ValueError) as error:
+            raise Problem(503, f"the registry cannot be reached: {error or type(error).__name__}") from None
+        if "ok" in answer:
+            return answer["ok"]
+        status = {"missing": 404, "conflict": 409}.get(answer.get("kind"), 503)
+        raise Problem(status, str(answer["error"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

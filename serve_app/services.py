@@ -1,0 +1,232 @@
+"""What the services of all tasks share: the model in service, decoding with useful errors, batches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from aiops_core.servable import Servable
+from serve_app.answers import iso
+from serve_app.problems import Problem
+from serve_app.telemetry import Metrics, Slot
+
+__all__ = ["CHUNK", "MODELS", "TASKS", "Live", "Service", "decode", "is_batch"]
+
+#: Task to registered model name.
+MODELS = {"failure": "failure_predictor", "threat": "threat_detector", "capacity": "capacity_forecaster"}
+TASKS = {name: task for task, name in MODELS.items()}
+#: Rows of a batch answered before other requests get a turn.
+CHUNK = 256
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Live:
+    """A model in service.
+
+    Attributes
+    ----------
+    servable : Servable
+    name : str
+        Registered name.
+    version, run_id, alias, created : str or None
+        From the registry.
+    loaded_at : float
+        Seconds since 1970.
+    """
+
+    servable: Any
+    name: str
+    version: str | None = None
+    run_id: str | None = None
+    alias: str | None = "champion"
+    created: str | None = None
+    loaded_at: float = field(default_factory=time.time)
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """The ``model`` object of an answer."""
+        card = self.servable.card
+        return {
+            "name": self.name,
+            "version": self.version,
+            "run_id": self.run_id,
+            "kind": card.get("kind"),
+            "trained_at": card.get("created") or self.created,
+        }
+
+
+def legacy_block(name: str, kind: str) -> dict[str, Any]:
+    """Return the ``model`` object of an answer by an untrained model."""
+    return {"name": name, "version": None, "run_id": None, "kind": kind, "trained_at": None}
+
+
+class Service:
+    """One task: takes a request body, gives an answer body.
+
+    `answer` is the only entry; it runs inside the ingress replica or in a deployment of its own, whichever the
+    placement says.
+    """
+
+    task = ""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.live: Live | None = None
+        self._counters: dict[tuple[str, str], Slot] = {}
+
+    @property
+    def name(self) -> str:
+        """Registered name of the trained model."""
+        return MODELS[self.task]
+
+    def install(self, live: Live) -> None:
+        """Take a verified model into service, in one assignment: requests under way finish with the old one."""
+        self.prepare(live)
+        self.live = live
+
+    def prepare(self, live: Live) -> None:
+        """Derive what requests need from a card, and run the graph once so that no request pays for it."""
+
+    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+        """Answer one request body.
+
+        Raises
+        ------
+        Problem
+            If the body breaks a rule or there is no model to answer with.
+        """
+        raise NotImplementedError
+
+    def count(self, kind: str, label: str, amount: int = 1) -> None:
+        """Count predictions in ``aiops_predictions_total``."""
+        slot = self._counters.get((kind, label))
+        if slot is None:
+            slot = self.metrics.counter("aiops_predictions_total", task=self.task, kind=kind, prediction=label)
+            self._counters[kind, label] = slot
+        slot.inc(amount)
+
+    def no_champion(self) -> Problem:
+        """Return the 503 that says how to get a model."""
+        return Problem(503, f"no {self.name} has been promoted yet: train one with 'aiops report' or POST models/train")
+
+    def status(self) -> dict[str, Any]:
+        """Describe the model in service for ``models/status``."""
+        live = self.live
+        if live is None:
+            return {"name": self.name, "kind": None, "version": None, "alias": None, "status": "no_champion"}
+        card = live.servable.card
+        return {
+            "name": self.name,
+            "kind": card.get("kind"),
+            "version": live.version,
+            "alias": live.alias,
+            "status": "loaded",
+            "run_id": live.run_id,
+            "metrics": card.get("metrics") or {},
+            "trained_at": card.get("created"),
+            "loaded_at": iso(live.loaded_at),
+            "features": [f["name"] for f in card.get("features", [])],
+            "lineage": card.get("lineage") or {},
+        }
+
+
+_AT = re.compile(r"^(?P<rule>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `")
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, known: Iterable[str] | None = None) -> T:
+    """Decode a request body, or say where it breaks which rule.
+
+    Parameters
+    ----------
+    decoder : msgspec.json.Decoder
+    body : bytes
+    known : iterable of str, optional
+        Names allowed in an instance, to list every unknown one instead of the first.
+
+    Raises
+    ------
+    Problem
+        400 if the body is not JSON, 422 with path and rule if it breaks the schema.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _problem(str(error), body, known) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON: {error}") from None
+
+
+def _problem(message: str, body: bytes, known: Iterable[str] | None) -> Problem:
+    match = _AT.match(message)
+    rule, path = (match["rule"], match["path"] or "$") if match else (message, "$")
+    if _UNKNOWN.match(rule) and known is not None:
+        names = sorted(set(known))
+        errors = [
+            {"path": f"{place}.{name}", "rule": "unknown feature or field"}
+            for place, item in _instances(body)
+            for name in item
+            if name not in names and not (place == "$" and name == "instances")
+        ][:100]
+        listed = ", ".join(dict.fromkeys(e["path"].rsplit(".", 1)[1] for e in errors))
+        return Problem(422, f"unknown: {listed}; known are {', '.join(names)}", errors)
+    return Problem(422, f"{path}: {rule}", [{"path": path, "rule": rule}])
+
+
+def _instances(body: bytes) -> list[tuple[str, dict[str, Any]]]:
+    content = json.loads(body)
+    if not isinstance(content, dict):
+        return []
+    rows = content.get("instances")
+    if isinstance(rows, list):
+        return [(f"$.instances[{i}]", row) for i, row in enumerate(rows) if isinstance(row, dict)]
+    return [("$", content)]
+
+
+class _Peek(msgspec.Struct):
+    instances: msgspec.Raw | None = None
+
+
+_PEEK = msgspec.json.Decoder(_Peek)
+
+
+def is_batch(body: bytes) -> bool:
+    """Say whether a body has an ``instances`` member at its top level."""
+    if b'"instances"' not in body:
+        return False
+    try:
+        return _PEEK.decode(body).instances is not None
+    except msgspec.DecodeError:
+        return False
+
+
+async def breathe(done: int) -> None:
+    """Let other requests run after every `CHUNK` rows of a batch."""
+    if done % CHUNK == 0:
+        await asyncio.sleep(0)
+
+
+def unknown_names(given: Iterable[str], known: Iterable[str], path: str, what: str = "feature") -> Problem | None:
+    """Return the 422 that lists every name that a card does not know."""
+    known = list(known)
+    bad = [name for name in given if name not in known]
+    if not bad:
+        return None
+    errors = [{"path": f"{path}.{name}", "rule": f"unknown {what}"} for name in bad[:100]]
+    shown = ", ".join(name[:64] for name in bad[:20])
+    return Problem(422, f"{path}: unknown {what}s {shown}; known are {', '.join(known)}", errors)
+
+
+def servable_of(live: Live) -> Servable:
+    """Return the servable, typed."""
+    servable: Servable = live.servable
+    return servable

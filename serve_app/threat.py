@@ -1,0 +1,162 @@
+"""The threat detector behind HTTP: one row or a batch of activity rows in, classes with probabilities out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from aiops_core.servable.threat import NORMAL, UNKNOWN
+from serve_app import schemas
+from serve_app.answers import Ranges, quality, say_missing
+from serve_app.problems import invalid
+from serve_app.remediation import suggest
+from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
+
+__all__ = ["ThreatService"]
+
+_TREATMENT = "treated as not observed, which the model was trained for"
+_encode = msgspec.json.Encoder().encode
+
+
+class _Ready:
+    """Everything about one model that requests need, swapped as a whole."""
+
+    def __init__(self, live: Live) -> None:
+        servable = live.servable
+        card = servable.card
+        self.servable = servable
+        self.names: list[str] = servable.features
+        self.width = len(self.names)
+        self.classes: list[str] = servable.classes
+        self.normal = self.classes.index(NORMAL) if NORMAL in self.classes else None
+        weights = np.asarray(card["decision"].get("weights") or np.ones(len(self.classes)), dtype=float)
+        # What a class needs against `normal` alone; with several attacks competing it is the lower bound.
+        base = weights[self.normal] if self.normal is not None else 0.0
+        self.thresholds = [round(float(base / (base + w)), 6) if w + base > 0 else None for w in weights]
+        self.ranges = Ranges(card["features"])
+        self.numeric = not any(f.get("dtype") == "category" for f in card["features"])
+        row = schemas.threat_request(card["features"])
+        self.single = msgspec.json.Decoder(row)
+        limit = msgspec.Meta(min_length=1, max_length=schemas.MAX_INSTANCES)
+        batch = msgspec.defstruct(
+            "ThreatBatch", [("instances", Annotated[list[row], limit]), ("explain", bool, False)],  # type: ignore[valid-type]
+            forbid_unknown_fields=True,
+        )
+        self.batch = msgspec.json.Decoder(batch)
+        self.known = [f for f in row.__struct_fields__]
+        self.block = msgspec.Raw(_encode(live.block))
+        self.kind = str(card.get("kind"))
+
+    def rows(self, requests: list[Any]) -> np.ndarray:
+        """Return model input, (n, n_features) float32, NaN where not given."""
+        if self.numeric:
+            width = self.width
+            table = [msgspec.structs.astuple(request)[:width] for request in requests]
+            # None (an explicit null) becomes NaN.
+            return np.array(table, dtype=np.float32)
+        table = [dict(zip(self.names, msgspec.structs.astuple(r), strict=False)) for r in requests]
+        encoded: np.ndarray = self.servable.encode(table)
+        return encoded
+
+
+class ThreatService(Service):
+    """Answer ``predict/threat``."""
+
+    task = "threat"
+    _ready: _Ready | None = None
+
+    def prepare(self, live: Live) -> None:
+        """See `Service.prepare`."""
+        ready = _Ready(live)
+        warm = np.full((1, ready.width), np.nan, dtype=np.float32)
+        ready.servable.occlude(warm[0])
+        ready.servable.predict(warm)
+        self._ready = ready
+
+    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+        """See `Service.answer`."""
+        ready = self._ready
+        if ready is None:
+            raise self.no_champion()
+        if is_batch(body):
+            return await self._batch(ready, body, request_id)
+        request = decode(ready.single, body, ready.known)
+        row = ready.rows([request])[0]
+        if request.explain is False:
+            probability, drivers = ready.servable.predict(row[None])[0], []
+        else:
+            probability, drivers = ready.servable.occlude(row)
+        label = int(ready.servable.decide(probability[None])[0])
+        return _encode(self._envelope(ready, request, row, probability.tolist(), label, drivers, request_id, "$"))
+
+    async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
+        batch = decode(ready.batch, body, ready.known)
+        rows = ready.rows(batch.instances)
+        out: list[dict[str, Any]] = []
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            probabilities = ready.servable.predict(part)
+            labels = ready.servable.decide(probabilities).tolist()
+            for i, (p, label) in enumerate(zip(probabilities.tolist(), labels, strict=True), start):
+                request = batch.instances[i]
+                wanted = batch.explain if request.explain is None else request.explain
+                drivers = ready.servable.explain(rows[i]) if wanted else []
+                out.append(
+                    self._envelope(
+                        ready, request, rows[i], p, label, drivers, f"{request_id}-{i}", f"$.instances[{i}]"
+                    )
+                )
+            await breathe(0)
+        return _encode({"predictions": out})
+
+    def _envelope(
+        self,
+        ready: _Ready,
+        request: Any,
+        row: np.ndarray,
+        p: list[float],
+        label: int,
+        drivers: list[Any],
+        request_id: str,
+        path: str,
+    ) -> dict[str, Any]:
+        missing = np.isnan(row)
+        n_missing = int(np.count_nonzero(missing))
+        if n_missing == ready.width:
+            raise invalid(path, f"at least one feature is needed; known are {', '.join(ready.names)}")
+        outside = ready.ranges.outside(row)
+        warnings = []
+        if n_missing:
+            names = ready.names
+            warnings.append(say_missing([names[j] for j in np.flatnonzero(missing).tolist()], _TREATMENT))
+        for j in outside:
+            warnings.append(ready.ranges.say(j, float(row[j])))
+        attack = 1.0 - p[ready.normal] if ready.normal is not None else 1.0
+        if label == UNKNOWN:
+            prediction, probability, threshold = "unknown", max(p), None
+        else:
+            prediction, probability, threshold = ready.classes[label], p[label], ready.thresholds[label]
+        if label == ready.normal:
+            # The threshold of the most probable attack is the one that was not reached.
+            threshold = max((t for t in ready.thresholds if t is not None), default=0.5)
+            level = "medium" if attack >= 0.25 else "low"
+        else:
+            level = "critical" if attack >= 0.9 else "high" if attack >= 0.5 else "medium"
+        self.count(ready.kind, prediction)
+        return {
+            "source_ip": getattr(request, "source_ip", None),
+            "prediction": prediction,
+            "probability": round(probability, 6),
+            "probabilities": {name: round(v, 6) for name, v in zip(ready.classes, p, strict=True)},
+            "attack_probability": round(attack, 6),
+            "confidence": round(probability * quality(n_missing, len(outside), ready.width), 6),
+            "severity": level,
+            "threshold": threshold,
+            "drivers": drivers,
+            "recommended_actions": suggest("threat", prediction),
+            "warnings": warnings,
+            "request_id": request_id,
+            "model": ready.block,
+        }
