@@ -1,0 +1,243 @@
+"""The ``aiops`` command: thin, every command calls one function of the library.
+
+Exit codes: 0 done, 1 internal failure, 2 user error (one clear line on stderr).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aiops_core import __version__
+from aiops_core.errors import AiopsError, UsageError
+
+app = typer.Typer(
+    name="aiops",
+    help="AIOps workbench: tuned, honestly measured models from telemetry tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="Registered models: list, show, promote, roll back.", no_args_is_help=True)
+data_app = typer.Typer(help="Contract tables: generate, fetch, validate.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+
+Source = Annotated[str, typer.Option(help="synthetic, a public data set, or a folder of contract tables")]
+Seed = Annotated[int, typer.Option(help="fixes data, splits, baselines, oracle and the search's start")]
+Samples = Annotated[int | None, typer.Option("--n-samples", help="examples a task, synthetic data only (default 8000)")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aiops {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+@app.command()
+def report(
+    source: Source = "synthetic",
+    n_samples: Samples = None,
+    trials: Annotated[int, typer.Option(help="trials of each search")] = 20,
+    seed: Seed = 7,
+    signal: Annotated[float, typer.Option(help="strength of the synthetic signal, 0 to 1")] = 1.0,
+    tasks: Annotated[str, typer.Option(help="comma separated: failure, threat, capacity")] = "failure,threat,capacity",
+    out: Annotated[Path | None, typer.Option(help="folder of the report (default reports/<source>)")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same options stopped")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="one trial at a time: the whole report repeats, times and ids apart")
+    ] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="override a setting of the data set: failure.window=48")
+    ] = None,
+) -> None:
+    """Tune three models, judge them, and write the training report."""
+    from aiops_core import console, pipeline
+
+    options = pipeline.Options(
+        source=source,
+        n_samples=n_samples,
+        n_trials=trials,
+        seed=seed,
+        signal=signal,
+        tasks=tuple(part.strip() for part in tasks.split(",") if part.strip()),
+        deterministic=deterministic,
+        config=_settings(setting or []),
+    )
+    options.check()
+    with console.live(out, source) as tell:
+        folder, content = pipeline.run(options, out, resume=resume, progress=tell)
+    console.verdicts(content)
+    typer.echo(f"report: {folder / 'report.html'}")
+    if any(section["status"] == "failed" for section in content["tasks"].values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Argument(help="failure, threat or capacity")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Parquet or CSV file of the task's table")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Parquet or CSV file to write")],
+    version: Annotated[int | None, typer.Option(help="registered version; the champion by default")] = None,
+) -> None:
+    """Score a file through the champion's servable."""
+    from aiops_core import scoring, servable, settings, tracking
+
+    if task not in tracking.MODELS:
+        raise UsageError(f"unknown task '{task}'; known: {', '.join(tracking.MODELS)}")
+    name = tracking.MODELS[task]
+    if version is None:
+        champion = tracking.champions().get(name)
+        if champion is None:
+            raise UsageError(f"model '{name}' has no champion yet; train one with: aiops report")
+        version = champion.version
+    folder = tracking.fetch(name, version, settings.load().state_dir / "servables" / f"{name}-{version}")
+    rows = scoring.score_file(servable.load(folder), source, target)
+    typer.echo(f"{rows} rows scored by {name} version {version}: {target}")
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="HTTP port")] = 8100,
+    host: Annotated[str, typer.Option(help="HTTP host")] = "127.0.0.1",
+    placement: Annotated[str, typer.Option(help="ingress (models in the replicas) or deployments (one each)")] = "ingress",
+    replicas: Annotated[int | None, typer.Option(help="replicas of the ingress")] = None,
+) -> None:
+    """Serve the champions over HTTP on Ray Serve, until Ctrl-C."""
+    arguments = ["--port", str(port), "--host", host, "--placement", placement]
+    if replicas is not None:
+        arguments += ["--replicas", str(replicas)]
+    sys.stdout.flush()
+    # Serving is a program of its own: the library does not import it.
+    os.execv(sys.executable, [sys.executable, "-m", "serve_app", *arguments])
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List every registered version."""
+    from aiops_core import console, tracking
+
+    console.models(tracking.list_models())
+
+
+@models_app.command("show")
+def models_show(name: str, version: int) -> None:
+    """Print the card of a registered version as JSON."""
+    from aiops_core import servable, settings, tracking
+
+    folder = tracking.fetch(_known(name), version, settings.load().state_dir / "servables" / f"{name}-{version}")
+    typer.echo(json.dumps(servable.load(folder, verify=False).card, indent=2))
+
+
+@models_app.command("promote")
+def models_promote(name: str, version: int) -> None:
+    """Make a version the champion."""
+    from aiops_core import tracking
+
+    promoted = tracking.promote(_known(name), version)
+    typer.echo(f"{promoted.name} version {promoted.version} is the champion")
+
+
+@models_app.command("rollback")
+def models_rollback(name: str) -> None:
+    """Make the champion before the current one champion again."""
+    from aiops_core import tracking
+
+    restored = tracking.rollback(_known(name))
+    typer.echo(f"{restored.name} version {restored.version} is the champion again")
+
+
+@data_app.command("generate")
+def data_generate(out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0) -> None:
+    """Write the synthetic data set as a folder of contract tables."""
+    from aiops_core import datasets, tables
+
+    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal)
+    tables.save_folder(dataset, out)
+    typer.echo(f"{', '.join(dataset.tables)} written to {out}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: str, out: Path | None = None) -> None:
+    """Fetch a public data set, and write it as contract tables if a folder is named."""
+    from aiops_core import datasets, tables
+
+    if name not in datasets.PUBLIC:
+        raise UsageError(f"unknown data set '{name}'{tables.suggestion(name, datasets.PUBLIC)}")
+    dataset = datasets.load(name)
+    for table, frame in dataset.tables.items():
+        typer.echo(f"{table}: {len(frame)} rows, {len(frame.columns)} columns")
+    if out is not None:
+        tables.save_folder(dataset, out)
+        typer.echo(f"written to {out}")
+
+
+@data_app.command("validate")
+def data_validate(source: str) -> None:
+    """Check contract tables and print what was counted."""
+    from aiops_core import datasets
+
+    dataset = datasets.load(source)
+    for table, frame in dataset.tables.items():
+        typer.echo(f"{table}: {len(frame)} rows, {len(frame.columns)} columns, valid")
+        for note in dataset.notes.get(table, []):
+            typer.echo(f"  {note}")
+
+
+def _known(name: str) -> str:
+    from aiops_core import tables, tracking
+
+    if name not in tracking.MODELS.values():
+        raise UsageError(f"unknown model '{name}'{tables.suggestion(name, tracking.MODELS.values())}")
+    return name
+
+
+def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    config: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        task, dot, name = key.strip().partition(".")
+        if not equals or not dot:
+            raise UsageError(f"--set {pair!r} is not of the form task.name=value, such as failure.window=48")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        config.setdefault(task, {})[name] = value
+    return config
+
+
+def main() -> None:
+    """Run the command line: exceptions a user can act on become one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except AiopsError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}")
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command with --resume goes on", err=True)
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What the command line shows: live progress of a run, verdicts, tables."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from aiops_core import experiment, report
+from aiops_core.tracking import ModelVersion
+
+__all__ = ["live", "models", "verdicts"]
+
+STAGES = {
+    "validation": "Validate data, start Ray",
+    "data": "Look at the data",
+    "failure": "Failure predictor (LSTM)",
+    "threat": "Threat detector (random forest)",
+    "capacity": "Capacity forecaster (XGBoost)",
+    "report": "Report",
+}
+MARKS = {"waiting": "·", "running": "▶", "done": "✓", "skipped": "–", "failed": "✗"}
+COLOURS = {"champion": "green", "challenger": "yellow", "refused": "red"}
+
+
+@contextmanager
+def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
+    """Show stages and the running search until the block ends; yield the receiver of stage changes.
+
+    In a terminal one live table, elsewhere one line for every change.
+    """
+    console = Console(stderr=True)
+    target = Path(out).resolve() if out else experiment.folder_of(None, source)
+    progress = target.with_name(f"{target.name}.partial") / "progress.json"
+    states: dict[str, str] = dict.fromkeys(STAGES, "waiting")
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
+    start = time.monotonic()
+
+    def tell(stage: str, state: str) -> None:
+        states[stage] = state
+        (began if state == "running" else ended).setdefault(stage, time.monotonic())
+        if not console.is_terminal:
+            took = f" after {ended[stage] - began.get(stage, ended[stage]):.0f} s" if state != "running" else ""
+            console.print(f"{MARKS[state]} {STAGES[stage]}: {state}{took}", highlight=False)
+
+    def table() -> Table:
+        shown = Table.grid(padding=(0, 2))
+        for stage, state in states.items():
+            seconds = (ended.get(stage, time.monotonic()) - began[stage]) if stage in began else None
+            detail = _detail(progress, stage) if state == "running" else ""
+            style = {"running": "bold", "waiting": "dim", "skipped": "dim", "failed": "red"}.get(state, "")
+            shown.add_row(Text(MARKS[state]), Text(STAGES[stage], style), f"{seconds:.0f} s" if seconds is not None else "", detail)
+        shown.add_row("", Text("elapsed", "dim"), f"{time.monotonic() - start:.0f} s", "")
+        return shown
+
+    if not console.is_terminal:
+        yield tell
+        return
+    stop = threading.Event()
+    with Live(table(), console=console, refresh_per_second=4) as screen:
+
+        def refresh() -> None:
+            while not stop.wait(0.5):
+                screen.update(table())
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield tell
+        finally:
+            stop.set()
+            thread.join()
+            screen.update(table())
+
+
+def _detail(progress: Path, stage: str) -> str:
+    try:
+        state = json.loads(progress.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    if state.get("task") != stage:
+        return ""
+    return experiment.progress_words(state) if state.get("stage") == "search" else str(state.get("stage", ""))
+
+
+def verdicts(content: Mapping[str, Any]) -> None:
+    """Print one line a task: what was reached, and what the gate made of it."""
+    console = Console(soft_wrap=True)
+    for task, section in content["tasks"].items():
+        decision = section["gate"]["decision"] if section["gate"] else section["status"]
+        console.print(Text.assemble((f"{report.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
+        console.print(f"  {report.verdict_words(section)}", highlight=False, markup=False)
+
+
+def models(versions: list[ModelVersion]) -> None:
+    """Print registered versions as a table."""
+    console = Console()
+    if not versions:
+        console.print("no registered model yet; train with: aiops report")
+        return
+    table = Table("model", "version", "alias", "created", "run", box=None)
+    for version in versions:
+        table.add_row(version.name, str(version.version), version.alias or "", version.created, version.run_id)
+    console.print(table)

@@ -1,0 +1,177 @@
+"""Score tables in bulk through a servable: ``aiops score`` and the MLflow model of a servable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+
+from aiops_core import servable
+from aiops_core.errors import DataError, UsageError
+from aiops_core.servable.capacity import CapacityServable
+from aiops_core.servable.failure import FailureServable
+from aiops_core.servable.threat import ThreatServable
+from aiops_core.tables import to_grid, validate
+
+__all__ = ["ServableModel", "score_file", "score_table"]
+
+CHUNK = 20_000
+
+
+def score_file(loaded: servable.Servable, source: str | Path, target: str | Path) -> int:
+    """Score a Parquet or CSV file and write the result beside a temporary name first.
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    UsageError
+        If a file has another ending or cannot be written.
+    DataError
+        If the table does not fit the servable.
+    """
+    source, target = Path(source), Path(target)
+    for path in (source, target):
+        if path.suffix not in (".parquet", ".csv"):
+            raise UsageError(f"file {path.name}: the ending must be .parquet or .csv")
+    if not source.is_file():
+        raise UsageError(f"file {source} does not exist")
+    try:
+        frame = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+    except Exception as error:
+        raise DataError(f"file {source.name} cannot be read ({str(error).splitlines()[0]})") from error
+    result = score_table(loaded, frame)
+    temporary = target.with_name(f".{target.name}")
+    try:
+        if target.suffix == ".parquet":
+            result.to_parquet(temporary, index=False)
+        else:
+            result.to_csv(temporary, index=False)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"file {target} cannot be written ({error.strerror})") from error
+    return len(result)
+
+
+def score_table(loaded: servable.Servable, frame: pd.DataFrame) -> pd.DataFrame:
+    """Score a contract table.
+
+    Parameters
+    ----------
+    loaded : Servable
+    frame : DataFrame
+        ``telemetry`` for a failure servable, ``activity`` rows (any subset of the features) for a threat servable,
+        ``usage`` for a capacity servable.
+
+    Returns
+    -------
+    DataFrame
+        failure: ``resource_id, timestamp, probability, alarm``, one row for every present row of telemetry;
+        threat: the decision and one probability column a class, in the order of the rows;
+        capacity: ``resource_id, target, step, timestamp, p10, p50, p90`` for every step up to the horizon.
+    """
+    if isinstance(loaded, FailureServable):
+        return _failure(loaded, frame)
+    if isinstance(loaded, ThreatServable):
+        return _threat(loaded, frame)
+    if isinstance(loaded, CapacityServable):
+        return _capacity(loaded, frame)
+    raise TypeError(type(loaded).__name__)
+
+
+def _need(frame: pd.DataFrame, table: str, columns: list[str]) -> None:
+    for column in columns:
+        if column not in frame.columns:
+            raise DataError("is missing; the servable reads it", table=table, column=column)
+
+
+def _failure(loaded: FailureServable, frame: pd.DataFrame) -> pd.DataFrame:
+    _need(frame, "telemetry", ["resource_id", "timestamp", *loaded.features])
+    checked, _ = validate("telemetry", frame[["resource_id", "timestamp", *loaded.features]])
+    grid = to_grid(checked, loaded.features, step_seconds=int(loaded.card["step_seconds"]))
+    window = int(loaded.card["window"])
+    padded_rows = np.arange(len(grid.values))
+    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
+    first = np.repeat(starts, np.diff(np.r_[starts, len(padded_rows)]))
+    rows = padded_rows[grid.present]
+    probability = np.empty(len(rows))
+    reach = np.arange(-window + 1, 1)
+    for at in range(0, len(rows), CHUNK):
+        ends = rows[at : at + CHUNK]
+        index = ends[:, None] + reach
+        windows = grid.values[np.maximum(index, 0)]
+        windows[index < first[ends][:, None]] = np.nan
+        probability[at : at + CHUNK] = loaded.predict(windows)
+    return pd.DataFrame(
+        {
+            "resource_id": np.array(grid.resources)[grid.resource[rows]],
+            "timestamp": pd.to_datetime(grid.time[rows], utc=True),
+            "probability": probability,
+            "alarm": probability >= loaded.threshold,
+        }
+    )
+
+
+def _threat(loaded: ThreatServable, frame: pd.DataFrame) -> pd.DataFrame:
+    known = [name for name in loaded.features if name in frame.columns]
+    if not known:
+        raise DataError(f"holds none of the servable's features ({', '.join(loaded.features[:6])}, …)", table="activity")
+    records: list[dict[str, Any]] = frame[known].astype(object).where(frame[known].notna(), None).to_dict("records")
+    probability = np.concatenate(
+        [loaded.predict(loaded.encode(records[at : at + CHUNK])) for at in range(0, len(records), CHUNK)]
+    )
+    decided = np.array(loaded.classes)[loaded.decide(probability)]
+    return pd.DataFrame({"prediction": decided, **{name: probability[:, i] for i, name in enumerate(loaded.classes)}})
+
+
+def _capacity(loaded: CapacityServable, frame: pd.DataFrame) -> pd.DataFrame:
+    targets = [t for t in loaded.targets if t in frame.columns]
+    if not targets:
+        raise DataError(f"holds none of the servable's targets ({', '.join(loaded.targets)})", table="usage")
+    _need(frame, "usage", ["resource_id", "timestamp"])
+    checked, _ = validate("usage", frame[["resource_id", "timestamp", *targets]])
+    grid = to_grid(checked, targets, step_seconds=int(loaded.card["step_seconds"]))
+    steps = np.arange(1, int(loaded.card["horizon"]) + 1)
+    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
+    out = []
+    for start, end in zip(starts, np.r_[starts[1:], len(grid.resource)], strict=True):
+        last = grid.time[end - 1]
+        for j, target in enumerate(targets):
+            history = grid.values[max(start, end - loaded.context) : end, j][None, :]
+            bands = loaded.forecast(history, np.array([last]), steps, target)[0]
+            out.append(
+                pd.DataFrame(
+                    {
+                        "resource_id": grid.resources[grid.resource[start]],
+                        "target": target,
+                        "step": steps,
+                        "timestamp": pd.to_datetime(last + steps * np.timedelta64(grid.step_seconds, "s"), utc=True),
+                        "p10": bands[:, 0],
+                        "p50": bands[:, 1],
+                        "p90": bands[:, 2],
+                    }
+                )
+            )
+    return pd.concat(out, ignore_index=True)
+
+
+class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """A servable folder as an MLflow model: what ``mlflow models serve`` runs is what the workbench serves."""
+
+    def load_context(self, context: Any) -> None:
+        """Load and verify the servable that was logged with the model."""
+        self._servable = servable.load(context.artifacts["servable"])
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Score rows (threat, capacity) or windows (failure), as `score_table` and the servable do."""
+        if isinstance(self._servable, FailureServable):
+            return self._servable.predict(np.asarray(model_input, dtype=np.float32))
+        return score_table(self._servable, pd.DataFrame(model_input))
