@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import math
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -21,12 +22,24 @@ import pandas as pd
 import aiops_core
 from aiops_core import datasets, gate, servable, settings, tracking, tuning
 from aiops_core.errors import ServableError, UsageError
-from aiops_core.tables import TASK_TABLES, TASKS
+from aiops_core.tables import TASK_TABLES, TASKS, Dataset, suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SCHEMA_VERSION", "Study", "folder_of", "versions", "write_json"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Study",
+    "describe",
+    "folder_of",
+    "notes",
+    "open_dataset",
+    "open_study",
+    "parameters",
+    "progress_words",
+    "versions",
+    "write_json",
+]
 
 SCHEMA_VERSION = 1
 PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
@@ -309,6 +322,75 @@ class Study:
         if not value:
             raise UsageError(f"call {step}() first")
         return value
+
+
+def open_study(task: str, namespace: Mapping[str, Any]) -> Study:
+    """Start a study from a notebook's parameters.
+
+    Parameters
+    ----------
+    task : str
+    namespace : mapping
+        ``globals()`` of the notebook, called right after its parameters and imports.
+
+    Raises
+    ------
+    UsageError
+        If the notebook was given a parameter that it does not have: papermill itself would only warn.
+    """
+    return Study(task, **parameters(namespace, inspect.signature(Study).parameters))
+
+
+def open_dataset(namespace: Mapping[str, Any]) -> Dataset:
+    """Load the data set that a notebook's parameters name; see `open_study` for the refusal of unknown ones."""
+    given = parameters(namespace, ("source", "n_samples", "seed", "signal", "tasks", "out"))
+    given.pop("out", None)
+    return datasets.load(given.pop("source", "synthetic"), **given)
+
+
+def describe(dataset: Dataset) -> pd.DataFrame:
+    """Return one row a table: rows, columns, resources or classes, first and last timestamp."""
+    rows = []
+    for name, frame in dataset.tables.items():
+        row: dict[str, Any] = {"table": name, "rows": len(frame), "columns": len(frame.columns)}
+        if "resource_id" in frame.columns:
+            row["resources"] = frame["resource_id"].nunique()
+        if "threat_type" in frame.columns:
+            row["classes"] = frame["threat_type"].nunique()
+        time_column = next((c for c in ("timestamp", "start") if c in frame.columns), None)
+        if time_column:
+            row |= {"from": str(frame[time_column].min()), "to": str(frame[time_column].max())}
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("table").fillna("")
+
+
+def notes(dataset: Dataset) -> pd.DataFrame:
+    """Return what validation counted, one row a note."""
+    rows = [{"table": table, "counted": note} for table, found in dataset.notes.items() for note in found]
+    return pd.DataFrame(rows or [{"table": "all", "counted": "nothing irregular"}])
+
+
+def parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Return the plain variables of a notebook's namespace, and refuse those that are no parameter.
+
+    Raises
+    ------
+    UsageError
+    """
+    known = [name for name in known if name not in ("self", "task")]
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, plain) and not name.startswith("_") and name not in _IPYTHON_NAMES
+    }
+    for name in given:
+        if name not in known:
+            raise UsageError(f"this notebook has no parameter '{name}'{suggestion(name, known)}")
+    return given
+
+
+_IPYTHON_NAMES = frozenset({"In", "Out", "exit", "quit", "open"})
 
 
 def folder_of(out: str | Path | None, source: str) -> Path:

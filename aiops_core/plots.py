@@ -20,7 +20,7 @@ from aiops_core.tables import RESERVED, Dataset, to_grid
 if TYPE_CHECKING:
     from aiops_core.experiment import Study
 
-__all__ = ["Picture", "draw", "figures", "overview", "save"]
+__all__ = ["Picture", "Gallery", "available", "draw", "figures", "gallery", "overview", "overviews", "save"]
 
 INK, SOFT, BLUE, ORANGE, GREEN, RED, BAND = "#1d2733", "#8794a3", "#2463b0", "#d9701a", "#12733f", "#b3261e", "#a9c7ea"
 WIDTH, HEIGHT = 6.4, 3.9
@@ -67,6 +67,26 @@ def draw(study: Study, name: str) -> Picture:
         own = {"failure": FAILURE, "threat": THREAT, "capacity": CAPACITY}[study.name]
         study._figures[name] = COMMON[name](study) if name in COMMON else own[name][1](study.details[own[name][0]])
     return study._figures[name]  # type: ignore[return-value]
+
+
+class Gallery(list[Picture]):
+    """Pictures that a notebook shows one below the other."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        for picture in self:
+            display(Image(data=picture._repr_png_()))
+
+
+def gallery(study: Study) -> Gallery:
+    """Return the pictures of the test part."""
+    return Gallery(draw(study, name) for name in available(study) if name not in COMMON)
+
+
+def overviews(dataset: Dataset) -> Gallery:
+    """Return one picture a table, see `overview`."""
+    return Gallery(overview(dataset, name) for name in ("telemetry", "activity", "usage") if name in dataset.tables)
 
 
 def _canvas(title: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Picture, Axes]:

@@ -150,6 +150,12 @@ def verdict_words(section: Mapping[str, Any]) -> str:
     return f"{words}. {outcome}{why}."
 
 
+def words(content: Mapping[str, Any]) -> Any:
+    """Return the verdict of every task in words."""
+    rows = [{"task": TASK_WORDS[t], "verdict": verdict_words(s)} for t, s in content["tasks"].items()]
+    return pd.DataFrame(rows).set_index("task").style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+
 def next_steps(content: Mapping[str, Any]) -> list[str]:
     """Return what a reader should do with the result."""
     steps = []

@@ -14,6 +14,7 @@ A scikit-learn random forest over raw features. Four ideas make it hold on activ
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ import numpy as np
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
 from aiops_core import metrics, servable, tables
 from aiops_core.errors import DataError
@@ -66,6 +69,12 @@ NOVEL_SHARE = 0.5
 #: Categories rarer than this, or beyond the most frequent `MAX_CATEGORIES`, share the code of unknown ones.
 MIN_CATEGORY_ROWS = 5
 MAX_CATEGORIES = 200
+#: Rows that the evidence regression learns from, its inverse regularisation, and its resolution (steps a nat).
+EVIDENCE_ROWS = 8_000
+EVIDENCE_C = 0.1
+EVIDENCE_STEPS = 16.0
+EVIDENCE_FLOOR = -12.0
+Z_LIMIT = 5.0
 #: Fewer test groups than this cannot be drawn as clusters; rows are drawn instead.
 MIN_CLUSTERS = 50
 
@@ -96,6 +105,8 @@ class ThreatData:
         Weight of each of ``rows``, mean 1.
     group_fold, row_fold : ndarray, (n_rows,), int64
         Fold that leaves out the row's group (-1: its group is never left out), and that leaves out the row alone.
+    inputs : list of Inputs
+        Of the rows that each fold keeps, and last of all rows.
     costs : ndarray, (n_classes, n_classes) or None
         Cost matrix of the settings.
     oracle : ndarray, (n, n_classes) or None
@@ -112,6 +123,7 @@ class ThreatData:
     weight: np.ndarray
     group_fold: np.ndarray
     row_fold: np.ndarray
+    inputs: list[Inputs]
     costs: np.ndarray | None
     oracle: np.ndarray | None
     info: dict[str, Any]
@@ -185,9 +197,11 @@ class ThreatModel:
 
 @dataclass
 class Inputs:
-    """What stands between raw features and the forest: missing values filled, indicators of missingness added.
+    """What stands between raw features and the forest; the exported graph holds the same operations.
 
-    The exported graph holds the same operations, because a forest's own treatment of NaN converts wrongly.
+    Missing values are filled and get indicator columns (a forest's own treatment of NaN converts wrongly). The
+    *evidence* columns are the log-probabilities of a multinomial logistic regression on tamed features
+    (``asinh``), their squares and missing flags: a sum of many weak hints, which trees can only approximate.
 
     Attributes
     ----------
@@ -195,18 +209,42 @@ class Inputs:
         Training median, or most frequent code.
     flagged : ndarray, (k,), int64
         Features that get an indicator column.
+    scale, mean, std : ndarray, (n_features,), float32
+        Tamed value: ``(asinh((x - fill) / scale) - mean) / std``, clipped to `Z_LIMIT`, 0 where missing.
+    coefficients : ndarray, (3 * n_features, n_classes), float32
+    intercept : ndarray, (n_classes,), float32
     """
 
     fill: np.ndarray
     flagged: np.ndarray
+    scale: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    coefficients: np.ndarray
+    intercept: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Number of columns of `expand`."""
+        return len(self.fill) + len(self.flagged) + 1 + len(self.intercept)
 
     def expand(self, X: np.ndarray) -> np.ndarray:
-        """Return (n, n_features + k + 1) float32: filled features, indicators, and the count of missing features."""
+        """Return (n, width) float32: filled features, indicators, count of missing features, evidence."""
         missing = np.isnan(X)
         flags = missing.astype(np.float32)
-        return np.concatenate(
-            [np.where(missing, self.fill, X), flags[:, self.flagged], flags.sum(axis=1, keepdims=True)], axis=1
-        )
+        filled = np.where(missing, self.fill, X)
+        logits = self.hints(filled, flags) @ self.coefficients + self.intercept
+        logits = logits - logits.max(axis=1, keepdims=True)
+        evidence = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        # Coarse steps: the last bit of a matrix product differs between runtimes and must not flip a split.
+        evidence = np.rint(np.maximum(evidence, np.float32(EVIDENCE_FLOOR)) * np.float32(EVIDENCE_STEPS))
+        return np.concatenate([filled, flags[:, self.flagged], flags.sum(axis=1, keepdims=True), evidence], axis=1)
+
+    def hints(self, filled: np.ndarray, flags: np.ndarray) -> np.ndarray:
+        """Return the inputs of the logistic regression, (n, 3 * n_features) float32."""
+        tamed = (np.arcsinh((filled - self.fill) / self.scale) - self.mean) / self.std
+        tamed = np.clip(tamed, -Z_LIMIT, Z_LIMIT) * (1 - flags)
+        return np.concatenate([tamed, tamed * tamed, flags], axis=1)
 
 
 # Data ----------------------------------------------------------------------------------------------------------
@@ -288,7 +326,7 @@ def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
         "sampled_rows": len(rows),
         "missing_share": float(np.isnan(X).mean()),
     }
-    return ThreatData(
+    data = ThreatData(
         X=X,
         y=y,
         part=part,
@@ -299,10 +337,15 @@ def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
         weight=weight,
         group_fold=group_fold,
         row_fold=row_fold,
+        inputs=[],
         costs=None if costs is None else cost_matrix(costs, classes),
         oracle=oracle,
         info=info,
     )
+    for fold in range(FOLDS):
+        data.inputs.append(_inputs(data, (group_fold != fold) & (row_fold != fold), seed))
+    data.inputs.append(_inputs(data, np.ones(len(rows), dtype=bool), seed))
+    return data
 
 
 def _divisible(y: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -562,7 +605,7 @@ def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> Thre
         votes += some / len(chosen)
         rows, X, weight = _training_rows(params, data, np.ones(len(data.rows), dtype=bool), seed + i)
         forest = _forest(params, seed + i).set_params(n_estimators=trees)
-        forests.append(_grow(forest, _inputs(data).expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
+        forests.append(_grow(forest, data.inputs[-1].expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
     return _assemble(chosen, data, forests, held, votes)
 
 
@@ -591,10 +634,57 @@ def _held_out(data: ThreatData, folds: int) -> _Held:
     return _Held(row, fold_of, is_novel, weight / weight.mean(), folds)
 
 
-def _inputs(data: ThreatData) -> Inputs:
+def _inputs(data: ThreatData, chosen: np.ndarray, seed: int) -> Inputs:
+    """Fit the inputs of the forest on the chosen rows."""
+    n_features, n_classes = len(data.features), len(data.classes)
+    rows, X, weight = _training_rows({"mask_share": 0.5, "balance": 0.0}, data, chosen, seed)
+    if len(rows) > EVIDENCE_ROWS:
+        some = np.random.default_rng([seed, 23]).permutation(len(rows))[:EVIDENCE_ROWS]
+        rows, X, weight = rows[some], X[some], weight[some]
+    y = data.y[data.rows[rows]]
     fill = np.array([feature["reference"]["median"] for feature in data.features], dtype=np.float32)
-    flagged = np.flatnonzero(np.isnan(data.X[data.rows]).any(axis=0))
-    return Inputs(fill, flagged)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(X - fill)
+    scale = np.array([_typical(gap[:, j]) for j in range(n_features)], dtype=np.float32)
+    tamed = np.arcsinh((X - fill) / scale)
+    inputs = Inputs(
+        fill=fill,
+        flagged=np.flatnonzero(np.isnan(data.X[data.rows]).any(axis=0)),
+        scale=scale,
+        mean=np.array([_finite_mean(tamed[:, j]) for j in range(n_features)], dtype=np.float32),
+        std=np.array([_typical_std(tamed[:, j]) for j in range(n_features)], dtype=np.float32),
+        coefficients=np.zeros((3 * n_features, n_classes), dtype=np.float32),
+        intercept=np.zeros(n_classes, dtype=np.float32),
+    )
+    missing = np.isnan(X)
+    hints = inputs.hints(np.where(missing, fill, X), missing.astype(np.float32))
+    with warnings.catch_warnings():
+        # Stopping early is wanted here: it regularises, and the forest corrects what is left.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        regression = LogisticRegression(C=EVIDENCE_C, max_iter=60, tol=1e-3).fit(hints, y, sample_weight=weight)
+    coefficients, intercept = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:
+        coefficients, intercept = np.r_[-coefficients, coefficients] / 2, np.r_[-intercept, intercept] / 2
+    inputs.coefficients[:, regression.classes_] = coefficients.T
+    inputs.intercept[:] = EVIDENCE_FLOOR
+    inputs.intercept[regression.classes_] = intercept
+    return inputs
+
+
+def _typical(gap: np.ndarray) -> float:
+    """Return the median of known positive gaps, 1 if there is none."""
+    known = gap[gap > 0]
+    return float(np.median(known)) if len(known) else 1.0
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _typical_std(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return max(float(known.std()), 1e-3) if len(known) else 1.0
 
 
 def _prior(data: ThreatData) -> np.ndarray:
@@ -648,23 +738,24 @@ def _cross_fit(
     params: Params, data: ThreatData, held: _Held, *, seed: int, steps: int, report: Report | None = None
 ) -> tuple[list[RandomForestClassifier], np.ndarray]:
     """Grow the folds' forests together; return them and the votes (n_entries, n_classes) of rows they did not see."""
-    inputs, n_classes = _inputs(data), len(data.classes)
-    Z_held = inputs.expand(data.X[data.rows[held.row]])
-    truth = data.y[data.rows[held.row]]
-    forests, training = [], []
+    n_classes = len(data.classes)
+    X_held, truth = data.X[data.rows[held.row]], data.y[data.rows[held.row]]
+    forests, training, unseen = [], [], []
     for fold in range(held.folds):
         chosen = (data.group_fold != fold) & (data.row_fold != fold)
         rows, X, weight = _training_rows(params, data, chosen, seed)
+        inputs, mine = data.inputs[fold], held.fold == fold
         training.append((inputs.expand(X), data.y[data.rows[rows]], weight))
+        unseen.append((mine, inputs.expand(X_held[mine])))
         forests.append(_forest(params, seed + 100 * fold))
     total = np.zeros((len(held.row), n_classes))
     for step in range(1, steps + 1):
         for fold, forest in enumerate(forests):
             forest.set_params(n_estimators=TREES_PER_STEP * step)
             _grow(forest, *training[fold], n_classes)
-            mine = held.fold == fold
+            mine, Z = unseen[fold]
             for tree in forest.estimators_[TREES_PER_STEP * (step - 1) :]:
-                total[mine] += tree.predict_proba(Z_held[mine])
+                total[mine] += tree.predict_proba(Z)
         if report is not None:
             votes = total / (TREES_PER_STEP * step)
             report(step, _validation_scores(params, data, truth, held.weight, votes))
@@ -758,7 +849,7 @@ def _assemble(
     label = expected_cost_label(probability, weights=_decision_weights(prior, alpha), costs=data.costs)
     return ThreatModel(
         forest=_merge(forests),
-        inputs=_inputs(data),
+        inputs=data.inputs[-1],
         temperature=temperature,
         floor=floor,
         offset=offset,
@@ -859,11 +950,11 @@ def _graph(model: ThreatModel) -> bytes:
     from onnx import TensorProto, checker, helper, numpy_helper
     from skl2onnx.common.data_types import FloatTensorType
 
-    n_features = len(model.inputs.fill)
-    width = n_features + len(model.inputs.flagged) + 1
+    inputs = model.inputs
+    n_features = len(inputs.fill)
     forest = skl2onnx.to_onnx(
         model.forest,
-        initial_types=[("expanded", FloatTensorType([None, width]))],
+        initial_types=[("expanded", FloatTensorType([None, inputs.width]))],
         options={id(model.forest): {"zipmap": False}},
         target_opset={"": 17, "ai.onnx.ml": 3},
     )
@@ -878,17 +969,47 @@ def _graph(model: ThreatModel) -> bytes:
         helper.make_node("Cast", ["missing"], ["flags"], to=TensorProto.FLOAT),
         helper.make_node("ReduceSum", ["flags", "axis"], ["count"], keepdims=1),
     ]
-    pieces = ["filled", "count"]
+    single: dict[str, np.ndarray] = {
+        "fill": inputs.fill[None, :],
+        "scale": inputs.scale[None, :],
+        "mean": inputs.mean[None, :],
+        "std": inputs.std[None, :],
+        "coefficients": inputs.coefficients,
+        "intercept": inputs.intercept[None, :],
+        "z_low": np.array(-Z_LIMIT, dtype=np.float32),
+        "z_high": np.array(Z_LIMIT, dtype=np.float32),
+        "evidence_floor": np.array([EVIDENCE_FLOOR], dtype=np.float32),
+        "evidence_steps": np.array([EVIDENCE_STEPS], dtype=np.float32),
+        "one": np.array([1.0], dtype=np.float32),
+    }
+    before += [
+        helper.make_node("Sub", ["filled", "fill"], ["gap"]),
+        helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
+        helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
+        helper.make_node("Sub", ["tame", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "std"], ["standard"]),
+        helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
+        helper.make_node("Sub", ["one", "flags"], ["known"]),
+        helper.make_node("Mul", ["clipped", "known"], ["z"]),
+        helper.make_node("Mul", ["z", "z"], ["squared"]),
+        helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
+        helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
+        helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
+        helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
+        helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
+        helper.make_node("Round", ["steps"], ["evidence"]),
+    ]
+    pieces = ["filled", "count", "evidence"]
     initializers = [
-        constant("fill", model.inputs.fill[None, :]),
+        *(constant(name, value) for name, value in single.items()),
         constant("axis", np.array([1], dtype=np.int64)),
         constant("floor", np.array([model.floor], dtype=np.float32)),
         constant("offset", model.offset.astype(np.float32)[None, :]),
         constant("temperature", np.array([model.temperature], dtype=np.float32)),
     ]
-    if len(model.inputs.flagged):
+    if len(inputs.flagged):
         before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
-        initializers.append(constant("flagged", model.inputs.flagged.astype(np.int64)))
+        initializers.append(constant("flagged", inputs.flagged.astype(np.int64)))
         pieces.insert(1, "indicators")
     before.append(helper.make_node("Concat", pieces, ["expanded"], axis=1))
     after = [

@@ -1,0 +1,243 @@
+"""The failure servable: windows of raw metrics in, calibrated incident probabilities out.
+
+Scaling, missing values, padding and every derived channel live inside the ONNX graph, so training and serving
+cannot differ in them. This module adds what needs no graph: the shape of a window, the clock, calibration,
+decisions and explanations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiops_core.errors import ServableError
+from aiops_core.servable import Driver, Servable
+
+__all__ = ["GRAPH", "FailureServable", "apply_calibration", "choose_threshold", "clock_of", "fit_to_window"]
+
+GRAPH = "lstm"
+#: Windows a call of the graph: keeps memory flat in batch scoring.
+CHUNK = 4096
+DAY_SECONDS = 86_400
+
+
+def fit_to_window(windows: np.ndarray, window: int) -> np.ndarray:
+    """Bring histories to the model's length: the last ``window`` steps, short ones padded on the left with NaN.
+
+    Parameters
+    ----------
+    windows : ndarray, (n, steps, n_features)
+        Raw units; the last step is the newest.
+    window : int
+
+    Returns
+    -------
+    ndarray, (n, window, n_features), float32
+
+    Examples
+    --------
+    >>> fit_to_window(np.ones((1, 1, 1)), 3)[0, :, 0].tolist()
+    [nan, nan, 1.0]
+    """
+    windows = np.asarray(windows, dtype=np.float32)
+    steps = windows.shape[1]
+    if steps == window:
+        return windows
+    if steps > window:
+        return windows[:, -window:]
+    padding = np.full((len(windows), window - steps, windows.shape[2]), np.nan, dtype=np.float32)
+    return np.concatenate([padding, windows], axis=1)
+
+
+def clock_of(last: np.ndarray | None, n: int) -> np.ndarray:
+    """Return the time of day of each window's last row as a fraction of the day, NaN when it is not known.
+
+    Parameters
+    ----------
+    last : ndarray, (n,), datetime64, or None
+        UTC; NaT is allowed.
+    n : int
+        Number of windows.
+
+    Returns
+    -------
+    ndarray, (n, 1), float32, in [0, 1)
+    """
+    if last is None:
+        return np.full((n, 1), np.nan, dtype=np.float32)
+    seconds = np.asarray(last).astype("datetime64[s]")
+    fraction = (seconds.astype(np.int64) % DAY_SECONDS) / DAY_SECONDS
+    return np.where(np.isnat(seconds), np.nan, fraction).astype(np.float32).reshape(n, 1)
+
+
+def apply_calibration(logits: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """Return ``1 / (1 + exp(-(slope * logit + offset)))``, (n,), float64 (Platt 1999)."""
+    return 1.0 / (1.0 + np.exp(-np.clip(slope * np.asarray(logits, dtype=np.float64) + offset, -40.0, 40.0)))
+
+
+def choose_threshold(
+    curve: dict[str, list[float]],
+    rule: str,
+    *,
+    cost_missed: float = 10.0,
+    cost_false_alarm: float = 1.0,
+    alerts_per_day: float = 1.0,
+) -> float:
+    """Choose the alarm threshold by a policy from the validation curve of the card.
+
+    Parameters
+    ----------
+    curve : dict
+        Lists of equal length, thresholds descending: ``threshold, precision, recall, f1, missed, false_alarms,
+        alerts_per_resource_day``. ``missed`` and ``false_alarms`` are shares of all rows.
+    rule : {"max_f1", "cost", "alert_budget"}
+        Highest F1; least ``cost_missed * missed + cost_false_alarm * false_alarms``; the most recall with at
+        most ``alerts_per_day`` alerts a resource and day.
+    cost_missed, cost_false_alarm : float
+        Cost of a missed positive row and of a false alarm row, any common unit.
+    alerts_per_day : float
+        Budget of one resource.
+
+    Returns
+    -------
+    float
+        An alarm is ``probability >= threshold``.
+
+    Raises
+    ------
+    ServableError
+        For an unknown rule or a cost or budget that is not positive.
+    """
+    if min(cost_missed, cost_false_alarm, alerts_per_day) <= 0:
+        raise ServableError("decision policy: costs and the alert budget must be positive")
+    threshold = np.asarray(curve["threshold"], dtype=float)
+    if rule == "max_f1":
+        return float(threshold[int(np.argmax(curve["f1"]))])
+    if rule == "cost":
+        cost = cost_missed * np.asarray(curve["missed"]) + cost_false_alarm * np.asarray(curve["false_alarms"])
+        return float(threshold[int(np.argmin(cost))])
+    if rule == "alert_budget":
+        # Recall falls with the threshold: among the allowed ones the loosest catches most.
+        allowed = np.flatnonzero(np.asarray(curve["alerts_per_resource_day"]) <= alerts_per_day)
+        if len(allowed) == 0:
+            return 1.0
+        return float(threshold[allowed[int(np.argmax(np.asarray(curve["recall"])[allowed]))]])
+    raise ServableError(f"decision policy: unknown rule {rule!r}; known: max_f1, cost, alert_budget")
+
+
+class FailureServable(Servable):
+    """Probability that an incident starts within the horizon, from the last ``window`` steps of a resource.
+
+    Attributes
+    ----------
+    window, horizon : int
+        Steps.
+    step_seconds : int
+    threshold : float
+        An alarm is ``probability >= threshold``; see `with_policy`.
+    """
+
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        super().__init__(folder, card)
+        self.window = int(card["window"])
+        self.horizon = int(card["horizon"])
+        self.step_seconds = int(card["step_seconds"])
+        self.threshold = float(card["decision"]["threshold"])
+        parameters = card["calibration"]["parameters"]
+        self._slope, self._offset = float(parameters["slope"]), float(parameters["offset"])
+        self._clocked = bool(card.get("uses_time_of_day", False))
+        self._reference = np.array([f["reference"]["median"] for f in card["features"]], dtype=np.float32)
+
+    def predict(self, windows: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
+        """Return calibrated probabilities.
+
+        Parameters
+        ----------
+        windows : ndarray, (n, steps, n_features)
+            Raw units in the order of `features`; NaN is missing. Shorter than ``window`` is padded on the left,
+            of longer ones the last ``window`` steps count.
+        last : ndarray, (n,), datetime64, optional
+            UTC time of each window's last row. Without it the model does without the time of day.
+
+        Returns
+        -------
+        ndarray, (n,), float64, in [0, 1]
+
+        Raises
+        ------
+        ServableError
+            If the shape is wrong.
+        """
+        windows = np.asarray(windows)
+        if windows.ndim != 3 or windows.shape[2] != len(self.features):
+            raise ServableError(
+                f"failure windows have shape {windows.shape}; expected (n, up to {self.window}, {len(self.features)})"
+            )
+        return self._probability(fit_to_window(windows, self.window), clock_of(last, len(windows)))
+
+    def decide(self, probability: np.ndarray) -> np.ndarray:
+        """Return the alarms (n,), bool: ``probability >= threshold``."""
+        return np.asarray(probability) >= self.threshold
+
+    def with_policy(self, rule: str, **settings: float) -> float:
+        """Set the threshold by another policy, without retraining; see `choose_threshold`.
+
+        Returns
+        -------
+        float
+            The new threshold.
+        """
+        self.threshold = choose_threshold(self.card["decision"]["curve"], rule, **settings)
+        return self.threshold
+
+    def explain(self, window: np.ndarray, top: int = 3, last: np.ndarray | None = None) -> list[Driver]:
+        """Name the metrics behind one prediction, by occlusion in one batch.
+
+        Parameters
+        ----------
+        window : ndarray, (steps, n_features)
+        top : int, default 3
+        last : datetime64 scalar or (1,), optional
+            As in `predict`.
+
+        Returns
+        -------
+        list of Driver
+            Sorted by size of contribution. ``contribution`` is the change of the probability that the metric's
+            observed course makes against its training median; ``value`` the newest observation, None if there is none.
+        """
+        values = fit_to_window(np.asarray(window)[None], self.window)[0]
+        n = len(self.features)
+        observed = ~np.isnan(values)
+        rows = observed.any(axis=1)
+        batch = np.repeat(values[None], n + 1, axis=0)
+        # A padded row stays padding: only rows that exist get the reference.
+        for i in range(n):
+            batch[i + 1, rows, i] = self._reference[i]
+        clock = clock_of(None if last is None else np.asarray(last).reshape(1), 1)
+        probability = self._probability(batch, np.repeat(clock, n + 1, axis=0))
+        change = probability[0] - probability[1:]
+        order = np.argsort(-np.abs(change), kind="stable")[:top]
+        drivers: list[Driver] = []
+        for i in order:
+            seen = np.flatnonzero(observed[:, i])
+            newest = float(values[seen[-1], i]) if len(seen) else None
+            drivers.append({"feature": self.features[i], "value": newest, "contribution": float(change[i])})
+        return drivers
+
+    def golden(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Replay the golden windows."""
+        last = inputs["last"].astype("datetime64[s]")
+        return {"probability": self.predict(inputs["windows"], last)}
+
+    def _probability(self, windows: np.ndarray, clock: np.ndarray) -> np.ndarray:
+        session = self.session(GRAPH)
+        logits = np.empty(len(windows), dtype=np.float64)
+        for at in range(0, len(windows), CHUNK):
+            feed = {"window": np.ascontiguousarray(windows[at : at + CHUNK])}
+            if self._clocked:
+                feed["clock"] = clock[at : at + CHUNK]
+            logits[at : at + CHUNK] = session.run(None, feed)[0].reshape(-1)
+        return apply_calibration(logits, self._slope, self._offset)
