@@ -75,28 +75,28 @@ class Feature:
 _INF = math.inf
 #: Unit and range by feature name, of all three tasks.
 UNITS: dict[str, Feature] = {
-    "cpu_usage": Feature("%", 0.0, 100.0, (5.0, 98.0), "processor time in use"),
-    "memory_usage": Feature("%", 0.0, 100.0, (15.0, 98.0), "memory in use"),
-    "disk_io": Feature("ops/s", 0.0, _INF, (60.0, 5000.0), "disk operations"),
-    "network_traffic": Feature("MB/s", 0.0, _INF, (3.0, 400.0), "bytes in and out"),
-    "network_errors": Feature("1/min", 0.0, _INF, (0.0, 40.0), "dropped or damaged packets"),
-    "error_rate": Feature("1/min", 0.0, _INF, (0.0, 40.0), "errors the application logged"),
-    "response_time": Feature("ms", 0.0, _INF, (30.0, 1500.0), "mean time to answer a request"),
-    "request_rate": Feature("1/s", 0.0, _INF, (5.0, 3000.0), "requests received"),
-    "storage_usage": Feature("%", 0.0, 100.0, (8.0, 98.0), "storage in use"),
-    "user_count": Feature("users", 0.0, _INF, (20.0, 20000.0), "users active in the hour"),
-    "transaction_count": Feature("1/h", 0.0, _INF, (500.0, 2e6), "transactions completed in the hour"),
-    "failed_auth_count": Feature("1/h", 0.0, _INF, (0.0, 80.0), "failed logins of the source"),
-    "unique_ips": Feature("addresses", 1.0, _INF, (1.0, 400.0), "distinct addresses behind the source"),
-    "avg_payload_size": Feature("bytes", 0.0, _INF, (100.0, 30000.0), "mean size of a request body"),
-    "port_scan_score": Feature("score", 0.0, 1.0, (0.0, 0.8), "share of probed ports that were closed"),
-    "sql_injection_score": Feature("score", 0.0, 1.0, (0.0, 0.9), "similarity of parameters to SQL injection"),
-    "xss_score": Feature("score", 0.0, 1.0, (0.0, 0.9), "similarity of parameters to script injection"),
-    "geographic_entropy": Feature("bits", 0.0, _INF, (0.1, 5.0), "entropy of the countries of origin"),
-    "time_anomaly_score": Feature("score", 0.0, 1.0, (0.0, 0.95), "how unusual the time of day is for the source"),
-    "file_access_rate": Feature("1/min", 0.0, _INF, (0.1, 300.0), "files opened"),
+    "cpu_usage": Feature("%", 0.0, 100.0, (0.0, 98.0), "processor time in use"),
+    "memory_usage": Feature("%", 0.0, 100.0, (14.0, 96.0), "memory in use"),
+    "disk_io": Feature("ops/s", 0.0, _INF, (80.0, 4000.0), "disk operations"),
+    "network_traffic": Feature("MB/s", 0.0, _INF, (3.0, 220.0), "bytes in and out"),
+    "network_errors": Feature("1/min", 0.0, _INF, (0.0, 20.0), "dropped or damaged packets"),
+    "error_rate": Feature("1/min", 0.0, _INF, (0.0, 45.0), "errors the application logged"),
+    "response_time": Feature("ms", 0.0, _INF, (20.0, 1450.0), "mean time to answer a request"),
+    "request_rate": Feature("1/s", 0.0, _INF, (4.0, 46000.0), "requests received"),
+    "storage_usage": Feature("%", 0.0, 100.0, (1.0, 94.0), "storage in use"),
+    "user_count": Feature("users", 0.0, _INF, (15.0, 7300.0), "users active in the hour"),
+    "transaction_count": Feature("1/h", 0.0, _INF, (600.0, 260000.0), "transactions completed in the hour"),
+    "failed_auth_count": Feature("1/h", 0.0, _INF, (0.0, 550.0), "failed logins of the source"),
+    "unique_ips": Feature("addresses", 1.0, _INF, (1.0, 600.0), "distinct addresses behind the source"),
+    "avg_payload_size": Feature("bytes", 0.0, _INF, (110.0, 15000.0), "mean size of a request body"),
+    "port_scan_score": Feature("score", 0.0, 1.0, (0.0, 0.85), "share of probed ports that were closed"),
+    "sql_injection_score": Feature("score", 0.0, 1.0, (0.0, 0.99), "similarity of parameters to SQL injection"),
+    "xss_score": Feature("score", 0.0, 1.0, (0.0, 0.99), "similarity of parameters to script injection"),
+    "geographic_entropy": Feature("bits", 0.0, _INF, (0.1, 7.0), "entropy of the countries of origin"),
+    "time_anomaly_score": Feature("score", 0.0, 1.0, (0.0, 0.99), "how unusual the time of day is for the source"),
+    "file_access_rate": Feature("1/min", 0.0, _INF, (0.2, 520.0), "files opened"),
     "privilege_escalation_score": Feature("score", 0.0, 1.0, (0.0, 0.9), "similarity of calls to privilege changes"),
-    "data_transfer_rate": Feature("MB/s", 0.0, _INF, (0.02, 200.0), "bytes sent out"),
+    "data_transfer_rate": Feature("MB/s", 0.0, _INF, (0.1, 600.0), "bytes sent out"),
 }
 
 #: Settings of the default data set, see `aiops_core.tables.CONFIG`.
@@ -923,19 +923,19 @@ def usage(n_samples: int, *, seed: int, signal: float = 1.0) -> tuple[pd.DataFra
     resources = math.ceil(n_samples / per_resource)
     size = 256
     seeds = _generator("capacity", n_samples, seed, signal).spawn(math.ceil(resources / size))
-    columns, oracles = [], []
+    merged = np.empty((len(USAGE_TARGETS) + len(USAGE_EXOGENOUS), resources, USAGE_HOURS), dtype=np.float32)
+    latent = np.empty((3, len(USAGE_TARGETS), resources, USAGE_HOURS), dtype=np.float32)
     for part, child in zip(_chunks(resources, size), seeds, strict=True):
-        values, oracle = _usage_chunk(np.random.default_rng(child), part.stop - part.start, signal)
-        columns.append(values)
-        oracles.append(oracle)
-    merged = np.concatenate(columns, axis=1).reshape(len(columns[0]), -1)
+        merged[:, part], latent[:, :, part] = _usage_chunk(np.random.default_rng(child), part.stop - part.start, signal)
     ids = pd.Series(_ids("host", resources), dtype="str")
     table = {
         "resource_id": ids.take(np.repeat(np.arange(resources), USAGE_HOURS)).reset_index(drop=True),
         "timestamp": _stamp(np.tile(USAGE_START + np.arange(USAGE_HOURS) * HOUR, resources)),
     }
-    frame = pd.DataFrame(table | dict(zip((*USAGE_TARGETS, *USAGE_EXOGENOUS), merged, strict=True)))
-    return frame, UsageOracle.joined(list(ids), oracles)
+    names = (*USAGE_TARGETS, *USAGE_EXOGENOUS)
+    frame = pd.DataFrame(table | dict(zip(names, merged.reshape(len(names), -1), strict=True)))
+    mean, level, auto = latent
+    return frame, UsageOracle(list(ids), mean, level, auto, signal)
 
 
 @dataclass(frozen=True)
@@ -961,12 +961,6 @@ class UsageOracle:
     level: np.ndarray
     auto: np.ndarray
     signal: float
-
-    @classmethod
-    def joined(cls, resources: list[str], parts: Sequence[UsageOracle]) -> UsageOracle:
-        """Join the oracles of consecutive chunks of resources."""
-        fields = [np.concatenate([getattr(p, name) for p in parts], axis=1) for name in ("mean", "level", "auto")]
-        return cls(resources, fields[0], fields[1], fields[2], parts[0].signal)
 
     def __call__(self, keys: pd.DataFrame) -> np.ndarray:
         """Predict.
@@ -1029,8 +1023,15 @@ def _normal_cdf(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.fromiter(map(math.erf, scaled.tolist()), np.float64, len(scaled)))
 
 
-def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.ndarray, UsageOracle]:
-    """Usage of ``n`` resources: values (columns, resources, hours), float32, and their oracle."""
+def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the usage of ``n`` resources, float32.
+
+    Returns
+    -------
+    values : ndarray, (columns, resources, hours)
+    latent : ndarray, (3, targets, resources, hours)
+        ``mean``, ``level`` and ``auto`` of `UsageOracle`.
+    """
     shape = (n, USAGE_HOURS)
     demand = _demand(rng, shape)  # deterministic part, mean about 1
     mean = np.stack(_usage_means(rng, demand)).astype(np.float32)
@@ -1045,7 +1046,7 @@ def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.nd
         observed[j] = np.clip(mean[j] + level[j] + auto[j] + rng.normal(0, white, shape), 0.0, 100.0)
     values = np.concatenate([observed, _exogenous(rng, demand, auto[0], signal)])
     values[rng.random(values.shape, dtype=np.float32) < 0.01] = np.nan
-    return values, UsageOracle([], mean, level, auto, signal)
+    return values, np.stack([mean, level, auto])
 
 
 def _demand(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -1070,7 +1071,7 @@ def _demand(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _usage_means(rng: np.random.Generator, demand: np.ndarray) -> list[np.ndarray]:
-    """Draw the known part of cpu, memory and storage: before noise, shifts and saturation, each (resources, hours), in %."""
+    """Draw the known part of cpu, memory and storage, before noise and shifts: each (resources, hours), in %."""
     n, hours = demand.shape
     clock = np.arange(hours)
 
@@ -1087,7 +1088,7 @@ def _usage_means(rng: np.random.Generator, demand: np.ndarray) -> list[np.ndarra
 
 
 def _exogenous(rng: np.random.Generator, demand: np.ndarray, auto: np.ndarray, signal: float) -> np.ndarray:
-    """Draw requests, users and transactions that follow demand; independent of it at signal 0. (3, resources, hours)."""
+    """Draw requests, users and transactions, (3, resources, hours); independent of demand at signal 0."""
     n = len(demand)
     users = rng.lognormal(6.0, 1.2, (n, 1)) * (1 + signal * (demand - 1))
     pull = np.exp(0.02 * auto)  # what moves the processor also shows in the demand
