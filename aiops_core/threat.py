@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,8 @@ SIMPLE_BASELINES: tuple[str, ...] = ("class_prior",)
 STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting",)
 
 #: Trees grown at each step of a trial, and of the final forest: more cost serving time and add little.
-TREES_PER_STEP = 24
-FINAL_TREES = 150
+TREES_PER_STEP = 20
+FINAL_TREES = 100
 #: A final forest shares its trees between this many of the best parameter sets.
 BEST = 3
 #: Cells of (class, group) larger than fits into this many rows are sampled; the row weights make up for it.
@@ -233,12 +233,19 @@ class Inputs:
         missing = np.isnan(X)
         flags = missing.astype(np.float32)
         filled = np.where(missing, self.fill, X)
+        plain = [filled, flags[:, self.flagged], flags.sum(axis=1, keepdims=True)]
+        if len(self.intercept) == 0:
+            return np.concatenate(plain, axis=1)
         logits = self.hints(filled, flags) @ self.coefficients + self.intercept
         logits = logits - logits.max(axis=1, keepdims=True)
         evidence = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         # Coarse steps: the last bit of a matrix product differs between runtimes and must not flip a split.
         evidence = np.rint(np.maximum(evidence, np.float32(EVIDENCE_FLOOR)) * np.float32(EVIDENCE_STEPS))
-        return np.concatenate([filled, flags[:, self.flagged], flags.sum(axis=1, keepdims=True), evidence], axis=1)
+        return np.concatenate([*plain, evidence], axis=1)
+
+    def without_evidence(self) -> Inputs:
+        """Return a copy whose `expand` leaves the evidence columns out."""
+        return replace(self, coefficients=self.coefficients[:, :0], intercept=self.intercept[:0])
 
     def hints(self, filled: np.ndarray, flags: np.ndarray) -> np.ndarray:
         """Return the inputs of the logistic regression, (n, 3 * n_features) float32."""
@@ -532,26 +539,31 @@ def space(data: ThreatData) -> dict[str, BaseDistribution]:
     return {
         "max_features": FloatDistribution(0.1, 0.7),
         "min_samples_leaf": IntDistribution(1, 8, log=True),
-        "max_depth": IntDistribution(8, 24),
+        "max_depth": IntDistribution(8, 18),
         "max_samples": FloatDistribution(0.4, 1.0),
         "criterion": CategoricalDistribution(["gini", "entropy"]),
         "balance": FloatDistribution(0.0, 0.8),
         "mask_share": FloatDistribution(0.1, 0.5),
+        "evidence": CategoricalDistribution([True, False]),
     }
 
 
 def defaults(data: ThreatData) -> list[dict[str, Any]]:
     """Return the points tried first."""
     base = {
-        "max_features": 0.25,
+        "max_features": 0.4,
         "min_samples_leaf": 2,
-        "max_depth": 18,
+        "max_depth": 14,
         "max_samples": 0.9,
-        "criterion": "entropy",
-        "balance": 0.25,
+        "criterion": "gini",
+        "balance": 0.1,
         "mask_share": 0.25,
     }
-    return [base, {**base, "criterion": "gini", "max_features": 0.4, "min_samples_leaf": 1, "balance": 0.0}]
+    return [
+        {**base, "evidence": False},
+        {**base, "evidence": True, "min_samples_leaf": 4},
+        {**base, "evidence": False, "criterion": "entropy", "max_features": 0.25, "balance": 0.25},
+    ]
 
 
 def fit(params: Params, data: ThreatData, *, seed: int, report: Report | None = None) -> ThreatModel:
@@ -570,12 +582,12 @@ def fit(params: Params, data: ThreatData, *, seed: int, report: Report | None = 
     Returns
     -------
     ThreatModel
-        The folds' forests as one; `finish` fits on all rows.
+        The first fold's forest; `finish` fits on all rows.
     """
     folds = FOLDS if (data.group_fold >= 0).any() or len(data.rows) <= SMALL else 1
     held = _held_out(data, folds)
     forests, votes = _cross_fit(params, data, held, seed=seed, steps=MAX_STEPS, report=report)
-    return _assemble([dict(params)], data, forests, held, votes)
+    return _assemble([dict(params)], data, forests[:1], held, votes, _inputs_for(params, data, 0))
 
 
 def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> ThreatModel:
@@ -595,18 +607,21 @@ def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> Thre
     ThreatModel
     """
     # One forest has one balance: votes of differently balanced trees cannot be averaged.
-    chosen = [{**params, "balance": ranked[0]["balance"]} for params in ranked[:BEST]]
+    # And one forest has one set of input columns.
+    shared = {name: ranked[0][name] for name in ("balance", "evidence")}
+    chosen = [{**params, **shared} for params in ranked[:BEST]]
     counts = [len(part) for part in np.array_split(np.arange(FINAL_TREES), len(chosen))]
     held = _held_out(data, FOLDS)
     votes = np.zeros((len(held.row), len(data.classes)))
+    inputs = _inputs_for(chosen[0], data, -1)
     forests: list[RandomForestClassifier] = []
     for i, (params, trees) in enumerate(zip(chosen, counts, strict=True)):
         _, some = _cross_fit(params, data, held, seed=seed + i, steps=MAX_STEPS if len(chosen) == 1 else MAX_STEPS // 2)
         votes += some / len(chosen)
         rows, X, weight = _training_rows(params, data, np.ones(len(data.rows), dtype=bool), seed + i)
         forest = _forest(params, seed + i).set_params(n_estimators=trees)
-        forests.append(_grow(forest, data.inputs[-1].expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
-    return _assemble(chosen, data, forests, held, votes)
+        forests.append(_grow(forest, inputs.expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
+    return _assemble(chosen, data, forests, held, votes, inputs)
 
 
 @dataclass(frozen=True)
@@ -669,6 +684,11 @@ def _inputs(data: ThreatData, chosen: np.ndarray, seed: int) -> Inputs:
     inputs.intercept[:] = EVIDENCE_FLOOR
     inputs.intercept[regression.classes_] = intercept
     return inputs
+
+
+def _inputs_for(params: Params, data: ThreatData, fold: int) -> Inputs:
+    """Return the inputs of a fold (-1: all rows), with evidence columns if the parameters ask for them."""
+    return data.inputs[fold] if params["evidence"] else data.inputs[fold].without_evidence()
 
 
 def _typical(gap: np.ndarray) -> float:
@@ -744,7 +764,7 @@ def _cross_fit(
     for fold in range(held.folds):
         chosen = (data.group_fold != fold) & (data.row_fold != fold)
         rows, X, weight = _training_rows(params, data, chosen, seed)
-        inputs, mine = data.inputs[fold], held.fold == fold
+        inputs, mine = _inputs_for(params, data, fold), held.fold == fold
         training.append((inputs.expand(X), data.y[data.rows[rows]], weight))
         unseen.append((mine, inputs.expand(X_held[mine])))
         forests.append(_forest(params, seed + 100 * fold))
@@ -839,6 +859,7 @@ def _assemble(
     forests: list[RandomForestClassifier],
     held: _Held,
     votes: np.ndarray,
+    inputs: Inputs,
 ) -> ThreatModel:
     prior = _prior(data)
     offset = float(params[0]["balance"]) * np.log(prior)
@@ -849,7 +870,7 @@ def _assemble(
     label = expected_cost_label(probability, weights=_decision_weights(prior, alpha), costs=data.costs)
     return ThreatModel(
         forest=_merge(forests),
-        inputs=data.inputs[-1],
+        inputs=inputs,
         temperature=temperature,
         floor=floor,
         offset=offset,
@@ -969,44 +990,44 @@ def _graph(model: ThreatModel) -> bytes:
         helper.make_node("Cast", ["missing"], ["flags"], to=TensorProto.FLOAT),
         helper.make_node("ReduceSum", ["flags", "axis"], ["count"], keepdims=1),
     ]
-    single: dict[str, np.ndarray] = {
-        "fill": inputs.fill[None, :],
-        "scale": inputs.scale[None, :],
-        "mean": inputs.mean[None, :],
-        "std": inputs.std[None, :],
-        "coefficients": inputs.coefficients,
-        "intercept": inputs.intercept[None, :],
-        "z_low": np.array(-Z_LIMIT, dtype=np.float32),
-        "z_high": np.array(Z_LIMIT, dtype=np.float32),
-        "evidence_floor": np.array([EVIDENCE_FLOOR], dtype=np.float32),
-        "evidence_steps": np.array([EVIDENCE_STEPS], dtype=np.float32),
-        "one": np.array([1.0], dtype=np.float32),
-    }
-    before += [
-        helper.make_node("Sub", ["filled", "fill"], ["gap"]),
-        helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
-        helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
-        helper.make_node("Sub", ["tame", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], ["standard"]),
-        helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
-        helper.make_node("Sub", ["one", "flags"], ["known"]),
-        helper.make_node("Mul", ["clipped", "known"], ["z"]),
-        helper.make_node("Mul", ["z", "z"], ["squared"]),
-        helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
-        helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
-        helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
-        helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
-        helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
-        helper.make_node("Round", ["steps"], ["evidence"]),
-    ]
-    pieces = ["filled", "count", "evidence"]
+    pieces = ["filled", "count"]
     initializers = [
-        *(constant(name, value) for name, value in single.items()),
+        constant("fill", inputs.fill[None, :]),
         constant("axis", np.array([1], dtype=np.int64)),
         constant("floor", np.array([model.floor], dtype=np.float32)),
         constant("offset", model.offset.astype(np.float32)[None, :]),
         constant("temperature", np.array([model.temperature], dtype=np.float32)),
     ]
+    if len(inputs.intercept):
+        before += [
+            helper.make_node("Sub", ["filled", "fill"], ["gap"]),
+            helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
+            helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
+            helper.make_node("Sub", ["tame", "mean"], ["centred"]),
+            helper.make_node("Div", ["centred", "std"], ["standard"]),
+            helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
+            helper.make_node("Where", ["missing", "zero", "clipped"], ["z"]),
+            helper.make_node("Mul", ["z", "z"], ["squared"]),
+            helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
+            helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
+            helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
+            helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
+            helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
+            helper.make_node("Round", ["steps"], ["evidence"]),
+        ]
+        initializers += [
+            constant("scale", inputs.scale[None, :]),
+            constant("mean", inputs.mean[None, :]),
+            constant("std", inputs.std[None, :]),
+            constant("coefficients", inputs.coefficients),
+            constant("intercept", inputs.intercept[None, :]),
+            constant("z_low", np.array(-Z_LIMIT, dtype=np.float32)),
+            constant("z_high", np.array(Z_LIMIT, dtype=np.float32)),
+            constant("zero", np.array([0.0], dtype=np.float32)),
+            constant("evidence_floor", np.array([EVIDENCE_FLOOR], dtype=np.float32)),
+            constant("evidence_steps", np.array([EVIDENCE_STEPS], dtype=np.float32)),
+        ]
+        pieces.append("evidence")
     if len(inputs.flagged):
         before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
         initializers.append(constant("flagged", inputs.flagged.astype(np.int64)))

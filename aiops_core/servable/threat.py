@@ -147,6 +147,7 @@ class ThreatServable(Servable):
         self._pull = np.sqrt(influence) / np.maximum(spread, 1e-9)
         self._reach = np.sqrt(influence)
         self._is_category = np.array([codes is not None for codes in self._codes])
+        self._any_category = bool(self._is_category.any())
 
     def encode(self, rows: Sequence[Mapping[str, object]]) -> np.ndarray:
         """Turn rows of named values into model input.
@@ -249,12 +250,16 @@ class ThreatServable(Servable):
         """
         x = np.asarray(x, dtype=np.float32).reshape(-1)
         gap = np.abs(x - self.reference)
-        pull = np.where(self._is_category, (gap > 0) * self._reach, gap * self._pull)
-        pull[~(gap > 0)] = -1.0  # NaN compares false: missing features drop out with the ordinary ones
-        order = np.argpartition(-pull, min(CANDIDATES, len(pull) - 1))[:CANDIDATES]
-        order = order[pull[order] >= 0]
-        batch = np.repeat(x[None, :], len(order) + 1, axis=0)
-        batch[np.arange(1, len(order) + 1), order] = self.reference[order]
+        pull = gap * self._pull
+        if self._any_category:
+            pull[self._is_category] = self._reach[self._is_category] * (gap[self._is_category] > 0)
+        # A missing feature has no gap (NaN); neither it nor an ordinary one is a candidate.
+        ranked_features = np.argsort(pull)  # NaN goes last
+        order = [j for j in ranked_features[::-1].tolist() if pull[j] > 0][:CANDIDATES]
+        batch = np.empty((len(order) + 1, len(x)), dtype=np.float32)
+        batch[:] = x
+        for i, j in enumerate(order, start=1):
+            batch[i, j] = self.reference[j]
         P = self.predict(batch)
         label = int(self.decide(P[:1])[0])
         if self._normal is None:
@@ -268,7 +273,7 @@ class ThreatServable(Servable):
         return P[0], [
             {
                 "feature": self.features[order[i]],
-                "value": self._shown(int(order[i]), float(x[order[i]])),
+                "value": self._shown(order[i], float(x[order[i]])),
                 "contribution": float(change[i]),
             }
             for i in ranked
