@@ -1,0 +1,597 @@
+"""The threat task: splits, masking, calibration, decisions, the exported graph, explanations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from aiops_core import metrics, servable, synthetic, threat
+from aiops_core.errors import DataError, ServableError
+from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
+from aiops_core.splits import TEST, TRAIN
+from aiops_core.tables import Dataset
+
+#: Largest fall of the attack probability that one more failed login may cause: forests are not monotone.
+LOGIN_TOLERANCE = 0.05
+
+
+def dataset(activity: pd.DataFrame, oracle: pd.DataFrame | None = None, **config: object) -> Dataset:
+    oracles = {} if oracle is None else {"threat": oracle}
+    return Dataset("made", "made", "none", {"activity": activity}, {"threat": {"test_fraction": 0.3, **config}}, oracles)
+
+
+def campaigns(rows_each: int = 40, seed: int = 0) -> pd.DataFrame:
+    """Flows with two numbers, a category, and campaigns as groups: six of scan, six of flood, one of normal."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for kind, centre, services in (("scan", (4.0, 0.0), ["ssh", "http"]), ("flood", (0.0, 4.0), ["http", "dns"])):
+        for campaign in range(6):
+            n = rows_each + 3 * campaign
+            x = rng.normal(np.array(centre) + rng.normal(0, 0.7, 2), 1.0, (n, 2))
+            frames.append(
+                pd.DataFrame({"a": x[:, 0], "b": np.exp(x[:, 1]), "service": rng.choice(services, n)}).assign(
+                    threat_type=kind, group=f"{kind}{campaign}"
+                )
+            )
+    n = rows_each * 12
+    x = rng.normal(0, 1.2, (n, 2))
+    normal = pd.DataFrame({"a": x[:, 0], "b": np.exp(x[:, 1]), "service": rng.choice(["mail", "http", "dns"], n)})
+    frames.append(normal.assign(threat_type="normal", group="normal"))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def grouped() -> threat.ThreatData:
+    return threat.prepare(dataset(campaigns()), seed=1)
+
+
+@pytest.fixture(scope="module")
+def default_data() -> threat.ThreatData:
+    activity, oracle = synthetic.activity(3000, seed=3)
+    return threat.prepare(dataset(activity, oracle), seed=3)
+
+
+@pytest.fixture(scope="module")
+def default_model(default_data: threat.ThreatData) -> threat.ThreatModel:
+    return threat.finish(threat.defaults(default_data)[1:2], default_data, seed=3)
+
+
+@pytest.fixture(scope="module")
+def served(
+    default_model: threat.ThreatModel, default_data: threat.ThreatData, tmp_path_factory: pytest.TempPathFactory
+) -> ThreatServable:
+    folder = tmp_path_factory.mktemp("threat") / "servable"
+    threat.export(default_model, default_data, folder)
+    return opened(folder)
+
+
+def opened(folder: Path) -> ThreatServable:
+    loaded = ThreatServable(folder, json.loads((folder / "card.json").read_text()))
+    loaded.verify()
+    return loaded
+
+
+# Splits --------------------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_in_training_or_in_test_never_in_both(grouped: threat.ThreatData) -> None:
+    assert grouped.group is not None
+    names = np.array(grouped.info["group_names"])[grouped.group]
+    attack = names != "normal"
+    shared = set(names[attack & (grouped.part == TRAIN)]) & set(names[attack & (grouped.part == TEST)])
+    assert shared == set()
+    assert set(grouped.y[grouped.part == TEST]) == {0, 1, 2}
+    # Normal is one group and all of its class: it is divided by rows.
+    assert 0 < (grouped.part[~attack] == TEST).sum() < (~attack).sum()
+
+
+def test_a_group_of_several_classes_stays_whole() -> None:
+    frame = campaigns()
+    hosts = np.random.default_rng(0).integers(0, 30, len(frame))
+    data = threat.prepare(dataset(frame.assign(group=[f"host{h}" for h in hosts])), seed=0)
+    assert set(hosts[data.part == TRAIN]) & set(hosts[data.part == TEST]) == set()
+    for fold in range(threat.FOLDS):
+        rows = data.rows[data.group_fold == fold]
+        assert set(hosts[rows]) & set(hosts[np.setdiff1d(data.rows, rows)]) == set()
+
+
+def test_every_attack_group_is_left_out_by_one_fold_and_learned_by_the_others(grouped: threat.ThreatData) -> None:
+    assert grouped.group is not None
+    group = grouped.group[grouped.rows]
+    for name in np.unique(group):
+        folds = np.unique(grouped.group_fold[group == name])
+        assert len(folds) == 1
+        assert (folds[0] == -1) == (grouped.info["group_names"][name] == "normal")
+    for fold in range(threat.FOLDS):
+        learned = (grouped.group_fold != fold) & (grouped.row_fold != fold)
+        assert set(grouped.y[grouped.rows[learned]]) == {0, 1, 2}
+
+
+def test_validation_holds_as_much_weight_of_unseen_as_of_known_groups(grouped: threat.ThreatData) -> None:
+    held = threat._held_out(grouped, threat.FOLDS)
+    attack = grouped.group_fold[held.row] >= 0
+    novel = held.weight[held.novel].sum()
+    known = held.weight[attack & ~held.novel].sum()
+    assert novel / (novel + known) == pytest.approx(threat.NOVEL_SHARE, abs=0.05)
+
+
+def test_the_official_split_is_kept() -> None:
+    frame = campaigns()
+    split = np.where(np.arange(len(frame)) % 5 == 0, "test", "train")
+    data = threat.prepare(dataset(frame.assign(split=split)), seed=0)
+    np.testing.assert_array_equal(data.part == TEST, split == "test")
+    assert data.info["split"].startswith("official split")
+
+
+def test_without_groups_every_class_is_split_in_the_same_share(default_data: threat.ThreatData) -> None:
+    for label in range(len(default_data.classes)):
+        share = (default_data.part[default_data.y == label] == TEST).mean()
+        assert share == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_class_of_two_rows_is_learned_and_tested() -> None:
+    frame = campaigns().drop(columns="group")
+    frame.loc[:1, "threat_type"] = "rare"
+    data = threat.prepare(dataset(frame), seed=0)
+    rare = data.classes.index("rare")
+    assert sorted(data.part[data.y == rare]) == [TRAIN, TEST]
+    model = threat.fit(threat.defaults(data)[0], data, seed=0)
+    assert threat.predict(model, data, "test")["probability"].shape[1] == 4
+
+
+def test_a_class_that_only_the_test_part_holds_gets_a_column() -> None:
+    frame = campaigns().drop(columns="group")
+    frame["split"] = np.where(np.arange(len(frame)) % 4 == 0, "test", "train")
+    frame.loc[frame.index[frame["split"] == "test"][:5], "threat_type"] = "new"
+    data = threat.prepare(dataset(frame), seed=0)
+    model = threat.finish(threat.defaults(data)[:1], data, seed=0)
+    probability = threat.predict(model, data, "test")["probability"]
+    assert probability.shape[1] == 4
+    assert np.isfinite(probability).all()
+
+
+def test_training_rows_of_one_class_are_refused() -> None:
+    frame = campaigns().drop(columns="group")
+    frame["split"] = np.where(frame["threat_type"] == "normal", "train", "test")
+    with pytest.raises(DataError, match="training rows hold one class only"):
+        threat.prepare(dataset(frame), seed=0)
+
+
+def test_large_cells_are_sampled_and_keep_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threat, "MAX_ROWS", 300)
+    y = np.repeat([0, 1, 2], [1000, 100, 20])
+    chosen, weight = threat._sample(y, None, np.random.default_rng(0))
+    count = np.bincount(y[chosen])
+    assert count.sum() <= 300
+    assert count[2] == 20
+    shares = np.bincount(y[chosen], weights=weight) / weight.sum()
+    np.testing.assert_allclose(shares, np.array([1000, 100, 20]) / 1120)
+
+
+def test_groups_count_by_the_root_of_their_size() -> None:
+    y, group = np.repeat([0, 1], [1000, 110]), np.repeat([0, 1, 2], [1000, 100, 10])
+    chosen, weight = threat._sample(y, group, np.random.default_rng(0))
+    mass = np.bincount(group[chosen], weights=weight)
+    np.testing.assert_allclose(mass / mass[2], [10.0, 10**0.5, 1.0])
+
+
+def test_equal_seeds_give_equal_data_and_equal_models(grouped: threat.ThreatData) -> None:
+    again = threat.prepare(dataset(campaigns()), seed=1)
+    np.testing.assert_array_equal(again.part, grouped.part)
+    np.testing.assert_array_equal(again.X, grouped.X)
+    params = threat.defaults(grouped)[1]
+    first, second = (threat.predict(threat.fit(params, d, seed=5), d, "test") for d in (grouped, again))
+    np.testing.assert_array_equal(first["probability"], second["probability"])
+
+
+# Features ------------------------------------------------------------------------------------------------------
+
+
+def test_constant_columns_and_row_numbers_as_text_are_no_features() -> None:
+    frame = campaigns()
+    frame = frame.assign(same=1.0, ident=[f"flow-{i}" for i in range(len(frame))])
+    data = threat.prepare(dataset(frame), seed=0)
+    assert data.info["features"] == ["a", "b", "service"]
+    assert [text.split()[0] for text in data.info["left_out"]] == ["same", "ident"]
+
+
+def test_categories_are_ordered_by_their_share_of_attacks(grouped: threat.ThreatData) -> None:
+    service = next(f for f in grouped.features if f["name"] == "service")
+    assert service["categories"][0] == "mail"
+    assert service["categories"][-1] == "ssh"
+    assert "(other)" in service["categories"]
+
+
+def test_statistics_do_not_see_test_rows() -> None:
+    frame = campaigns()
+    split = np.where(np.arange(len(frame)) % 4 == 0, "test", "train")
+    changed = frame.copy()
+    changed.loc[split == "test", ["a", "b"]] *= 1000
+    plain, moved = (threat.prepare(dataset(f.assign(split=split)), seed=0) for f in (frame, changed))
+    assert plain.features == moved.features
+    np.testing.assert_array_equal(plain.inputs["sharp"][-1].coefficients, moved.inputs["sharp"][-1].coefficients)
+
+
+def test_renaming_groups_changes_nothing() -> None:
+    frame = campaigns()
+    renamed = frame.assign(group="x-" + frame["group"])
+    first, second = (threat.prepare(dataset(f), seed=0) for f in (frame, renamed))
+    np.testing.assert_array_equal(first.part, second.part)
+    np.testing.assert_array_equal(first.group_fold, second.group_fold)
+
+
+# Training ------------------------------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_rows_is_repeated_with_masked_features(default_data: threat.ThreatData) -> None:
+    every = np.ones(len(default_data.rows), dtype=bool)
+    params = {"mask_share": 0.4, "balance": 0.0}
+    rows, X, _ = threat._training_rows(params, default_data, every, 0)
+    n = len(default_data.rows)
+    assert (len(rows) - n) / n == pytest.approx(0.4, abs=0.05)
+    assert np.isnan(X[n:]).mean() > np.isnan(X[:n]).mean() + 0.3
+    known = ~np.isnan(X[n:])
+    np.testing.assert_array_equal(X[n:][known], default_data.X[default_data.rows[rows[n:]]][known])
+
+
+def test_fit_reports_every_step_and_stops_when_told(grouped: threat.ThreatData) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+    threat.fit(threat.defaults(grouped)[0], grouped, seed=0, report=lambda step, values: seen.append((step, values)))
+    assert [step for step, _ in seen] == list(range(1, threat.MAX_STEPS + 1))
+    assert all(threat.OBJECTIVE in values for _, values in seen)
+    assert 0.4 < seen[-1][1][threat.OBJECTIVE] <= 1.0
+
+    class Pruned(Exception):
+        pass
+
+    def stop(step: int, values: dict[str, float]) -> None:
+        raise Pruned
+
+    with pytest.raises(Pruned):
+        threat.fit(threat.defaults(grouped)[0], grouped, seed=0, report=stop)
+
+
+def test_every_point_of_the_space_can_be_fitted_and_defaults_lie_in_it(grouped: threat.ThreatData) -> None:
+    space = threat.space(grouped)
+    for point in threat.defaults(grouped):
+        assert set(point) == set(space)
+        assert all(space[name]._contains(space[name].to_internal_repr(value)) for name, value in point.items())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    chosen = [study.ask(space).params for _ in range(3)]
+    model = threat.finish(chosen, grouped, seed=0)
+    assert len(model.forest.estimators_) == threat.FINAL_TREES
+    assert len(model.params) == threat.BEST
+
+
+def test_the_detector_beats_the_class_prior_and_stays_below_the_oracle(
+    default_data: threat.ThreatData, default_model: threat.ThreatModel
+) -> None:
+    mine = threat.predict(default_model, default_data, "test")
+    prior = threat.baselines(default_data, seed=0)["class_prior"]
+    best = threat.oracle(default_data)
+    assert best is not None
+    assert threat.compare(default_data, mine, prior)["low"] > 0.3
+    reached = threat.evaluate(default_data, mine)["macro_f1"]["value"]
+    possible = threat.evaluate(default_data, best)["macro_f1"]["value"]
+    assert 0.9 * possible < reached <= possible + 0.02
+
+
+def test_shuffled_labels_are_not_better_than_the_class_prior() -> None:
+    activity, _ = synthetic.activity(1500, seed=0)
+    activity["threat_type"] = np.random.default_rng(0).permutation(activity["threat_type"])
+    data = threat.prepare(dataset(activity), seed=0)
+    model = threat.finish(threat.defaults(data)[:1], data, seed=0)
+    prediction = threat.predict(model, data, "test")
+    accuracy = threat.evaluate(data, prediction)["accuracy"]["value"]
+    assert accuracy <= activity["threat_type"].value_counts(normalize=True).max() + 0.03
+    assert threat.evaluate(data, prediction)["macro_f1"]["value"] < 0.2
+
+
+# Calibration and decision --------------------------------------------------------------------------------------
+
+
+def test_the_temperature_lowers_the_log_loss_of_held_out_rows(
+    default_data: threat.ThreatData, default_model: threat.ThreatModel
+) -> None:
+    raw = dataclasses.replace(default_model, temperature=1.0, floor=1e-3)
+    loss = {}
+    for name, model in (("raw", raw), ("calibrated", default_model)):
+        prediction = threat.predict(model, default_data, "test")
+        loss[name] = threat.evaluate(default_data, prediction)["log_loss"]["value"]
+    assert loss["calibrated"] <= loss["raw"] + 0.002
+    cold = dataclasses.replace(default_model, temperature=default_model.temperature * 2)
+    warm = threat.evaluate(default_data, threat.predict(cold, default_data, "test"))["log_loss"]["value"]
+    assert loss["calibrated"] < warm
+
+
+def test_calibration_finds_the_temperature_that_was_applied() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet([0.5, 0.5, 0.5], 20_000) * 0.998 + 0.002 / 3
+    truth = (rng.random((20_000, 1)) > probability.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    votes = metrics.apply_temperature(np.log(probability), 2.0)
+    temperature, _ = threat._fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
+    assert temperature == pytest.approx(0.5, rel=0.1)
+
+
+def test_probabilities_are_calibrated_within_five_points(
+    default_data: threat.ThreatData, default_model: threat.ThreatModel
+) -> None:
+    assert threat.evaluate(default_data, threat.predict(default_model, default_data, "test"))["ece"]["value"] < 0.05
+
+
+def test_decision_weights_grow_as_classes_get_rarer() -> None:
+    weights = threat._decision_weights(np.array([0.9, 0.09, 0.01]), 0.5)
+    assert weights[0] < weights[1] < weights[2]
+    np.testing.assert_allclose(threat._decision_weights(np.array([0.9, 0.09, 0.01]), 0.0), 1.0)
+
+
+def test_alpha_follows_the_rows_it_is_chosen_on() -> None:
+    """Where the rare class of training is common in validation, its weight must rise."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], [500, 500])
+    score = np.where(truth == 1, 0.35, 0.05) + rng.normal(0, 0.03, 1000)
+    probability = np.c_[1 - score, score]
+    alpha, _ = threat._choose_alpha(truth, probability, np.ones(1000), np.array([0.9, 0.1]))
+    assert alpha > 0.2
+
+
+def test_costs_decide_and_can_change_at_run_time(served: ThreatServable, default_data: threat.ThreatData) -> None:
+    P = served.predict(default_data.X[default_data.index("test")])
+    usual = served.decide(P)
+    np.testing.assert_array_equal(usual, (P * served.weights).argmax(axis=1))
+    normal = served.classes.index("normal")
+    dear = {name: {"normal": 200.0} for name in served.classes if name != "normal"}
+    careful = served.decide(P, costs=dear)
+    assert (careful == normal).sum() < (usual == normal).sum()
+    np.testing.assert_array_equal(served.decide(P), usual)
+
+
+def test_equal_costs_choose_the_most_probable_class() -> None:
+    P = np.random.default_rng(0).dirichlet(np.ones(4), 50)
+    np.testing.assert_array_equal(expected_cost_label(P, costs=1 - np.eye(4)), P.argmax(axis=1))
+
+
+def test_the_cost_matrix_of_the_settings_reaches_the_card(tmp_path: Path) -> None:
+    costs = {"scan": {"normal": 20.0}, "flood": {"normal": 20.0}}
+    data = threat.prepare(dataset(campaigns(), costs=costs), seed=0)
+    model = threat.finish(threat.defaults(data)[:1], data, seed=0)
+    threat.export(model, data, tmp_path / "s")
+    loaded = opened(tmp_path / "s")
+    assert loaded.costs is not None
+    assert loaded.costs[loaded.classes.index("scan"), loaded.classes.index("normal")] == 20
+    prediction = threat.score(loaded, data, "test")
+    np.testing.assert_array_equal(prediction["label"], (prediction["probability"] @ loaded.costs).argmin(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        ({"worm": {"normal": 1.0}}, "names class 'worm'"),
+        (np.ones((2, 3)), r"shape \(2, 3\)"),
+        (np.array([[0.0, -1.0], [1.0, 0.0]]), "negative"),
+    ],
+)
+def test_a_bad_cost_matrix_is_refused(costs: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        cost_matrix(costs, ["normal", "scan"])  # type: ignore[arg-type]
+
+
+def test_uncertain_rows_can_be_answered_unknown() -> None:
+    P = np.array([[0.4, 0.35, 0.25], [0.95, 0.03, 0.02]])
+    assert expected_cost_label(P, abstain=0.6).tolist() == [UNKNOWN, 0]
+    assert expected_cost_label(P).tolist() == [0, 0]
+
+
+# Servable ------------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_gives_the_native_probabilities_with_and_without_missing_values(
+    served: ThreatServable, default_model: threat.ThreatModel, default_data: threat.ThreatData
+) -> None:
+    X = default_data.X[default_data.index("test")].copy()
+    X[::2][np.random.default_rng(0).random(X[::2].shape) < 0.5] = np.nan
+    X[0] = np.nan
+    assert np.isnan(X).mean() > 0.2
+    native = default_model.calibrated(default_model.forest.predict_proba(default_model.inputs.expand(X)))
+    difference = np.abs(served.predict(X) - native).max(axis=1)
+    # A matrix product that rounds the other way may move one tree of a row; nearly every row must be equal.
+    assert np.quantile(difference, 0.99) < 1e-5
+    assert difference.max() < 0.02
+
+
+@pytest.mark.parametrize("evidence", ["none", "smooth"])
+def test_the_graph_is_the_native_model_for_categories_too(evidence: str, grouped: threat.ThreatData, tmp_path: Path) -> None:
+    params = {**threat.defaults(grouped)[0], "evidence": evidence}
+    model = threat.finish([params], grouped, seed=0)
+    threat.export(model, grouped, tmp_path / "s")
+    native = threat.predict(model, grouped, "test")
+    through = threat.score(opened(tmp_path / "s"), grouped, "test")
+    np.testing.assert_allclose(through["probability"], native["probability"], atol=1e-5)
+    assert (through["label"] == native["label"]).mean() > 0.99
+
+
+def test_unknown_categories_are_answered_like_rare_ones(grouped: threat.ThreatData, tmp_path: Path) -> None:
+    model = threat.finish(threat.defaults(grouped)[:1], grouped, seed=0)
+    threat.export(model, grouped, tmp_path / "s")
+    loaded = opened(tmp_path / "s")
+    X = loaded.encode([{"a": 4.0, "b": 1.0, "service": "gopher"}, {"a": 4.0, "b": 1.0, "service": "(other)"}, {"a": 4.0}])
+    np.testing.assert_array_equal(X[0], X[1])
+    assert np.isnan(X[2, 1:]).all()
+    np.testing.assert_allclose(loaded.predict(X).sum(axis=1), 1.0)
+
+
+def test_encoding_at_serving_is_the_encoding_of_training(grouped: threat.ThreatData, tmp_path: Path) -> None:
+    model = threat.fit(threat.defaults(grouped)[0], grouped, seed=0)
+    threat.export(model, grouped, tmp_path / "s")
+    rows = campaigns()[["a", "b", "service"]].to_dict("records")
+    np.testing.assert_array_equal(opened(tmp_path / "s").encode(rows), grouped.X)
+
+
+def test_encode_names_the_feature_that_is_no_number(served: ThreatServable) -> None:
+    with pytest.raises(DataError, match="'unique_ips': must be a number, not 'many'"):
+        served.encode([{"unique_ips": "many"}])
+    with pytest.raises(DataError, match="'unique_ips': must be finite"):
+        served.encode([{"unique_ips": float("inf")}])
+
+
+def test_a_batch_gives_what_single_rows_give(served: ThreatServable, default_data: threat.ThreatData) -> None:
+    X = default_data.X[default_data.index("test")[:64]]
+    singles = np.concatenate([served.predict(x[None, :]) for x in X])
+    np.testing.assert_allclose(served.predict(X), singles, atol=1e-6)
+    assert served.predict(X[:0]).shape == (0, len(served.classes))
+
+
+def test_input_of_another_width_is_refused(served: ThreatServable) -> None:
+    with pytest.raises(ServableError, match=r"shape \(1, 3\)"):
+        served.predict(np.zeros((1, 3), dtype=np.float32))
+
+
+def test_a_changed_graph_does_not_pass_its_golden_examples(
+    default_model: threat.ThreatModel, default_data: threat.ThreatData, tmp_path: Path
+) -> None:
+    threat.export(default_model, default_data, tmp_path / "s")
+    other = dataclasses.replace(default_model, temperature=default_model.temperature * 1.5)
+    (tmp_path / "s" / "model.onnx").write_bytes(threat._graph(other))
+    with pytest.raises(ServableError, match="golden output 'probability' differs"):
+        opened(tmp_path / "s")
+
+
+def test_the_card_says_what_the_service_needs(served: ThreatServable, default_data: threat.ThreatData) -> None:
+    card = served.card
+    assert card["classes"] == default_data.classes
+    assert [f["name"] for f in card["features"]] == default_data.info["features"]
+    for feature in card["features"]:
+        assert {"median", "p01", "p99", "min", "max", "mean", "std"} <= set(feature["reference"])
+    assert card["calibration"]["method"] == "temperature"
+    assert len(card["decision"]["weights"]) == len(card["classes"])
+    assert "prior" in card["decision"]["words"]
+
+
+# Behaviour -----------------------------------------------------------------------------------------------------
+
+
+def attack_probability(loaded: ThreatServable, rows: list[dict[str, object]]) -> np.ndarray:
+    return 1.0 - loaded.predict(loaded.encode(rows))[:, loaded.classes.index("normal")]
+
+
+def test_three_features_of_an_attack_are_enough(served: ThreatServable) -> None:
+    attack = attack_probability(served, [{"failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}])
+    assert attack[0] > 0.8
+
+
+def test_nothing_known_gives_about_the_class_shares(served: ThreatServable, default_data: threat.ThreatData) -> None:
+    normal = default_data.info["class_shares"]["normal"]
+    assert 1 - attack_probability(served, [{}])[0] == pytest.approx(normal, abs=0.25)
+
+
+def test_more_failed_logins_never_lower_the_attack_probability_beyond_tolerance(
+    served: ThreatServable, default_data: threat.ThreatData
+) -> None:
+    column = served.features.index("failed_auth_count")
+    rows = default_data.X[default_data.index("test")[:100]]
+    logins = np.array([0, 1, 2, 4, 8, 16, 32, 64], dtype=np.float32)
+    grid = np.repeat(rows, len(logins), axis=0)
+    grid[:, column] = np.tile(logins, len(rows))
+    attack = 1.0 - served.predict(grid)[:, served.classes.index("normal")]
+    curves = attack.reshape(len(rows), len(logins))
+    fall = np.maximum.accumulate(curves, axis=1) - curves
+    assert np.quantile(fall.max(axis=1), 0.95) < LOGIN_TOLERANCE
+    assert (curves[:, -1] - curves[:, 0]).mean() > 0.05
+
+
+def test_the_named_driver_moves_the_prediction_as_stated(served: ThreatServable, default_data: threat.ThreatData) -> None:
+    named = 0
+    for x in default_data.X[default_data.index("test")[:40]]:
+        drivers = served.explain(x, top=3)
+        label = int(served.decide(served.predict(x[None, :]))[0])
+        normal = served.classes.index("normal")
+        assert [abs(d["contribution"]) for d in drivers] == sorted((abs(d["contribution"]) for d in drivers), reverse=True)
+        for driver in drivers:
+            j = served.features.index(driver["feature"])
+            without = x.copy()
+            without[j] = served.reference[j]
+            P = served.predict(np.stack([x, without]))
+            number = 1 - P[:, normal] if label == normal else P[:, label]
+            assert driver["contribution"] == pytest.approx(number[0] - number[1], abs=1e-6)
+            assert not np.isnan(x[j])
+            named += 1
+    assert named > 60
+
+
+def test_a_feature_without_influence_is_never_a_driver(tmp_path: Path) -> None:
+    frame = campaigns()
+    frame["a"] = np.where(frame["threat_type"] == "normal", 0.0, 10.0) + np.arange(len(frame)) % 3
+    frame["noise"] = np.tile([0.0, 1.0], len(frame))[: len(frame)]
+    data = threat.prepare(dataset(frame.drop(columns=["b", "service", "group"])), seed=0)
+    model = threat.finish([{**threat.defaults(data)[0], "max_features": 1.0}], data, seed=0)
+    threat.export(model, data, tmp_path / "s")
+    loaded = opened(tmp_path / "s")
+    drivers = loaded.explain(loaded.encode([{"a": 11.0, "noise": 1.0}])[0], top=5)
+    assert drivers[0]["feature"] == "a"
+    assert drivers[0]["contribution"] > 0.3
+    assert all(abs(d["contribution"]) < 0.02 for d in drivers if d["feature"] == "noise")
+
+
+def test_an_ordinary_row_has_no_drivers(served: ThreatServable) -> None:
+    assert served.explain(served.reference.copy()) == []
+
+
+# Report --------------------------------------------------------------------------------------------------------
+
+
+def test_details_are_plain_and_add_up(grouped: threat.ThreatData) -> None:
+    model = threat.fit(threat.defaults(grouped)[0], grouped, seed=0)
+    prediction = threat.predict(model, grouped, "test")
+    found = threat.details(grouped, prediction)
+    json.dumps(found)
+    assert np.sum(found["confusion"]) == grouped.info["test_rows"]
+    assert np.trace(found["confusion"]) / np.sum(found["confusion"]) == pytest.approx(
+        threat.evaluate(grouped, prediction)["accuracy"]["value"]
+    )
+    assert set(found["precision_recall"]) == set(grouped.classes)
+    known = {row["group"]: row["known"] for row in found["groups"]}
+    assert known.pop("normal")
+    assert not any(known.values())
+    for case in found["worst_cases"]:
+        assert case["truth"] != case["decided"]
+
+
+def test_the_cost_curve_counts_misses_and_false_alarms() -> None:
+    attack, score = np.array([True, True, False, False]), np.array([0.9, 0.05, 0.5, 0.01])
+    curve = threat._attack_cost(attack, score, miss_cost=10.0)
+    at = curve["threshold"].index(curve["chosen"])
+    assert (curve["missed"][at], curve["false_alarms"][at]) == (1, 1)
+    assert curve["cost"][at] == 11
+
+
+def test_baselines_answer_the_same_rows(default_data: threat.ThreatData) -> None:
+    found = threat.baselines(default_data, seed=0)
+    assert set(found) == {*threat.SIMPLE_BASELINES, *threat.STRONG_BASELINES}
+    for prediction in found.values():
+        assert prediction["probability"].shape == (default_data.info["test_rows"], len(default_data.classes))
+        np.testing.assert_allclose(prediction["probability"].sum(axis=1), 1.0)
+    scores = {name: threat.evaluate(default_data, p)["macro_f1"]["value"] for name, p in found.items()}
+    assert scores["hist_gradient_boosting"] > scores["class_prior"] + 0.3
+
+
+def test_the_summary_counts_every_row(grouped: threat.ThreatData) -> None:
+    summary = grouped.summary()
+    assert summary["train_rows"].sum() == grouped.info["train_rows"]
+    assert summary["test_rows"].sum() == grouped.info["test_rows"]
+    assert summary.loc["scan", "train_groups"] + summary.loc["scan", "test_groups"] == 6
+
+
+def test_the_servable_folder_opens_by_its_task(
+    default_model: threat.ThreatModel, default_data: threat.ThreatData, tmp_path: Path
+) -> None:
+    threat.export(default_model, default_data, tmp_path / "s")
+    loaded = servable.load(tmp_path / "s")
+    assert isinstance(loaded, ThreatServable)
+    prediction = threat.score(loaded, default_data, "test")
+    assert prediction["probability"].shape == (default_data.info["test_rows"], 9)
