@@ -880,7 +880,7 @@ DYNAMICS: dict[str, tuple[float, float, float, float, float]] = {
     "memory_usage": (0.92, 6.0, 2.2, 1 / 1200, 11.0),
     "storage_usage": (0.95, 5.5, 1.5, 1 / 1000, 11.0),
 }
-#: Sd per hour of the random walk that replaces season, trend and autoregression as the signal goes to 0.
+#: Sd per hour of the random walk that replaces season, trend, shifts and noise as the signal goes to 0.
 WALK = 0.3
 
 
@@ -902,7 +902,7 @@ def usage(n_samples: int, *, seed: int, signal: float = 1.0) -> tuple[pd.DataFra
     seed : int
         Non-negative.
     signal : float
-        Scales season, trend and autoregression. At 0 every target is a random walk, whose best forecast is its
+        Scales season, trend and noise. At 0 every target is a random walk, whose best forecast is its
         last value.
 
     Returns
@@ -1000,7 +1000,7 @@ class UsageOracle:
         kept = decay**step
         known = self.mean[target, resource, hour + step].astype(np.float64)
         known += self.level[target, resource, hour] + kept * self.auto[target, resource, hour]
-        variance = (self.signal * sd) ** 2 * (1 - kept**2) + white**2 + ((1 - self.signal) * WALK) ** 2 * step
+        variance = self.signal**2 * (sd**2 * (1 - kept**2) + white**2) + ((1 - self.signal) * WALK) ** 2 * step
         expected = rate * step * self.signal
         out = np.zeros(len(step))
         weight = np.exp(-expected)
@@ -1043,7 +1043,7 @@ def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.nd
         walk = rng.standard_normal(shape) * WALK * (1 - signal)
         level[j] = np.cumsum(jumps + walk, axis=1)
         auto[j] = _ar1(rng, shape, decay, sd * signal)
-        observed[j] = np.clip(mean[j] + level[j] + auto[j] + rng.normal(0, white, shape), 0.0, 100.0)
+        observed[j] = np.clip(mean[j] + level[j] + auto[j] + rng.normal(0, white * signal, shape), 0.0, 100.0)
     values = np.concatenate([observed, _exogenous(rng, demand, auto[0], signal)])
     values[rng.random(values.shape, dtype=np.float32) < 0.01] = np.nan
     return values, np.stack([mean, level, auto])

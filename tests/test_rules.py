@@ -1,0 +1,206 @@
+"""The untrained models: failure rules, anomaly statistics, threat signatures, recommended actions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aiops_core import rules, synthetic
+from aiops_core.errors import UsageError
+
+SNAPSHOT = {"cpu_usage": 85.5, "memory_usage": 78.2, "disk_io": 1200, "network_errors": 15}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> rules.RuleBasedFailurePredictor:
+    return rules.RuleBasedFailurePredictor()
+
+
+def season(days: int, *, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Hourly load with a high peak at noon of every day, from a Monday on."""
+    times = np.datetime64("2025-03-03T00", "h") + np.arange(24 * days)
+    hour = np.arange(24 * days) % 24
+    rng = np.random.default_rng(0)
+    return times, 30 + 50 * np.exp(-((hour - 12) ** 2) / 2) + noise * rng.standard_normal(24 * days)
+
+
+# Failure rules
+
+
+def test_a_strained_server_is_a_high_risk_with_reasons(predictor: rules.RuleBasedFailurePredictor) -> None:
+    verdict = predictor.assess(SNAPSHOT)
+    assert verdict.probability >= predictor.threshold
+    assert verdict.severity == "high"
+    assert verdict.drivers[0]["feature"] == "cpu_usage"
+    assert verdict.used == list(SNAPSHOT)
+    assert len(verdict.reasons) == len(verdict.drivers)
+    assert "cpu_usage 85.5 is above 70" in verdict.reasons[0]
+
+
+def test_a_quiet_server_is_at_the_base_rate_without_drivers(predictor: rules.RuleBasedFailurePredictor) -> None:
+    verdict = predictor.assess({"cpu_usage": 20.0, "error_rate": 0.0})
+    assert verdict.probability == pytest.approx(0.1)
+    assert (verdict.severity, verdict.drivers) == ("low", [])
+
+
+@pytest.mark.parametrize("metric", list(rules.FAILURE_RULES))
+def test_risk_never_falls_as_a_metric_rises(predictor: rules.RuleBasedFailurePredictor, metric: str) -> None:
+    rule = rules.FAILURE_RULES[metric]
+    steps = np.linspace(0, 4 * rule.critical, 50)[:, None]
+    risk = predictor.predict(steps, [metric])
+    assert (np.diff(risk) >= 0).all()
+    assert risk[-1] > risk[0]
+
+
+def test_many_rows_give_what_one_row_gives(predictor: rules.RuleBasedFailurePredictor) -> None:
+    names = list(synthetic.TELEMETRY_METRICS)
+    table = synthetic.telemetry(100, seed=0).telemetry[names].to_numpy()[:200]
+    risk = predictor.predict(table, names)
+    single = [predictor.assess(dict(zip(names, map(float, row), strict=True))).probability for row in table]
+    np.testing.assert_allclose(risk, single)
+
+
+def test_missing_and_unknown_metrics_are_no_evidence(predictor: rules.RuleBasedFailurePredictor) -> None:
+    assert predictor.predict(np.array([[90.0, np.nan, 7.0]]), ["cpu_usage", "memory_usage", "fan_speed"])[0] == (
+        predictor.predict(np.array([90.0]), ["cpu_usage"])[0]
+    )
+    verdict = predictor.assess({"cpu_usage": None, "memory_usage": float("nan"), "fan_speed": 1e9})
+    assert verdict.probability == pytest.approx(0.1)
+    assert verdict.used == []
+
+
+def test_one_broken_sensor_cannot_make_certainty(predictor: rules.RuleBasedFailurePredictor) -> None:
+    assert predictor.predict(np.array([[1e12]]), ["disk_io"])[0] < 0.9
+    assert predictor.predict(np.array([[np.inf]]), ["disk_io"])[0] < 0.9
+
+
+def test_columns_that_do_not_fit_their_names_are_refused(predictor: rules.RuleBasedFailurePredictor) -> None:
+    with pytest.raises(UsageError, match="2 feature names do not fit values of shape"):
+        predictor.predict(np.zeros((3, 1)), ["cpu_usage", "memory_usage"])
+
+
+def test_rules_know_something_but_not_much_about_synthetic_failures(predictor: rules.RuleBasedFailurePredictor) -> None:
+    story = synthetic.telemetry(4000, seed=0)
+    rows = story.telemetry.merge(story.oracle, on=["resource_id", "timestamp"])
+    risk = predictor.predict(rows[list(synthetic.TELEMETRY_METRICS)].to_numpy(), synthetic.TELEMETRY_METRICS)
+    order = np.corrcoef(pd.Series(risk).rank(), rows["probability"].rank())[0, 1]
+    assert 0.05 < order < 0.5
+
+
+# Anomaly detector
+
+
+def test_an_injected_spike_is_found_and_the_seasonal_peak_is_not() -> None:
+    times, values = season(28)
+    values[24 * 20 + 3] = 80.0  # as high as every noon, but at night
+    (finding,) = rules.StatisticalAnomalyDetector().detect({"cpu_usage": values}, timestamps=times)
+    assert list(np.flatnonzero(finding.anomalous)) == [24 * 20 + 3]
+    assert finding.high[24 * 20 + 3] < 80.0 < finding.high[24 * 20 + 12]
+    assert finding.score.argmax() == 24 * 20 + 3
+
+
+def test_without_timestamps_the_plain_median_judges() -> None:
+    rng = np.random.default_rng(0)
+    values = 50 + rng.standard_normal(100)
+    values[40] = 90.0
+    (finding,) = rules.StatisticalAnomalyDetector().detect({"cpu_usage": values})
+    assert list(np.flatnonzero(finding.anomalous)) == [40]
+    assert np.ptp(finding.expected) == 0
+
+
+def test_weekends_have_their_own_usual_value() -> None:
+    times, values = season(56, noise=0.0)
+    weekend = (np.arange(len(times)) // 24) % 7 >= 5
+    values[weekend] = 30 + (values[weekend] - 30) * 0.1
+    values += np.random.default_rng(0).standard_normal(len(values))
+    values[24 * 12 + 12] = 80.0  # a weekday's noon load on a Saturday
+    (finding,) = rules.StatisticalAnomalyDetector().detect({"cpu_usage": values}, timestamps=times)
+    assert list(np.flatnonzero(finding.anomalous)) == [24 * 12 + 12]
+
+
+def test_a_learned_reference_survives_json_and_judges_by_resource() -> None:
+    telemetry = synthetic.telemetry(300, seed=0).telemetry
+    detector = rules.StatisticalAnomalyDetector()
+    reference = json.loads(json.dumps(detector.learn(telemetry)))
+    ids = telemetry["resource_id"].unique()
+    assert list(reference["resources"]) == list(ids)
+    levels = {i: reference["resources"][i]["memory_usage"]["median"] for i in ids}
+    small = min(levels, key=lambda i: levels[i])
+    large = max(levels.values())
+    times = np.array(["2025-06-02T10"], dtype="datetime64[h]")
+    known, stranger = (
+        detector.detect({"memory_usage": [large]}, timestamps=times, resource_id=name, reference=reference)[0]
+        for name in (small, "never-seen")
+    )
+    assert known.anomalous[0]
+    assert not stranger.anomalous[0]
+
+
+def test_missing_values_score_nothing_and_short_series_are_not_judged() -> None:
+    detector = rules.StatisticalAnomalyDetector()
+    (finding,) = detector.detect({"cpu_usage": [50.0, None, 51.0, 49.0, 50.5, float("nan")]})
+    assert finding.score[1] == finding.score[5] == 0
+    (short,) = detector.detect({"cpu_usage": [1.0, 99.0]})
+    assert not short.anomalous.any()
+    assert np.isnan(short.expected).all()
+
+
+def test_a_constant_metric_does_not_turn_every_wiggle_into_an_anomaly() -> None:
+    (finding,) = rules.StatisticalAnomalyDetector().detect({"cpu_usage": [50.0] * 40 + [50.5, 80.0]})
+    assert list(np.flatnonzero(finding.anomalous)) == [41]
+
+
+def test_a_higher_threshold_finds_fewer_anomalies() -> None:
+    values = np.random.default_rng(0).standard_t(2, 500)
+    counts = [
+        rules.StatisticalAnomalyDetector(threshold).detect({"x": values})[0].anomalous.sum() for threshold in (3.0, 6.0)
+    ]
+    assert counts[0] > counts[1] > 0
+    with pytest.raises(UsageError, match="must be positive"):
+        rules.StatisticalAnomalyDetector(0.0)
+
+
+def test_series_and_timestamps_of_different_length_are_refused() -> None:
+    times, values = season(2)
+    with pytest.raises(UsageError, match="'cpu_usage' has 47 values but there are 48 timestamps"):
+        rules.StatisticalAnomalyDetector().detect({"cpu_usage": values[:-1]}, timestamps=times)
+
+
+# Threat signatures and actions
+
+
+def test_signatures_recognise_blatant_attacks_and_leave_normal_alone() -> None:
+    frame, _ = synthetic.activity(4000, seed=0)
+    classes = list(synthetic.CLASSES)
+    P = rules.threat_rules(frame[list(synthetic.ACTIVITY_FEATURES)].to_numpy(), synthetic.ACTIVITY_FEATURES, classes)
+    np.testing.assert_allclose(P.sum(axis=1), 1)
+    label = np.array(classes)[P.argmax(axis=1)]
+    truth = frame["threat_type"].to_numpy().astype(str)
+    assert 0.65 < (label == truth).mean() < 0.92
+    assert (label[truth == "normal"] == "normal").mean() > 0.9
+
+
+def test_three_features_are_enough_to_see_a_brute_force_attack() -> None:
+    names = ["failed_auth_count", "request_rate", "unique_ips"]
+    P = rules.threat_rules(np.array([[25.0, 1500.0, 50.0]]), names, list(synthetic.CLASSES))
+    assert list(synthetic.CLASSES)[int(P.argmax())] == "brute_force"
+
+
+def test_a_row_without_any_value_is_normal() -> None:
+    P = rules.threat_rules(np.full((1, 2), np.nan), ["failed_auth_count", "xss_score"], list(synthetic.CLASSES))
+    assert P.argmax() == 0
+
+
+def test_actions_follow_the_drivers_in_their_order() -> None:
+    drivers = rules.RuleBasedFailurePredictor().assess({"memory_usage": 99.0, "network_errors": 20.0}).drivers
+    assert rules.failure_actions(drivers) == ["restart_service", "scale_vertical", "failover_network"]
+    assert rules.failure_actions(drivers, failing=False) == ["continue_monitoring"]
+
+
+def test_every_class_has_an_action() -> None:
+    for name in synthetic.CLASSES:
+        assert rules.threat_actions(name) != ["investigate"]
+    assert rules.threat_actions("something_new") == ["investigate"]
