@@ -280,7 +280,7 @@ class Api:
         return 200, b"text/html; charset=utf-8", page, docs.HEADERS
 
     async def _actions(self, path: str) -> bytes:
-        return _encode({"actions": [{"id": a.id, "does": a.does, "when": list(a.when)} for a in catalogue().values()]})
+        return _encode({"actions": [{"id": a.id, "does": a.does, "when": a.when} for a in catalogue().values()]})
 
     # Registry --------------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from serve_app.answers import iso, parse_stamp, quality
 from serve_app.problems import invalid
-from serve_app.remediation import suggest
-from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range
+from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range, feature_unit
 from serve_app.services import Live, Service, breathe, decode, is_batch, unknown_names
 
 __all__ = ["DEFAULT_THRESHOLD", "CapacityService", "exceedance"]
@@ -27,6 +26,13 @@ MAX_POINTS = 2_000_000
 #: (series, step) pairs forecast before other requests get a turn.
 _CHUNK_PAIRS = 8_192
 _DAY = 86_400
+#: Recommendation to the action of the catalogue.
+_ACTIONS = {
+    "scale_up": "scale_up",
+    "plan_capacity": "plan_capacity",
+    "scale_down": "scale_down",
+    "maintain": "continue_monitoring",
+}
 _Z90 = NormalDist().inv_cdf(0.9)
 _encode = msgspec.json.Encoder().encode
 
@@ -279,7 +285,7 @@ class CapacityService(Service):
             "time_to_threshold": reach,
             "recommendation": recommendation,
             "drivers": drivers,
-            "recommended_actions": suggest("capacity", recommendation["action"]),
+            "recommended_actions": [_ACTIONS[recommendation["action"]]],
             "warnings": warnings,
             "request_id": request_id,
             "model": self._block,
@@ -311,7 +317,7 @@ def _grid(values: np.ndarray, when: np.ndarray | None, last: int, step: int, con
 
 
 def _default_threshold(feature: Any, bands: np.ndarray) -> float:
-    if feature.get("unit") == "%":
+    if feature_unit(feature) == "%":
         return DEFAULT_THRESHOLD
     reference = feature.get("reference") or {}
     return float(reference.get("p99", reference.get("max", float(bands[:, 2].max()))))

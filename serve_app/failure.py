@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from aiops_core.rules import failure_actions
 from serve_app import legacy
 from serve_app.answers import UNCALIBRATED, Ranges, parse_stamp, quality, say_missing, severity
 from serve_app.problems import invalid
-from serve_app.remediation import suggest
 from serve_app.schemas import FailureBatch, FailureRequest, feature_range
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch, legacy_block, unknown_names
 from serve_app.windows import Windows
@@ -211,7 +211,7 @@ class FailureService(Service):
             "threshold": round(ready.threshold, 6),
             "horizon_seconds": ready.horizon_seconds,
             "drivers": drivers,
-            "recommended_actions": suggest("failure", prediction, _first(drivers)),
+            "recommended_actions": failure_actions(_raising(drivers), failing),
             "warnings": warnings,
             "request_id": request_id,
             "model": ready.block,
@@ -230,7 +230,7 @@ class FailureService(Service):
         ignored = [name for name in given if name not in verdict.used]
         if ignored:
             warnings.append(f"the rules do not use {', '.join(ignored)}")
-        failing = verdict.probability >= verdict.threshold
+        failing = verdict.probability >= legacy.THRESHOLD
         prediction = "failure" if failing else "no_failure"
         stated = verdict.probability if failing else 1.0 - verdict.probability
         factor = quality(len(absent), 0, len(legacy.RULE_METRICS))
@@ -240,11 +240,11 @@ class FailureService(Service):
             "prediction": prediction,
             "probability": round(verdict.probability, 6),
             "confidence": round(UNCALIBRATED * stated * factor, 6),
-            "severity": severity(verdict.probability, verdict.threshold),
-            "threshold": verdict.threshold,
+            "severity": verdict.severity,
+            "threshold": legacy.THRESHOLD,
             "horizon_seconds": None if self._ready is None else self._ready.horizon_seconds,
-            "drivers": verdict.drivers,
-            "recommended_actions": suggest("failure", prediction, _first(verdict.drivers)),
+            "drivers": verdict.drivers[:3],
+            "recommended_actions": failure_actions(verdict.drivers[:3], failing),
             "warnings": warnings,
             "request_id": request_id,
             "model": self._rules,
@@ -258,9 +258,6 @@ def _last(request: FailureRequest) -> np.ndarray:
     return np.array([int(parse_stamp(request.timestamp, "$.timestamp"))], dtype="datetime64[s]")
 
 
-def _first(drivers: Sequence[Any]) -> str | None:
-    """Return the strongest driver that raised the probability."""
-    for driver in drivers:
-        if driver["contribution"] > 0:
-            return str(driver["feature"])
-    return None
+def _raising(drivers: Sequence[Any]) -> list[Any]:
+    """Return the drivers that raised the probability."""
+    return [driver for driver in drivers if driver["contribution"] > 0]

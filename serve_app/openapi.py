@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from serve_app import schemas
-from serve_app.schemas import EXAMPLES, MAX_NUMBER, feature_range
+from serve_app.schemas import EXAMPLES, MAX_NUMBER, feature_range, feature_unit
 
 __all__ = ["document"]
 
@@ -87,8 +87,7 @@ def _feature_schema(feature: Mapping[str, Any]) -> dict[str, Any]:
             "examples": known[:1],
         }
     low, high = feature_range(feature)
-    unit = str(feature.get("unit") or "")
-    text = f"Unit: {unit or 'none'}."
+    text = f"Unit: {feature_unit(feature) or 'none stated'}."
     if "min" in reference and "max" in reference:
         text += f" Training range {reference['min']:g} to {reference['max']:g}; outside it the answer carries a warning."
     schema: dict[str, Any] = {"type": ["number", "null"], "minimum": low, "maximum": high, "description": text}

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from serve_app.problems import Problem
 from serve_app.telemetry import Metrics
 
-__all__ = ["Action", "Remediator", "catalogue", "sign", "suggest"]
+__all__ = ["Action", "Remediator", "catalogue", "sign"]
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 5.0
@@ -42,7 +42,7 @@ class Action:
 
     id: str
     does: str
-    when: tuple[str, ...]
+    when: str
 
 
 @lru_cache(maxsize=1)
@@ -50,28 +50,7 @@ def catalogue() -> dict[str, Action]:
     """Read `actions.toml`, once."""
     path = Path(__file__).with_name("actions.toml")
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {key: Action(key, entry["does"], tuple(entry["when"])) for key, entry in content.items()}
-
-
-@lru_cache(maxsize=4096)
-def suggest(task: str, label: str, driver: str | None = None) -> tuple[str, ...]:
-    """Return the ids of the actions to recommend for a predicted label.
-
-    Examples
-    --------
-    >>> suggest("failure", "failure", "memory_usage")
-    ('restart_service', 'drain_resource')
-    """
-    benign = suggest_benign(task, label)
-    wanted = {f"{task}:{label}"} | ({f"{task}:{label}:{driver}"} if driver else set())
-    if not benign:
-        wanted.add(f"{task}:*")
-    return tuple(action.id for action in catalogue().values() if wanted.intersection(action.when))
-
-
-def suggest_benign(task: str, label: str) -> bool:
-    """Say whether a label asks for nothing to be done."""
-    return f"{task}:{label}" in catalogue()["continue_monitoring"].when
+    return {key: Action(key, entry["does"], entry["when"]) for key, entry in content.items()}
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
@@ -80,7 +59,7 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     Examples
     --------
     >>> sign("key", "1700000000", b"{}")[:14]
-    'sha256=8f60f9b'
+    'sha256=9d713ed'
     """
     return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 

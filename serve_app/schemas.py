@@ -46,15 +46,54 @@ UNIT_RANGE: dict[str, tuple[float, float]] = {
 }
 
 
+#: Units of the default feature names, for cards that state none.
+UNITS: dict[str, str] = {
+    "cpu_usage": "%",
+    "memory_usage": "%",
+    "storage_usage": "%",
+    "disk_io": "ops/s",
+    "network_traffic": "MB/s",
+    "network_errors": "1/min",
+    "error_rate": "1/min",
+    "response_time": "ms",
+    "request_rate": "1/s",
+    "user_count": "users",
+    "transaction_count": "1/h",
+    "failed_auth_count": "1/h",
+    "unique_ips": "addresses",
+    "avg_payload_size": "bytes",
+    "port_scan_score": "score",
+    "sql_injection_score": "score",
+    "xss_score": "score",
+    "geographic_entropy": "bits",
+    "time_anomaly_score": "score",
+    "file_access_rate": "1/min",
+    "privilege_escalation_score": "score",
+    "data_transfer_rate": "MB/s",
+}
+
+
+def feature_unit(feature: Mapping[str, Any]) -> str | None:
+    """Return the unit of a card's feature: its own, else that of the default feature of the same name."""
+    unit = feature.get("unit") or UNITS.get(str(feature.get("name")))
+    return None if unit is None else str(unit)
+
+
 def feature_range(feature: Mapping[str, Any]) -> tuple[float, float]:
     """Return the hard bounds of a card's feature, by its unit.
+
+    A unit whose bounds the training data themselves break is not the unit meant, and bounds nothing.
 
     Examples
     --------
     >>> feature_range({"name": "cpu_usage", "unit": "%"})
     (0.0, 100.0)
     """
-    return UNIT_RANGE.get(str(feature.get("unit", "")), (-MAX_NUMBER, MAX_NUMBER))
+    everything = (-MAX_NUMBER, MAX_NUMBER)
+    low, high = UNIT_RANGE.get(feature_unit(feature) or "", everything)
+    reference = feature.get("reference") or {}
+    fits = low <= reference.get("min", low) and reference.get("max", high) <= high
+    return (low, high) if fits else everything
 
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="Name of the resource.", examples=["server-01"])]

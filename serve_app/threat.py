@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
+from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, UNKNOWN
 from serve_app import schemas
 from serve_app.answers import Ranges, quality, say_missing
 from serve_app.problems import invalid
-from serve_app.remediation import suggest
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
 
 __all__ = ["ThreatService"]
@@ -59,6 +60,11 @@ class _Ready:
         table = [dict(zip(self.names, msgspec.structs.astuple(r), strict=False)) for r in requests]
         encoded: np.ndarray = self.servable.encode(table)
         return encoded
+
+
+@lru_cache(maxsize=256)
+def _actions(label: str) -> tuple[str, ...]:
+    return tuple(threat_actions(label))
 
 
 class ThreatService(Service):
@@ -155,7 +161,7 @@ class ThreatService(Service):
             "severity": level,
             "threshold": threshold,
             "drivers": drivers,
-            "recommended_actions": suggest("threat", prediction),
+            "recommended_actions": _actions(prediction),
             "warnings": warnings,
             "request_id": request_id,
             "model": ready.block,
