@@ -27,7 +27,16 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 
 from aiops_core import metrics, servable, tables
 from aiops_core.errors import DataError
-from aiops_core.servable.capacity import LINEAR, CapacityServable, Layout, Rows, assemble, design, feature_names, features
+from aiops_core.servable.capacity import (
+    LINEAR,
+    CapacityServable,
+    Layout,
+    Rows,
+    assemble,
+    design,
+    feature_names,
+    features,
+)
 from aiops_core.splits import rolling_origins
 from aiops_core.synthetic import UNITS
 from aiops_core.tables import Dataset

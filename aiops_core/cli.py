@@ -55,7 +55,9 @@ def report(
     signal: Annotated[float, typer.Option(help="strength of the synthetic signal, 0 to 1")] = 1.0,
     tasks: Annotated[str, typer.Option(help="comma separated: failure, threat, capacity")] = "failure,threat,capacity",
     out: Annotated[Path | None, typer.Option(help="folder of the report (default reports/<source>)")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same options stopped")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on where a killed run of the same options stopped")
+    ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="one trial at a time: the whole report repeats, times and ids apart")
     ] = False,
@@ -112,7 +114,9 @@ def score(
 def serve(
     port: Annotated[int, typer.Option(help="HTTP port")] = 8100,
     host: Annotated[str, typer.Option(help="HTTP host")] = "127.0.0.1",
-    placement: Annotated[str, typer.Option(help="ingress (models in the replicas) or deployments (one each)")] = "ingress",
+    placement: Annotated[
+        str, typer.Option(help="ingress (models in the replicas) or deployments (one each)")
+    ] = "ingress",
     replicas: Annotated[int | None, typer.Option(help="replicas of the ingress")] = None,
 ) -> None:
     """Serve the champions over HTTP on Ray Serve, until Ctrl-C."""

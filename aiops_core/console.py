@@ -59,7 +59,12 @@ def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
             seconds = (ended.get(stage, time.monotonic()) - began[stage]) if stage in began else None
             detail = _detail(progress, stage) if state == "running" else ""
             style = {"running": "bold", "waiting": "dim", "skipped": "dim", "failed": "red"}.get(state, "")
-            shown.add_row(Text(MARKS[state]), Text(STAGES[stage], style), f"{seconds:.0f} s" if seconds is not None else "", detail)
+            shown.add_row(
+                Text(MARKS[state]),
+                Text(STAGES[stage], style),
+                f"{seconds:.0f} s" if seconds is not None else "",
+                detail,
+            )
         shown.add_row("", Text("elapsed", "dim"), f"{time.monotonic() - start:.0f} s", "")
         return shown
 

@@ -135,7 +135,9 @@ def load(
         return load_folder(folder)
     if folder.exists():
         raise UsageError(f"source '{source}' is a file; name the folder that holds the contract tables")
-    raise UsageError(f"unknown source '{source}': neither a folder nor a data set{suggestion(source, ['synthetic', *PUBLIC])}")
+    raise UsageError(
+        f"unknown source '{source}': neither a folder nor a data set{suggestion(source, ['synthetic', *PUBLIC])}"
+    )
 
 
 def paths(name: str) -> list[Path]:
@@ -247,7 +249,13 @@ _CICIDS_DROP = ["id", "Flow ID", "Src IP", "Dst IP", "Src Port", "Timestamp", "A
 
 
 def _cicids_class(label: str) -> str:
-    exact = {"BENIGN": "normal", "DDoS": "ddos", "Botnet": "botnet", "Infiltration": "infiltration", "Heartbleed": "heartbleed"}
+    exact = {
+        "BENIGN": "normal",
+        "DDoS": "ddos",
+        "Botnet": "botnet",
+        "Infiltration": "infiltration",
+        "Heartbleed": "heartbleed",
+    }
     if label in exact:
         return exact[label]
     if label.startswith("DoS "):

@@ -210,7 +210,7 @@ class Study:
         }
         best = self.task.oracle(self.data)
         self.oracle = None if best is None else self.task.evaluate(self.data, best, seed=self.seed)
-        self.details = self.task.details(self.data, candidate)
+        self.details = findings(self.name, self.task.details(self.data, candidate))
         return self.table()
 
     def table(self) -> pd.DataFrame:
@@ -248,15 +248,21 @@ class Study:
         dict
             The task's section of ``report.json``.
         """
-        from aiops_core import plots
+        from aiops_core import plots, report
 
         verdict = self._need(self.verdict, "decide")
         result = self._need(self.result, "search")
         _note(self.out, self.name, "registration")
         servable.update_card(
-            self.servable, metrics=self.metrics, baselines=self.baselines, oracle=self.oracle or {}, gate=verdict.as_dict()
+            self.servable,
+            metrics=self.metrics,
+            baselines=self.baselines,
+            oracle=self.oracle or {},
+            gate=verdict.as_dict(),
         )
-        (self.servable / "model-card.md").write_text(plots.model_card(self), encoding="utf-8")
+        (self.servable / "model-card.md").write_text(
+            report.model_card(servable.load(self.servable).card), encoding="utf-8"
+        )
         figures = plots.figures(self)
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
@@ -282,7 +288,12 @@ class Study:
             "status": "trained",
             "reason": None,
             "data": {**self.data.info, "digest": self.digest, "title": self.dataset.title, "notes": self._notes()},
-            "search": {**result.summary(), "objective": result.objective, "best_score": _best(result), "errors": result.errors},
+            "search": {
+                **result.summary(),
+                "objective": result.objective,
+                "best_score": _best(result),
+                "errors": result.errors,
+            },
             "metrics": self.metrics,
             "baselines": self.baselines,
             "oracle": self.oracle,
@@ -296,7 +307,6 @@ class Study:
         }
         write_json(self.folder / "details.json", self.details)
         write_json(self.folder / "section.json", section)
-        plots.close(figures)
         return section
 
     def _notes(self) -> list[str]:
@@ -429,6 +439,44 @@ def _clean(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     return str(value)
+
+
+def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
+    """Add to a task's details the sentences and the tables that a report prints."""
+    sentences: list[str] = []
+    tables: dict[str, Any] = {}
+    if task == "failure":
+        sentences.append(f"At the chosen threshold: {details['sentence']}.")
+        curve = details["policies"]
+        for budget in (0.25, 1.0, 2.0):
+            within = [i for i, alerts in enumerate(curve["alerts_per_resource_day"]) if alerts <= budget]
+            if within:
+                best = max(within, key=lambda i: curve["share_caught"][i])
+                sentences.append(
+                    f"At most {budget:g} alerts a day a resource: catches {curve['share_caught'][best]:.0%} of incidents, "
+                    f"median {curve['median_lead_hours'][best]:.3g} h ahead (threshold {curve['threshold'][best]:.3f})."
+                )
+        tables["Resources with the largest errors"] = details["by_resource"][:8]
+        tables["The surest mistakes"] = details["worst"][:8]
+    elif task == "threat":
+        details = {**details, "confusion_matrix": {"classes": details["classes"], "confusion": details["confusion"]}}
+        if "attack_cost" in details:
+            sentences.append(f"Attack or normal: {details['attack_cost']['words']}.")
+        sentences.append(f"Weakest classes: {', '.join(details['worst_classes'])}.")
+        tables["The surest mistakes"] = [
+            {**{k: v for k, v in row.items() if k not in ("values", "group")}, "unusual values": _pairs(row["values"])}
+            for row in details["worst_cases"][:8]
+        ]
+        tables["Groups found least"] = details.get("groups", [])[:10]
+    else:
+        tables["By target"] = details["by_target"]
+        tables["Errors and coverage by steps ahead"] = details["by_step"][:16]
+        tables["Resources with the largest errors"] = details["worst_resources"][:8]
+    return {**details, "sentences": sentences, "tables": tables}
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def _shown(metric: Mapping[str, float]) -> str:

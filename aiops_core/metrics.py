@@ -333,8 +333,6 @@ def paired(
     return interval(point, np.array(draws))
 
 
-
-
 # Calibration and thresholds ------------------------------------------------------------------------------------
 
 

@@ -121,7 +121,10 @@ def run(
         raise UsageError(f"source '{options.source}' holds no table for the tasks asked for: {wanted}")
     tracking.check()
     _refuse_foreign(target)
-    with _workspace(target, {**asdict(options), "source": source}, resume) as (work, state), _kernel_environment() as address:
+    with (
+        _workspace(target, {**asdict(options), "source": source}, resume) as (work, state),
+        _kernel_environment() as address,
+    ):
         with ThreadPoolExecutor(1) as side:
             checked = side.submit(_preflight, options, dataset, tasks)
             address()
@@ -309,7 +312,7 @@ def _kernel_environment() -> Iterator[Callable[[], str]]:
     from aiops_core import tuning
 
     current = settings.load()
-    given = {"MLFLOW_TRACKING_URI": current.mlflow_tracking_uri, "AIOPS_HOME": str(current.home), "MPLBACKEND": "agg"}
+    given = {"MLFLOW_TRACKING_URI": current.mlflow_tracking_uri, "AIOPS_HOME": str(current.home)}
     if current.datasets_dir is not None:
         given["AIOPS_DATASETS_DIR"] = str(current.datasets_dir.resolve())
     saved = {key: os.environ.get(key) for key in (*given, "RAY_ADDRESS")}

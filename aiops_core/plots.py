@@ -159,7 +159,9 @@ def _search_progress(study: Study) -> Picture:
 def _learning_curves(study: Study) -> Picture:
     result = study._need(study.result, "search")
     figure, axes = _canvas("Learning curves of the trials, the best in orange")
-    best = result.trials[result.objective].idxmax() if result.mode == "max" else result.trials[result.objective].idxmin()
+    best = (
+        result.trials[result.objective].idxmax() if result.mode == "max" else result.trials[result.objective].idxmin()
+    )
     winner = result.trials.loc[best, "trial"]
     for name, curve in result.curves.groupby("trial", sort=False):
         if name != winner:
@@ -244,7 +246,15 @@ def _confusion(details: Mapping[str, Any]) -> Picture:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*share.shape):
         if counts[i, j]:
-            axes.text(j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=7.5, color="w" if share[i, j] > 0.5 else INK)
+            axes.text(
+                j,
+                i,
+                f"{share[i, j]:.2f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="w" if share[i, j] > 0.5 else INK,
+            )
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(classes)), classes, fontsize=8)
     axes.set_xlabel("decided")
@@ -366,6 +376,92 @@ CAPACITY: dict[str, tuple[str, Callable[[Any], Picture]]] = {
 
 # Failure -------------------------------------------------------------------------------------------------------
 
+
+def _precision_recall(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = _canvas("Precision and recall")
+    axes.plot(curve["recall"], curve["precision"], color=BLUE)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set_ylim(0, 1.02)
+    return figure
+
+
+def _histogram(counts: Mapping[str, list[float]]) -> Picture:
+    figure, axes = _canvas("Predicted probabilities")
+    edges = np.array(counts["edges"])
+    width = np.diff(edges)
+    axes.bar(
+        edges[:-1], counts["negative"], width=width, align="edge", color=SOFT, alpha=0.8, label="no incident follows"
+    )
+    axes.bar(
+        edges[:-1], counts["positive"], width=width, align="edge", color=RED, alpha=0.7, label="an incident follows"
+    )
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_xlabel("probability")
+    axes.set_ylabel("test rows")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _leads(events: Mapping[str, Any]) -> Picture:
+    caught, incidents = events["caught"], events["incidents"]
+    figure, axes = _canvas(f"Lead time: {caught} of {incidents} incidents caught")
+    if caught:
+        axes.hist(events["leads_hours"], bins=min(24, max(4, caught // 2)), color=GREEN, alpha=0.8)
+        axes.axvline(
+            events["median_lead_hours"],
+            color=ORANGE,
+            linestyle="--",
+            label=f"median {events['median_lead_hours']:.3g} h",
+        )
+        axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel("hours from the first alarm to the incident")
+    axes.set_ylabel("incidents")
+    return figure
+
+
+def _budget(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = _canvas("Incidents caught for a budget of alerts")
+    axes.plot(curve["alerts_per_resource_day"], curve["share_caught"], color=BLUE)
+    axes.set_xlabel("alerts a resource a day")
+    axes.set_ylabel("share of incidents caught")
+    axes.set_ylim(0, 1.02)
+    return figure
+
+
+def _failure_cost(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = _canvas("Cost against threshold, for three prices of a missed incident row")
+    missed, false = np.array(curve["missed"]), np.array(curve["false_alarms"])
+    for price, colour in ((3, SOFT), (10, BLUE), (30, ORANGE)):
+        cost = price * missed + false
+        axes.plot(
+            curve["threshold"], cost / max(cost.max(), 1e-12), color=colour, label=f"a miss costs {price} false alarms"
+        )
+        best = int(np.argmin(cost))
+        axes.plot(curve["threshold"][best], cost[best] / max(cost.max(), 1e-12), "o", color=colour)
+    axes.set_xlabel("alarm threshold (a dot marks the cheapest)")
+    axes.set_ylabel("cost, relative to its largest")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _by_lead(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = _canvas("Recall by distance to the incident")
+    middle = (np.array(curve["from_steps"]) + np.array(curve["to_steps"])) / 2
+    axes.plot(middle, curve["recall"], "o-", color=BLUE, label="recall at the threshold")
+    axes.plot(middle, curve["probability"], "o--", color=SOFT, label="mean probability")
+    axes.set_xlabel("steps until the incident")
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
 FAILURE: dict[str, tuple[str, Callable[[Any], Picture]]] = {
+    "precision_recall": ("precision_recall", _precision_recall),
     "reliability": ("reliability", _reliability),
+    "budget": ("policies", _budget),
+    "cost": ("policies", _failure_cost),
+    "lead_times": ("events", _leads),
+    "recall_by_distance": ("by_lead", _by_lead),
+    "histogram": ("histogram", _histogram),
 }

@@ -20,7 +20,16 @@ from aiops_core.errors import UsageError
 from aiops_core.tables import TASKS
 from aiops_core.tracking import MODELS
 
-__all__ = ["METRIC_WORDS", "TASK_WORDS", "empty_section", "render", "summarise", "verdict_words", "verdicts"]
+__all__ = [
+    "METRIC_WORDS",
+    "TASK_WORDS",
+    "empty_section",
+    "model_card",
+    "render",
+    "summarise",
+    "verdict_words",
+    "verdicts",
+]
 
 TASK_WORDS = {"failure": "Failure prediction", "threat": "Threat detection", "capacity": "Capacity forecast"}
 METRIC_WORDS = {
@@ -80,7 +89,9 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     facts = _read(folder / "facts.json") or {}
     sections = {task: _read(folder / task / "section.json") for task in TASKS}
     if not any(sections.values()):
-        raise UsageError(f"folder {folder} holds no section of a task; run a task notebook with this folder as 'out' first")
+        raise UsageError(
+            f"folder {folder} holds no section of a task; run a task notebook with this folder as 'out' first"
+        )
     return {
         "schema_version": experiment.SCHEMA_VERSION,
         "source": facts.get("source"),
@@ -160,7 +171,9 @@ def next_steps(content: Mapping[str, Any]) -> list[str]:
     """Return what a reader should do with the result."""
     steps = []
     decisions = {
-        task: section["gate"]["decision"] for task, section in content["tasks"].items() if section["status"] == "trained"
+        task: section["gate"]["decision"]
+        for task, section in content["tasks"].items()
+        if section["status"] == "trained"
     }
     served = [MODELS[t] for t, d in decisions.items() if d == "champion"]
     if served:
@@ -184,6 +197,60 @@ def next_steps(content: Mapping[str, Any]) -> list[str]:
         steps.append("Point the same command at your own tables: <code>aiops report --source FOLDER</code>.")
     steps.append("Every trial behind these numbers: <code>mlflow ui --backend-store-uri sqlite:///mlflow.db</code>.")
     return steps
+
+
+def model_card(card: Mapping[str, Any]) -> str:
+    """Return the model card of a servable as Markdown (after Mitchell et al. 2019)."""
+    lineage, decision, calibration = card.get("lineage", {}), card.get("decision", {}), card.get("calibration", {})
+    use = {
+        "failure": "Warn on-call engineers that an incident of a resource is likely to start within the horizon.",
+        "threat": "Sort rows of activity into threat classes, for a person or a reversible action to follow up.",
+        "capacity": "Forecast usage with its uncertainty, to decide on scaling before a limit is reached.",
+    }[card["task"]]
+    limits = {
+        "failure": "It knows only the kinds of degradation in its training record; a new kind may pass unseen.",
+        "threat": "Attacks of a new kind are found by likeness only; a probability is calibrated for the training mix of classes.",
+        "capacity": "It extrapolates habits: a change that has not begun at the origin is not foreseen, and only the band hints at it.",
+    }[card["task"]]
+    lines = [
+        f"# Model card: {card['model']}",
+        "",
+        f"- **Kind**: {KIND_WORDS.get(card['kind'], card['kind'])}, created {card.get('created', 'unknown')}",
+        f"- **Intended use**: {use}",
+        f"- **Data**: {lineage.get('title', 'unknown')} (licence: {lineage.get('licence', 'unknown')}), digest {str(lineage.get('digest', ''))[:16]}",
+        f"- **Split**: {lineage.get('split', 'unknown')}",
+        f"- **Features**: {', '.join(f['name'] for f in card['features'])}",
+        f"- **Decision**: {_brief(decision)}",
+        f"- **Calibration**: {_brief(calibration)}",
+        f"- **Limits**: {limits}",
+        f"- **Lineage**: run {lineage.get('run_id', 'unknown')}, seed {lineage.get('seed', 'unknown')}, code {lineage.get('code_version', 'unknown')}",
+        "",
+        "| metric | value (95 % interval) | "
+        + " | ".join(card.get("baselines", {}))
+        + (" | oracle |" if card.get("oracle") else " |"),
+        "| --- | --- | "
+        + " | ".join("---" for _ in card.get("baselines", {}))
+        + (" | --- |" if card.get("oracle") else " |"),
+    ]
+    for name, value in card.get("metrics", {}).items():
+        cells = [METRIC_WORDS.get(name, name), _metric(value)]
+        cells += [_short((values.get(name) or {}).get("value")) for values in card.get("baselines", {}).values()]
+        if card.get("oracle"):
+            cells.append(_short((card["oracle"].get(name) or {}).get("value")))
+        lines.append(f"| {' | '.join(cells)} |")
+    reasons = card.get("gate", {}).get("reasons", [])
+    lines += [
+        "",
+        f"**Gate: {card.get('gate', {}).get('decision', 'not judged')}**",
+        "",
+        *[f"- It {reason}" for reason in reasons],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _brief(values: Mapping[str, Any]) -> str:
+    plain = {k: v for k, v in values.items() if isinstance(v, (str, int, float)) and not isinstance(v, bool)}
+    return ", ".join(f"{k} {_short(v)}" for k, v in plain.items()) or "none"
 
 
 def render(folder: str | Path) -> dict[str, Any]:

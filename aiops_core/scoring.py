@@ -123,7 +123,9 @@ def _failure(loaded: FailureServable, frame: pd.DataFrame) -> pd.DataFrame:
 def _threat(loaded: ThreatServable, frame: pd.DataFrame) -> pd.DataFrame:
     known = [name for name in loaded.features if name in frame.columns]
     if not known:
-        raise DataError(f"holds none of the servable's features ({', '.join(loaded.features[:6])}, …)", table="activity")
+        raise DataError(
+            f"holds none of the servable's features ({', '.join(loaded.features[:6])}, …)", table="activity"
+        )
     records: list[dict[str, Any]] = frame[known].astype(object).where(frame[known].notna(), None).to_dict("records")
     probability = np.concatenate(
         [loaded.predict(loaded.encode(records[at : at + CHUNK])) for at in range(0, len(records), CHUNK)]

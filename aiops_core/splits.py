@@ -13,9 +13,7 @@ PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
 
 
-def by_time(
-    resource: np.ndarray, *, test_fraction: float, validation_fraction: float, embargo: int
-) -> np.ndarray:
+def by_time(resource: np.ndarray, *, test_fraction: float, validation_fraction: float, embargo: int) -> np.ndarray:
     """Cut every resource's time into train, validation and test, in this order, with an embargo between them.
 
     Parameters

@@ -417,7 +417,9 @@ def _read_config(path: Path, default_title: str) -> tuple[dict[str, dict[str, An
     licence = str(content.pop("licence", "not stated"))
     for section, values in content.items():
         if section not in CONFIG or not isinstance(values, dict):
-            raise UsageError(f"{path.name}: unknown entry '{section}'{suggestion(section, [*CONFIG, 'title', 'licence'])}")
+            raise UsageError(
+                f"{path.name}: unknown entry '{section}'{suggestion(section, [*CONFIG, 'title', 'licence'])}"
+            )
         check_section(section, values, where=path.name)
     return content, title, licence
 
@@ -436,7 +438,9 @@ def _check_columns(table: str, frame: pd.DataFrame, origin: str) -> None:
         if absent:
             near = difflib.get_close_matches(absent[0], columns, n=1)
             hint = f"; '{near[0]}' looks like it, rename it" if near else f"; it has {', '.join(columns[:8])}"
-            raise DataError(f"is missing{hint}{f' ({origin})' if origin else ''}", table=table, column=absent[0]) from None
+            raise DataError(
+                f"is missing{hint}{f' ({origin})' if origin else ''}", table=table, column=absent[0]
+            ) from None
 
 
 def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
@@ -457,7 +461,9 @@ def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
         bad = stamps.isna()
         if bad.any():
             raise DataError(
-                f"{_count(bad)} a timestamp that cannot be parsed, first {text[bad].iloc[0]!r}", table=table, column=column
+                f"{_count(bad)} a timestamp that cannot be parsed, first {text[bad].iloc[0]!r}",
+                table=table,
+                column=column,
             )
         without = ~text.str.contains(_OFFSET).astype(bool)
         if without.any():
@@ -485,19 +491,25 @@ def _check_values(table: str, frame: pd.DataFrame) -> None:
                     f"{_count(bad)} text in a metric column, first {values[bad].iloc[0]!r}", table=table, column=column
                 )
             frame[column] = as_number.astype(float)
-    numeric = {c: pa.Column(checks=pa.Check(_finite, name="finite"), nullable=True) for c in features if _number(frame[c])}
+    numeric = {
+        c: pa.Column(checks=pa.Check(_finite, name="finite"), nullable=True) for c in features if _number(frame[c])
+    }
     try:
         pa.DataFrameSchema(numeric, strict=False).validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as errors:
         first = errors.failure_cases.iloc[0]
         column = str(first["column"])
         infinite = np.isinf(frame[column].to_numpy(dtype=float, na_value=np.nan))
-        raise DataError(f"{_count(infinite)} an infinite value; write a missing one instead", table=table, column=column) from None
+        raise DataError(
+            f"{_count(infinite)} an infinite value; write a missing one instead", table=table, column=column
+        ) from None
     empty = [c for c in features if frame[c].isna().all()]
     if empty:
         raise DataError("holds only missing values (NaN); remove it", table=table, column=empty[0])
     if all(frame[c].nunique(dropna=True) <= 1 for c in features):
-        raise DataError(f"all {len(features)} feature columns are constant; there is nothing to learn from", table=table)
+        raise DataError(
+            f"all {len(features)} feature columns are constant; there is nothing to learn from", table=table
+        )
     if "split" in frame.columns and "split" in RESERVED[table]:
         wrong = ~frame["split"].isin(["train", "test"])
         if wrong.any():

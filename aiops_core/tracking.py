@@ -110,7 +110,9 @@ def check(uri: str | None = None) -> None:
                 f"no MLflow server answers at MLFLOW_TRACKING_URI '{uri}' ({error.strerror or error})"
             ) from error
     if parsed.scheme in ("", "file"):
-        raise TrackingError(f"MLFLOW_TRACKING_URI '{uri}' is a file store, which MLflow 3 no longer accepts; use sqlite:///mlflow.db")
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI '{uri}' is a file store, which MLflow 3 no longer accepts; use sqlite:///mlflow.db"
+        )
 
 
 @contextmanager
@@ -175,7 +177,9 @@ class SearchLog:
         if old:
             self._client.set_terminated(old, status="KILLED")
         run = self._client.create_run(
-            self._experiment, run_name=f"trial {len(self._children) + 1}", tags={"mlflow.parentRunId": self.run_id, "trial": trial}
+            self._experiment,
+            run_name=f"trial {len(self._children) + 1}",
+            tags={"mlflow.parentRunId": self.run_id, "trial": trial},
         )
         self._children[trial] = run.info.run_id
         self._client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
@@ -202,7 +206,9 @@ class SearchLog:
         os.replace(temporary, self._state)
 
 
-def open_search(task: str, folder: str | Path, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> SearchLog:
+def open_search(
+    task: str, folder: str | Path, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> SearchLog:
     """Open the parent run of a search, or go on in the one that the folder remembers.
 
     Parameters
@@ -226,7 +232,9 @@ def open_search(task: str, folder: str | Path, *, name: str, params: Mapping[str
             log.run_id, log._children = stored["run_id"], stored["children"]
             client.update_run(log.run_id, status="RUNNING")
             return log
-        run = client.create_run(log._experiment, run_name=name, tags={"task": task, **{k: str(v) for k, v in tags.items()}})
+        run = client.create_run(
+            log._experiment, run_name=name, tags={"task": task, **{k: str(v) for k, v in tags.items()}}
+        )
         log.run_id = run.info.run_id
         client.log_batch(log.run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
         log._save()
@@ -411,7 +419,9 @@ def list_models() -> list[ModelVersion]:
 def _version(version: Any, aliases: Mapping[str, str]) -> ModelVersion:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(version.creation_timestamp / 1000))
     number = str(version.version)
-    return ModelVersion(version.name, int(number), version.run_id or "", aliases.get(number), created, str(version.source))
+    return ModelVersion(
+        version.name, int(number), version.run_id or "", aliases.get(number), created, str(version.source)
+    )
 
 
 def fetch(name: str, version: int, folder: str | Path) -> Path:
@@ -449,7 +459,7 @@ def save_native(model: Any, folder: str | Path) -> dict[str, str]:
     Parameters
     ----------
     model : object
-        Anything with a ``native`` mapping of part name to Keras model, scikit-learn estimator or XGBoost booster.
+        A task's model; its Keras models, scikit-learn estimators and XGBoost boosters are found among its attributes.
     folder : path
 
     Returns
@@ -464,7 +474,7 @@ def save_native(model: Any, folder: str | Path) -> dict[str, str]:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    parts: Mapping[str, Any] = getattr(model, "native", {})
+    parts = _native_parts(model)
     flavors: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -491,6 +501,26 @@ def save_native(model: Any, folder: str | Path) -> dict[str, str]:
     return flavors
 
 
+def _native_parts(model: Any) -> dict[str, Any]:
+    """Return the estimators a model is made of; a ``native`` mapping of its own settles it."""
+    own = getattr(model, "native", None)
+    if own:
+        return dict(own)
+    found: dict[str, Any] = {}
+    for name, value in vars(model).items():
+        members = (
+            value.items()
+            if isinstance(value, Mapping)
+            else enumerate(value)
+            if isinstance(value, list)
+            else [("", value)]
+        )
+        for key, member in members:
+            if type(member).__name__ in ("RandomForestClassifier", "Booster"):
+                found[f"{name}_{key}" if key != "" else name] = member
+    return found
+
+
 def _signature(loaded: servable.Servable) -> Any:
     import numpy as np
     from mlflow.models import ModelSignature
@@ -502,7 +532,10 @@ def _signature(loaded: servable.Servable) -> Any:
         return ModelSignature(Schema([TensorSpec(np.dtype("float32"), shape, "windows")]), probability)
     if loaded.task == "threat":
         kinds = {f["name"]: f.get("dtype", "number") for f in loaded.card["features"]}
-        columns = [ColSpec(DataType.string if kinds[n] == "category" else DataType.double, n, required=False) for n in loaded.features]
+        columns = [
+            ColSpec(DataType.string if kinds[n] == "category" else DataType.double, n, required=False)
+            for n in loaded.features
+        ]
         outputs = [ColSpec(DataType.double, str(c)) for c in loaded.card["classes"]]
         return ModelSignature(Schema(columns), Schema(outputs))
     history = Schema(
@@ -512,7 +545,9 @@ def _signature(loaded: servable.Servable) -> Any:
             *[ColSpec(DataType.double, str(t)) for t in loaded.card["targets"]],
         ]
     )
-    out = Schema([ColSpec(DataType.string, "resource_id"), *[ColSpec(DataType.double, q) for q in ("p10", "p50", "p90")]])
+    out = Schema(
+        [ColSpec(DataType.string, "resource_id"), *[ColSpec(DataType.double, q) for q in ("p10", "p50", "p90")]]
+    )
     return ModelSignature(history, out)
 
 
@@ -520,4 +555,3 @@ def _pyfunc() -> type:
     from aiops_core.scoring import ServableModel
 
     return ServableModel
-

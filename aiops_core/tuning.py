@@ -266,7 +266,8 @@ def _search(
     watcher = _Watcher(task, n_trials, folder, log, progress, resume)
     concurrent = 1 if deterministic else max(1, int(ray.cluster_resources().get("CPU", 1)))
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed, deterministic=deterministic), {"cpu": 1}
+        tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed, deterministic=deterministic),
+        {"cpu": 1},
     )
     run_config = tune.RunConfig(
         name=name,
@@ -415,7 +416,9 @@ class _Watcher(tune.Callback):
             self.log.started(name, params)
         self._show()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Record the validation numbers of one step."""
         if "step" not in result or self.objective not in result:
             return
@@ -452,7 +455,9 @@ class _Watcher(tune.Callback):
         sign = 1.0 if self.mode == "max" else -1.0
         for name, params in self.params.items():
             steps = self.steps[name]
-            best = max((sign * s[self.objective] for s in steps if s[self.objective] == s[self.objective]), default=None)
+            best = max(
+                (sign * s[self.objective] for s in steps if s[self.objective] == s[self.objective]), default=None
+            )
             end = self.ends.get(name, {"status": "errored", "error": "did not end"})
             rows.append(
                 {

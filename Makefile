@@ -1,0 +1,55 @@
+# Everything starts here: a fresh machine needs Python 3.11 with venv, and make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: help setup report test test-fast serve lab bench benchmark-data lint lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## build .venv from requirements.lock (no-op when nothing changed)
+
+# Compiling once pays: a report starts about ten Python processes that import the same packages.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with make PYTHON=..." >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.lock)"
+	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+report: setup ## main job: tune three models, judge them, write reports/<source>/report.html (ARGS="--source ...")
+	$(BIN)/aiops report $(ARGS)
+
+test: setup ## all tests: fast ones first, then notebooks, serving and faults
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup ## the fast tests only
+	$(BIN)/python -m pytest -m "not slow and not notebook and not serve" $(ARGS)
+
+serve: setup ## HTTP service of the champions on port 8100
+	$(BIN)/aiops serve $(ARGS)
+
+lab: setup ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks $(ARGS)
+
+bench: setup ## throughput and latency side by side, as ratios, to reports/benchmark.md
+	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
+
+benchmark-data: setup ## all real data sets against their floors, to reports/real-data.md
+	$(BIN)/python tests/benchmarks/real_data.py $(ARGS)
+
+lint: setup ## ruff, format check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(BIN)/python ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock
+
+clean: ## remove the environment and caches, keep reports and the registry
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
