@@ -37,6 +37,9 @@ class _Ready:
         base = weights[self.normal] if self.normal is not None else 0.0
         self.thresholds = [round(float(base / (base + w)), 6) if w + base > 0 else None for w in weights]
         self.ranges = Ranges(card["features"])
+        self.low: list[float] = self.ranges.low.tolist()
+        self.high: list[float] = self.ranges.high.tolist()
+        self.benign_threshold = max((t for t in self.thresholds if t is not None), default=0.5)
         self.numeric = not any(f.get("dtype") == "category" for f in card["features"])
         row = schemas.threat_request(card["features"])
         self.single = msgspec.json.Decoder(row)
@@ -49,6 +52,12 @@ class _Ready:
         self.known = [f for f in row.__struct_fields__]
         self.block = msgspec.Raw(_encode(live.block))
         self.kind = str(card.get("kind"))
+
+        #: The same sources leave out the same features again and again.
+        self.say_missing = lru_cache(maxsize=4096)(self._say_missing)
+
+    def _say_missing(self, missing: tuple[int, ...]) -> str:
+        return say_missing([self.names[j] for j in missing], _TREATMENT)
 
     def rows(self, requests: list[Any]) -> np.ndarray:
         """Return model input, (n, n_features) float32, NaN where not given."""
@@ -92,9 +101,9 @@ class ThreatService(Service):
         row = ready.rows([request])[0]
         if request.explain is False:
             probability, drivers = ready.servable.predict(row[None])[0], []
+            label = int(ready.servable.decide(probability[None])[0])
         else:
-            probability, drivers = ready.servable.occlude(row)
-        label = int(ready.servable.decide(probability[None])[0])
+            probability, label, drivers = ready.servable.occlude(row)
         return _encode(self._envelope(ready, request, row, probability.tolist(), label, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
@@ -128,25 +137,24 @@ class ThreatService(Service):
         request_id: str,
         path: str,
     ) -> dict[str, Any]:
-        missing = np.isnan(row)
-        n_missing = int(np.count_nonzero(missing))
+        # Plain numbers: for a dozen features every numpy call would cost more than this whole loop.
+        values = row.tolist()
+        low, high = ready.low, ready.high
+        missing = tuple([j for j, v in enumerate(values) if v != v])
+        outside = [j for j, v in enumerate(values) if v < low[j] or v > high[j]]
+        n_missing = len(missing)
         if n_missing == ready.width:
             raise invalid(path, f"at least one feature is needed; known are {', '.join(ready.names)}")
-        outside = ready.ranges.outside(row)
-        warnings = []
-        if n_missing:
-            names = ready.names
-            warnings.append(say_missing([names[j] for j in np.flatnonzero(missing).tolist()], _TREATMENT))
+        warnings = [ready.say_missing(missing)] if missing else []
         for j in outside:
-            warnings.append(ready.ranges.say(j, float(row[j])))
+            warnings.append(ready.ranges.say(j, values[j]))
         attack = 1.0 - p[ready.normal] if ready.normal is not None else 1.0
         if label == UNKNOWN:
             prediction, probability, threshold = "unknown", max(p), None
         else:
             prediction, probability, threshold = ready.classes[label], p[label], ready.thresholds[label]
         if label == ready.normal:
-            # The threshold of the most probable attack is the one that was not reached.
-            threshold = max((t for t in ready.thresholds if t is not None), default=0.5)
+            threshold = ready.benign_threshold
             level = "medium" if attack >= 0.25 else "low"
         else:
             level = "critical" if attack >= 0.9 else "high" if attack >= 0.5 else "medium"

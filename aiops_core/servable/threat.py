@@ -144,10 +144,9 @@ class ThreatServable(Servable):
         spread = np.array([f["reference"]["spread"] for f in card["features"]], dtype=np.float32)
         influence = np.array([max(float(f.get("importance", 1.0)), 0.0) for f in card["features"]], dtype=np.float32)
         # Square root: a deviation counts even where the feature matters little on average.
-        self._pull = np.sqrt(influence) / np.maximum(spread, 1e-9)
-        self._reach = np.sqrt(influence)
-        self._is_category = np.array([codes is not None for codes in self._codes])
-        self._any_category = bool(self._is_category.any())
+        self._pulls: list[float] = (np.sqrt(influence) / np.maximum(spread, 1e-9)).tolist()
+        self._reaches: list[float] = np.sqrt(influence).tolist()
+        self._usual: list[float] = self.reference.tolist()
 
     def encode(self, rows: Sequence[Mapping[str, object]]) -> np.ndarray:
         """Turn rows of named values into model input.
@@ -226,9 +225,9 @@ class ThreatServable(Servable):
 
     def explain(self, x: np.ndarray, top: int = 3) -> list[Driver]:
         """Name the features behind one prediction; see `occlude`."""
-        return self.occlude(x, top)[1]
+        return self.occlude(x, top)[2]
 
-    def occlude(self, x: np.ndarray, top: int = 3) -> tuple[np.ndarray, list[Driver]]:
+    def occlude(self, x: np.ndarray, top: int = 3) -> tuple[np.ndarray, int, list[Driver]]:
         """Predict one row and name the features behind it, in one run of the graph.
 
         The explained number is the probability of the decided class when that is an attack, else the probability
@@ -245,40 +244,46 @@ class ThreatServable(Servable):
         -------
         probability : ndarray, (n_classes,), float64
             As from `predict`.
+        label : int
+            As from `decide` with the card's costs.
         drivers : list of Driver
             Strongest first. A positive contribution raised the explained number.
         """
         x = np.asarray(x, dtype=np.float32).reshape(-1)
-        gap = np.abs(x - self.reference)
-        pull = gap * self._pull
-        if self._any_category:
-            pull[self._is_category] = self._reach[self._is_category] * (gap[self._is_category] > 0)
-        # A missing feature has no gap (NaN); neither it nor an ordinary one is a candidate.
-        ranked_features = np.argsort(pull)  # NaN goes last
-        order = [j for j in ranked_features[::-1].tolist() if pull[j] > 0][:CANDIDATES]
-        batch = np.empty((len(order) + 1, len(x)), dtype=np.float32)
+        values = x.tolist()
+        # Plain numbers: for a dozen features every numpy call would cost more than this whole loop.
+        pulls = []
+        for j, (value, usual) in enumerate(zip(values, self._usual, strict=True)):
+            gap = abs(value - usual)
+            # A missing feature has no gap (NaN); neither it nor an ordinary one is a candidate.
+            if gap > 0:
+                pull = self._reaches[j] if self._codes[j] is not None else gap * self._pulls[j]
+                if pull > 0:
+                    pulls.append((-pull, j))
+        pulls.sort()
+        order = [j for _, j in pulls[:CANDIDATES]]
+        batch = np.empty((len(order) + 1, len(values)), dtype=np.float32)
         batch[:] = x
         for i, j in enumerate(order, start=1):
-            batch[i, j] = self.reference[j]
+            batch[i, j] = self._usual[j]
         P = self.predict(batch)
-        label = int(self.decide(P[:1])[0])
-        if self._normal is None:
-            number = P[:, label]
-        elif label == self._normal:
-            number = 1.0 - P[:, self._normal]
-        else:
-            number = P[:, label]
-        change = number[0] - number[1:]
-        ranked = np.argsort(-np.abs(change), kind="stable")[:top]
-        return P[0], [
-            {
-                "feature": self.features[order[i]],
-                "value": self._shown(order[i], float(x[order[i]])),
-                "contribution": float(change[i]),
-            }
-            for i in ranked
-            if abs(change[i]) > 1e-6
-        ]
+        label = int((P[0] * self.weights).argmax()) if self.costs is None else int(self.decide(P[:1])[0])
+        # "Any attack" is 1 - P(normal): its change is that of P(normal), turned round.
+        column, sign = (self._normal, -1.0) if label == self._normal and self._normal is not None else (label, 1.0)
+        number = P[:, column].tolist()
+        changes = sorted(
+            ((sign * (number[0] - n), j) for j, n in zip(order, number[1:], strict=True)),
+            key=lambda change: -abs(change[0]),
+        )
+        return (
+            P[0],
+            label,
+            [
+                {"feature": self.features[j], "value": self._shown(j, values[j]), "contribution": change}
+                for change, j in changes[:top]
+                if abs(change) > 1e-6
+            ],
+        )
 
     def golden(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replay the golden rows: ``X`` to ``probability``."""
