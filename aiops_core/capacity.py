@@ -5,8 +5,8 @@ ideas make it hold on series it has not seen:
 
 - *Every series in its own units* (`aiops_core.servable.capacity.normalise`): resources of any size train one model.
   Rows weigh as much as their spread, so the loss is still the absolute error in units of the target.
-- *A linear backbone*, fitted to the absolute error, with coefficients that fade along the horizon. It extrapolates
-  and hardly overfits; the trees only add what it misses.
+- *A linear backbone*, fitted to the absolute error, with coefficients that fade along the horizon. It extrapolates,
+  which trees cannot. The search tries trees on it and trees alone; the final median is one of them or their mean.
 - *Truncated histories, missing columns and missing clocks are training conditions*, because requests look like that.
 - *Conformal offsets* by step and target, from validation origins (Romano, Patterson and Candes 2019,
   "Conformalized quantile regression"), each edge of the band on its own.
@@ -15,6 +15,7 @@ ideas make it hold on series it has not seen:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 import xgboost as xgb
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from threadpoolctl import threadpool_limits
 
 from aiops_core import metrics, servable, tables
 from aiops_core.errors import DataError
@@ -55,9 +57,10 @@ STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
 ROUNDS = 10
 #: A trial stops after this many reports without a better one.
 PATIENCE = 4
-#: Rows of a trial, of the final fit, of the linear fit of one target, and of validation inside a trial.
+#: Rows of a trial, of the final fit and its band edges, of the linear fit of one target, and of validation inside a trial.
 SEARCH_ROWS = 40_000
-FINAL_ROWS = 120_000
+FINAL_ROWS = 80_000
+EDGE_ROWS = 40_000
 LINEAR_ROWS = 20_000
 SCORED_ROWS = 20_000
 #: Steps ahead that one sampled (series, origin) pair contributes.
@@ -66,8 +69,6 @@ STEPS_PER_PAIR = 4
 TRUNCATED, WITHOUT_OTHERS, WITHOUT_CLOCK = 0.15, 0.15, 0.10
 #: Other columns that a forecast may use.
 MAX_EXOGENOUS = 8
-#: Parameter sets whose median models are averaged.
-BEST = 2
 #: Strength of the ridge penalty tried for the linear backbone, relative to the mean curvature.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 #: Scaled residuals beyond this are cut in training: they carry no more information on a median.
@@ -76,6 +77,7 @@ CUT = 15.0
 BUCKETS, MIN_BUCKET = 6, 60
 #: The boosters of the band edges: few, shallow trees, since the conformal offsets do the rest.
 EDGE = {"max_depth": 4, "learning_rate": 0.1, "min_child_weight": 40.0, "subsample": 0.7, "colsample": 0.5, "l2": 5.0}
+EDGE_STEPS = 8
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -208,6 +210,8 @@ class CapacityModel:
     ----------
     boosters : tuple of lists of Booster
         For p10, p50 and p90; averaged. Empty band edges coincide with the median.
+    shares : tuple of float
+        Share of the backbone in p10, p50 and p90.
     linear : ndarray, (P, targets)
     calibration : dict or None
         Conformal offsets, see `aiops_core.servable.capacity.assemble`.
@@ -215,6 +219,7 @@ class CapacityModel:
     """
 
     boosters: tuple[list[xgb.Booster], list[xgb.Booster], list[xgb.Booster]]
+    shares: tuple[float, float, float]
     linear: np.ndarray
     calibration: dict[str, Any] | None
     params: dict[str, Any]
@@ -287,7 +292,8 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
             raise DataError(f"no {name} origin has a known target value", table="usage")
     search = _block(data, data.parts["train"], rng)
     checked = _block(data, data.parts["validation"], None)
-    ridge, linear = _backbone(search, checked, layout)
+    with threadpool_limits(1):  # small matrices: more threads only get into each other's way
+        ridge, linear = _backbone(search, checked, layout)
     oracle = dataset.oracles.get("capacity")
     expected = None if oracle is None else np.asarray(oracle(_keys(data, "test")), dtype=np.float64)
     data = replace(data, search=search, checked=checked, ridge=ridge, linear=linear, oracle=expected)
@@ -567,6 +573,7 @@ def _error(block: Block, scaled: np.ndarray) -> float:
 def space(data: CapacityData) -> dict[str, BaseDistribution]:
     """Return the search space of the median booster."""
     return {
+        "backbone": IntDistribution(0, 1),
         "max_depth": IntDistribution(3, 8),
         "learning_rate": FloatDistribution(0.02, 0.2, log=True),
         "min_child_weight": FloatDistribution(5.0, 200.0, log=True),
@@ -578,12 +585,12 @@ def space(data: CapacityData) -> dict[str, BaseDistribution]:
 
 def defaults(data: CapacityData) -> list[dict[str, Any]]:
     """Return the points that every search tries first."""
-    return [
-        {"max_depth": 5, "learning_rate": 0.06, "min_child_weight": 40.0, "subsample": 0.7, "colsample": 0.4, "l2": 5.0}
-    ]
+    point = {"max_depth": 5, "learning_rate": 0.06, "min_child_weight": 40.0}
+    point |= {"subsample": 0.7, "colsample": 0.4, "l2": 5.0}
+    return [{"backbone": 0, **point}, {"backbone": 1, **point}]
 
 
-def _settings(params: Mapping[str, Any], objective: str, seed: int, threads: int) -> dict[str, Any]:
+def _settings(params: Mapping[str, Any], objective: str, seed: int) -> dict[str, Any]:
     return {
         "objective": objective,
         "tree_method": "hist",
@@ -595,7 +602,7 @@ def _settings(params: Mapping[str, Any], objective: str, seed: int, threads: int
         "subsample": params["subsample"],
         "colsample_bynode": params["colsample"],
         "lambda": params["l2"],
-        "nthread": threads,
+        "nthread": 1,
         "seed": seed,
         "verbosity": 0,
     }
@@ -610,25 +617,25 @@ def _boost(
     *,
     quantile: float = 0.5,
     rounds: int | None = None,
+    steps: int = MAX_STEPS,
     seed: int = 0,
-    threads: int = 1,
     report: Report | None = None,
 ) -> xgb.Booster:
     """Boost the residual of the backbone; with validation rows, keep the rounds with the smallest pinball loss."""
-    settings = _settings(params, "reg:absoluteerror" if quantile == 0.5 else "reg:quantileerror", seed, threads)
+    settings = _settings(params, "reg:absoluteerror" if quantile == 0.5 else "reg:quantileerror", seed)
     if quantile != 0.5:
         settings["quantile_alpha"] = quantile
     label = np.clip(train.y - backbone, -CUT, CUT)
-    matrix = xgb.QuantileDMatrix(train.x, label, weight=train.weight, max_bin=64, nthread=threads)
+    matrix = xgb.QuantileDMatrix(train.x, label, weight=train.weight, max_bin=64, nthread=1)
     booster = xgb.Booster(settings, [matrix])
     if checked is None or checked_backbone is None:
         for i in range(rounds or MAX_STEPS * ROUNDS):
             booster.update(matrix, i)
         return booster
-    check = xgb.DMatrix(checked.x, nthread=threads)
+    check = xgb.DMatrix(checked.x, nthread=1)
     scaled = checked_backbone.copy()
     best, best_step = np.inf, 0
-    for step in range(1, MAX_STEPS + 1):
+    for step in range(1, steps + 1):
         for i in range((step - 1) * ROUNDS, step * ROUNDS):
             booster.update(matrix, i)
         # Trees add up (base score 0), so only the new ones are evaluated.
@@ -670,61 +677,119 @@ def fit(
         Without a band; `finish` adds it.
     """
     checked = _part_of(data.checked, SCORED_ROWS, seed)
+    share = float(params["backbone"])
     median = _boost(
         params,
         data.search,
-        _linear(data.search, data.linear, data.layout),
+        share * _linear(data.search, data.linear, data.layout),
         checked,
-        _linear(checked, data.linear, data.layout),
+        share * _linear(checked, data.linear, data.layout),
         seed=seed,
         report=report,
     )
-    return CapacityModel(([], [median], []), data.linear, None, dict(params), data.layout)
+    return CapacityModel(([], [median], []), (share,) * 3, data.linear, None, dict(params), data.layout)
 
 
 def finish(ranked: list[dict[str, Any]], data: CapacityData, *, seed: int) -> CapacityModel:
     """Fit the final model: rounds and conformal offsets before the validation origins, then again with them.
 
-    The first pass trains on rows before the validation origins, which fixes the number of rounds and measures how
-    far the band misses there. The second pass adds the validation period, which is the most recent knowledge of
-    every series, and keeps rounds and offsets.
+    The first pass trains on rows before the validation origins. It fixes the number of rounds; chooses the median
+    among the best parameter set, the best one of the other kind (with or without the backbone) and their mean; and
+    measures how far the band misses. The second pass adds the validation period, the most recent knowledge of every
+    series, and keeps these choices.
 
     Parameters
     ----------
     ranked : list of dict
-        Parameter sets, best first; the medians of the best `BEST` are averaged.
+        Parameter sets, best first.
 
     Returns
     -------
     CapacityModel
     """
     rng = np.random.default_rng([seed, 1])
-    chosen = ranked[:BEST]
-    train = _block(data, _sample(data, data.limits["train"], FINAL_ROWS, rng), rng)
-    ridge, linear = data.ridge, data.linear
-    jobs = [(0.1, EDGE), *((0.5, p) for p in chosen), (0.9, EDGE)]
-    backbone, checked_backbone = _linear(train, linear, data.layout), _linear(data.checked, linear, data.layout)
-    first = [
-        _boost(p, train, backbone, data.checked, checked_backbone, quantile=q, seed=seed + i, threads=1)
-        for i, (q, p) in enumerate(jobs)
-    ]
-    model = CapacityModel(_by_quantile(jobs, first), linear, None, dict(chosen[0]), data.layout)
-    calibration = _conformal(model, data)
-    again = _block(data, _sample(data, data.limits["validation"], FINAL_ROWS, rng), rng)
-    _, linear = _backbone(again, None, data.layout, ridge)
-    backbone = _linear(again, linear, data.layout)
-    second = [
-        _boost(p, again, backbone, None, None, quantile=q, rounds=b.num_boosted_rounds(), seed=seed + i, threads=1)
-        for i, ((q, p), b) in enumerate(zip(jobs, first, strict=True))
-    ]
-    return CapacityModel(_by_quantile(jobs, second), linear, calibration, dict(chosen[0]), data.layout)
+    other = next((p for p in ranked if p["backbone"] != ranked[0]["backbone"]), None)
+    medians = [ranked[0]] if other is None else [ranked[0], other]
+    edge = {"backbone": ranked[0]["backbone"], **EDGE}
+    jobs = [(0.5, p) for p in medians] + [(0.1, edge), (0.9, edge)]
+    with threadpool_limits(1):
+        train = _block(data, _sample(data, data.limits["train"], FINAL_ROWS, rng), rng)
+        first = _boost_all(jobs, train, data.linear, data, seed=seed)
+        kept = _choose(jobs, first, data)
+        model = _assembled(jobs, first, kept, data.linear, None, ranked[0], data.layout)
+        calibration = _conformal(model, data)
+        again = _block(data, _sample(data, data.limits["validation"], FINAL_ROWS, rng), rng)
+        _, linear = _backbone(again, None, data.layout, data.ridge)
+        jobs = [jobs[i] for i in kept]
+        rounds = [first[i].num_boosted_rounds() for i in kept]
+        second = _boost_all(jobs, again, linear, data, seed=seed, rounds=rounds)
+    return _assembled(jobs, second, list(range(len(jobs))), linear, calibration, ranked[0], data.layout)
 
 
-def _by_quantile(
-    jobs: list[tuple[float, Any]], boosters: list[xgb.Booster]
-) -> tuple[list[xgb.Booster], list[xgb.Booster], list[xgb.Booster]]:
-    low, middle, high = ([b for (q, _), b in zip(jobs, boosters, strict=True) if q == w] for w in (0.1, 0.5, 0.9))
-    return low, middle, high
+def _boost_all(
+    jobs: list[tuple[float, Any]],
+    train: Block,
+    linear: np.ndarray,
+    data: CapacityData,
+    *,
+    seed: int,
+    rounds: list[int] | None = None,
+) -> list[xgb.Booster]:
+    """Fit several boosters, two at a time; without ``rounds`` validation chooses their number."""
+    backbone = _linear(train, linear, data.layout)
+    checked = None if rounds is not None else _part_of(data.checked, SCORED_ROWS, seed)
+    checked_backbone = None if checked is None else _linear(checked, linear, data.layout)
+    # Band edges need less: conformal offsets correct them.
+    few = slice(0, EDGE_ROWS)
+    edges = Block(train.x[few], train.y[few], train.weight[few], train.target[few])
+
+    def one(i: int) -> xgb.Booster:
+        quantile, params = jobs[i]
+        block, base = (train, backbone) if quantile == 0.5 else (edges, backbone[few])
+        share = params["backbone"]
+        return _boost(
+            params,
+            block,
+            share * base,
+            checked,
+            None if checked_backbone is None else share * checked_backbone,
+            quantile=quantile,
+            steps=MAX_STEPS if quantile == 0.5 else EDGE_STEPS,
+            rounds=None if rounds is None else rounds[i],
+            seed=seed + i,
+        )
+
+    # XGBoost releases the interpreter lock; one thread each keeps the result independent of the machine.
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, range(len(jobs))))
+
+
+def _choose(jobs: list[tuple[float, Any]], boosters: list[xgb.Booster], data: CapacityData) -> list[int]:
+    """Return which boosters to keep: the medians whose mean has the smallest validation error, and the band edges."""
+    medians = [i for i, (q, _) in enumerate(jobs) if q == 0.5]
+    matrix = xgb.DMatrix(data.checked.x)
+    backbone = _linear(data.checked, data.linear, data.layout)
+    scaled = {i: jobs[i][1]["backbone"] * backbone + boosters[i].predict(matrix) for i in medians}
+    options = [[i] for i in medians] + ([medians] if len(medians) > 1 else [])
+    best = min(options, key=lambda o: _error(data.checked, np.mean([scaled[i] for i in o], axis=0)))
+    return best + [i for i, (q, _) in enumerate(jobs) if q != 0.5]
+
+
+def _assembled(
+    jobs: list[tuple[float, Any]],
+    boosters: list[xgb.Booster],
+    kept: list[int],
+    linear: np.ndarray,
+    calibration: dict[str, Any] | None,
+    params: Mapping[str, Any],
+    layout: Layout,
+) -> CapacityModel:
+    of = {q: [i for i in kept if jobs[i][0] == q] for q in (0.1, 0.5, 0.9)}
+    low, middle, high = ([boosters[i] for i in of[q]] for q in of)
+    shares = [float(np.mean([jobs[i][1]["backbone"] for i in of[q]])) for q in of]
+    return CapacityModel(
+        (low, middle, high), (shares[0], shares[1], shares[2]), linear, calibration, dict(params), layout
+    )
 
 
 def _conformal(model: CapacityModel, data: CapacityData) -> dict[str, Any]:
@@ -735,8 +800,7 @@ def _conformal(model: CapacityModel, data: CapacityData) -> dict[str, Any]:
     high = np.zeros_like(low)
     scaled, truth = [], []
     for part, rows in _features(data, pairs):
-        backbone, residual = _raw(model, rows, pairs.target[part])
-        prediction = backbone[..., None] + residual
+        prediction = _scaled(model, rows, pairs.target[part])
         scaled.append(prediction[pairs.known[part]])
         truth.append(((pairs.truth[part] - rows.level[:, None]) / rows.scale[:, None])[pairs.known[part]])
     p, y = np.concatenate(scaled), np.concatenate(truth)
@@ -773,22 +837,16 @@ def _upper_quantile(score: np.ndarray) -> float:
 # Prediction ----------------------------------------------------------------------------------------------------------
 
 
-def _residual(model: CapacityModel, x: np.ndarray) -> np.ndarray:
-    """Distance of the three quantiles from the backbone, scaled; (m, 3)."""
-    matrix = xgb.DMatrix(x)
-    out = np.empty((len(x), 3))
-    for column, boosters in enumerate(model.boosters):
-        used = boosters or model.boosters[1]
-        out[:, column] = np.mean([b.predict(matrix) for b in used], axis=0)
-    return out
-
-
-def _raw(model: CapacityModel, rows: Rows, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Backbone (n, k) and residuals (n, k, 3), scaled."""
+def _scaled(model: CapacityModel, rows: Rows, target: np.ndarray) -> np.ndarray:
+    """Quantiles before the conformal offsets, in units of scale around level; (n, k, 3)."""
     n, k, f = rows.x.shape
     x = rows.x.reshape(n * k, f)
     backbone = (design(x, model.layout) @ model.linear)[np.arange(n * k), np.repeat(target, k)]
-    return backbone.reshape(n, k), _residual(model, x).reshape(n, k, 3)
+    matrix = xgb.DMatrix(x, nthread=1)
+    out = np.empty((n * k, 3))
+    for column, (boosters, share) in enumerate(zip(model.boosters, model.shares, strict=True)):
+        out[:, column] = share * backbone + np.mean([b.predict(matrix) for b in boosters or model.boosters[1]], axis=0)
+    return out.reshape(n, k, 3)
 
 
 def predict(model: CapacityModel, data: CapacityData, part: str) -> dict[str, np.ndarray]:
@@ -803,8 +861,7 @@ def predict(model: CapacityModel, data: CapacityData, part: str) -> dict[str, np
     out = np.empty((*pairs.steps.shape, 3))
     for chunk, rows in _features(data, pairs):
         target, steps = pairs.target[chunk], pairs.steps[chunk]
-        backbone, residual = _raw(model, rows, target)
-        out[chunk] = assemble(backbone, residual, rows, steps, target, model.layout, model.calibration)
+        out[chunk] = assemble(_scaled(model, rows, target), rows, steps, target, model.layout, model.calibration)
     return _named(out[pairs.known])
 
 
@@ -861,6 +918,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "scored_steps": data.info["score_steps"],
         "layout": layout.as_dict(),
         "graphs": [n or names[1] for n in names],
+        "backbone_shares": list(model.shares),
         "decision": {"rule": "none: a forecast is a band, thresholds are the user's"},
         "calibration": {
             "method": "conformal offsets of both band edges by target and step, in units of the series' spread"
@@ -956,10 +1014,8 @@ def _golden(model: CapacityModel, data: CapacityData, n: int = 24) -> dict[str, 
         exogenous[::2] = np.nan
         arrays["exogenous"] = exogenous = exogenous.astype(np.float32)
     rows = features(history, last, arrays["steps"], t, data.layout, exogenous)
-    backbone, residual = _raw(model, rows, t)
-    arrays["expected_forecast"] = assemble(
-        backbone, residual, rows, arrays["steps"], t, model.layout, model.calibration
-    )
+    scaled = _scaled(model, rows, t)
+    arrays["expected_forecast"] = assemble(scaled, rows, arrays["steps"], t, model.layout, model.calibration)
     return arrays
 
 

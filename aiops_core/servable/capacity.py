@@ -1,9 +1,9 @@
 """Capacity forecasts from a servable folder, and the feature code that training shares with it.
 
-A forecast of one series at one origin works in *its own* units: everything is centred on the mean of the last season
-and divided by the spread of the last seven, so neither the unit nor the name of a resource matters. A linear model
-(one a target) gives the backbone; boosted trees add a correction of the median and the distance of both band edges
-from the backbone; conformal offsets by step and target widen or narrow the band to what validation showed.
+A forecast of one series at one origin works in *its own* units: everything is centred on its last values and divided
+by its recent spread, so neither the unit nor the name of a resource matters. Boosted trees predict the distance of
+each quantile from there, or from a linear backbone (one a target), or the mean of both; conformal offsets by step and
+target widen or narrow the band to what validation showed.
 """
 
 from __future__ import annotations
@@ -170,26 +170,36 @@ def fit_context(history: np.ndarray, length: int) -> np.ndarray:
 def normalise(history: np.ndarray, layout: Layout, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return level and scale of each series as its history shows them.
 
-    Level is the mean of the last season (else the last known value, else the target's usual level). Scale is the mean
-    absolute deviation over the last seven seasons, shrunk towards the target's usual relative spread when only a few
-    values are known.
+    Level is the median of the last three values (of the last hour, on a finer grid than that): close to where a series
+    is after a shift, yet not carried away by one spike. Scale weighs the spread of the last season against that of
+    the last seven, so a series that has gone quiet is forecast quietly; both are mean absolute deviations, shrunk
+    towards the target's usual relative spread when only a few values are known.
 
     Parameters
     ----------
     history : ndarray, (n, L), float64
     target : ndarray, (n,), int
         Index into ``layout.targets``.
+
+    Returns
+    -------
+    level, scale : ndarray, (n,)
     """
-    recent = history[:, -7 * layout.season :]
-    level = _mean(history[:, -layout.season :])
-    level = np.where(np.isnan(level), _last_known(history), level)
+    newest = _last_known(history)
+    level = _median(history[:, -max(3, layout.season // 24) :])
+    level = np.where(np.isnan(level), newest, level)
     level = np.where(np.isnan(level), np.asarray(layout.reference_level)[target], level)
-    centre = _mean(recent)
-    deviation = np.nan_to_num(_mean(np.abs(recent - centre[:, None])))
-    count = (~np.isnan(recent)).sum(1)
     usual = np.asarray(layout.relative_scale)[target] * np.abs(level)
-    scale = (count * deviation + 3 * usual) / (count + 3)
-    return level, np.maximum(scale, np.maximum(1e-3 * np.abs(level), TINY))
+
+    def spread(x: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        deviation = np.nan_to_num(_mean(np.abs(x - centre[:, None])))
+        count = (~np.isnan(x)).sum(1)
+        return (count * deviation + 3 * usual) / (count + 3)
+
+    one, seven = history[:, -layout.season :], history[:, -7 * layout.season :]
+    long = spread(seven, _mean(seven))
+    short = np.maximum(spread(one, _median(one)), 0.05 * long)
+    return level, np.maximum(long**0.3 * short**0.7, np.maximum(1e-3 * np.abs(level), TINY))
 
 
 # Features ------------------------------------------------------------------------------------------------------------
@@ -349,8 +359,7 @@ def design(x: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def assemble(
-    backbone: np.ndarray,
-    residual: np.ndarray,
+    scaled: np.ndarray,
     rows: Rows,
     steps: np.ndarray,
     target: np.ndarray,
@@ -361,10 +370,8 @@ def assemble(
 
     Parameters
     ----------
-    backbone : ndarray, (n, k)
-        Linear prediction, scaled.
-    residual : ndarray, (n, k, 3)
-        Distance of each quantile from the backbone, scaled.
+    scaled : ndarray, (n, k, 3)
+        Quantiles in units of scale around level.
     calibration : mapping, optional
         ``edges`` (last step of each bucket), ``low`` and ``high`` (targets, buckets): conformal offsets, scaled.
 
@@ -373,7 +380,7 @@ def assemble(
     ndarray, (n, k, 3), float64
         p10 <= p50 <= p90, within the bounds of the target.
     """
-    scaled = np.asarray(backbone, dtype=np.float64)[..., None] + residual
+    scaled = np.array(scaled, dtype=np.float64)
     if calibration is not None:
         edges = np.asarray(calibration["edges"])
         bucket = np.minimum(np.searchsorted(edges, steps, side="left"), len(edges) - 1)
@@ -412,15 +419,17 @@ class CapacityServable(Servable):
         self.step_seconds, self.context = self.layout.step_seconds, self.layout.context
         self.quantiles = QUANTILES
         self._graphs: list[list[str]] = card["graphs"]
+        self._shares: list[float] = card["backbone_shares"]
 
-    def _predict(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Backbone (m,) and residuals (m, 3) of flat features (m, F)."""
+    def _predict(self, x: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Scaled quantiles (m, 3) of flat features (m, F)."""
         (every,) = self.session(LINEAR).run(None, {"X": design(x, self.layout)})
-        residual = np.empty((len(x), len(QUANTILES)))
-        for column, names in enumerate(self._graphs):
+        backbone = every[np.arange(len(x)), target]
+        out = np.empty((len(x), len(QUANTILES)))
+        for column, (names, share) in enumerate(zip(self._graphs, self._shares, strict=True)):
             parts = [self.session(name).run(None, {"X": x})[0][:, 0] for name in names]
-            residual[:, column] = np.mean(parts, axis=0)
-        return every[np.arange(len(x)), target], residual
+            out[:, column] = share * backbone + np.mean(parts, axis=0)
+        return out
 
     def forecast_rows(
         self,
@@ -436,16 +445,8 @@ class CapacityServable(Servable):
         """
         rows = features(history, last, steps, target, self.layout, exogenous)
         n, k, f = rows.x.shape
-        backbone, residual = self._predict(rows.x.reshape(n * k, f), np.repeat(target, k))
-        return assemble(
-            backbone.reshape(n, k),
-            residual.reshape(n, k, 3),
-            rows,
-            steps,
-            target,
-            self.layout,
-            self.card["calibration"]["parameters"],
-        )
+        scaled = self._predict(rows.x.reshape(n * k, f), np.repeat(target, k)).reshape(n, k, len(QUANTILES))
+        return assemble(scaled, rows, steps, target, self.layout, self.card["calibration"]["parameters"])
 
     def forecast(
         self,
@@ -520,10 +521,10 @@ class CapacityServable(Servable):
         top: int = 3,
         exogenous: Mapping[str, np.ndarray] | None = None,
     ) -> list[Driver]:
-        """Name what moves the median of one forecast away from the level of the last season.
+        """Name what moves the median of one forecast away from the last values.
 
-        Groups of features are put back to "like the level of the last season" (or unknown, for the calendar), one
-        group at a time, in one batch.
+        Groups of features are put back to "as the last values" (or unknown, for the calendar and the variability),
+        one group at a time, in one batch.
 
         Parameters
         ----------
@@ -546,8 +547,7 @@ class CapacityServable(Servable):
         batch = np.repeat(x, len(groups) + 1, axis=0)
         for i, (_, columns, neutral, _) in enumerate(groups):
             batch[i + 1, columns] = np.where(np.isnan(batch[i + 1, columns]), np.nan, neutral)
-        backbone, residual = self._predict(batch, np.repeat(code, len(batch)))
-        p50 = rows.level[0] + rows.scale[0] * (backbone + residual[:, 1])
+        p50 = rows.level[0] + rows.scale[0] * self._predict(batch, np.repeat(code, len(batch)))[:, 1]
         contribution = p50[0] - p50[1:]
         drivers: list[Driver] = []
         for i in np.argsort(-np.abs(contribution), kind="stable")[:top]:
