@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+from datetime import timedelta
 from pathlib import Path
 
 from aiops_core import synthetic
+from aiops_core.tables import Dataset
 
 #: Enough to predict sensibly, little enough to train in seconds.
 SAMPLES = {"failure": 600, "threat": 1500, "capacity": 300}
+WEEKS = timedelta(weeks=14)
+
+
+def dataset(task: str, *, seed: int = 3) -> Dataset:
+    """Return a small synthetic data set; capacity keeps few resources, two targets and a week's horizon."""
+    full = synthetic.dataset(SAMPLES[task], seed=seed, tasks=(task,))
+    if task != "capacity":
+        return full
+    usage = full.tables["usage"]
+    some = usage["resource_id"].unique()[:8]
+    usage = usage[usage["resource_id"].isin(some) & (usage["timestamp"] > usage["timestamp"].max() - WEEKS)]
+    config = {**full.config["capacity"], "target": ["cpu_usage", "memory_usage"], "horizon": 168}
+    return dataclasses.replace(full, tables={"usage": usage.reset_index(drop=True)}, config={"capacity": config})
 
 
 def train(task: str, folder: Path, *, seed: int = 3) -> Path:
     """Train one task with its first default parameters and export it."""
     module = importlib.import_module(f"aiops_core.{task}")
-    dataset = synthetic.dataset(SAMPLES[task], seed=seed, tasks=(task,))
-    data = module.prepare(dataset, seed=seed)
+    data = module.prepare(dataset(task, seed=seed), seed=seed)
     params = module.defaults(data)[0]
-    model = module.finish([params], data, seed=seed)
-    module.export(model, data, folder)
+    module.export(module.finish([params], data, seed=seed), data, folder)
     return folder

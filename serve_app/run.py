@@ -1,0 +1,245 @@
+"""What `aiops serve` runs: Ray on the loopback interface, Serve with its fast settings, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from aiops_core import settings
+from aiops_core.errors import AiopsError, UsageError
+
+__all__ = ["FAST", "main", "serving"]
+
+#: Read by Ray when it starts, so set before; a value in the environment wins. HAProxy instead of the Python proxy, no
+#: thread hop inside a replica, one HAProxy thread for two cores, and none of HAProxy's per-request metrics: ours
+#: are counted in the replicas.
+FAST = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "OMP_NUM_THREADS": "1",
+    # Silences a note about how Ray will treat accelerators that are not there.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+ATTEMPTS = 4
+HEALTHY_SECONDS = 120.0
+_APPLICATION = "aiops"
+
+
+def _free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(preferred: int) -> int:
+    if _free("0.0.0.0", preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _get(url: str, timeout: float = 2.0) -> dict[str, Any] | None:
+    # Loopback never goes through a proxy of the environment.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as answer:
+            content: dict[str, Any] = json.loads(answer.read())
+            return content
+    except (OSError, ValueError, urllib.error.URLError):
+        return None
+
+
+def _environment() -> None:
+    """Set what Ray reads at import; other services on the machine may hold HAProxy's own ports and folder."""
+    for name, value in FAST.items():
+        os.environ.setdefault(name, value)
+    base = Path("/tmp") / f"aiops-haproxy-{os.getuid()}-{os.getpid()}"
+    for name, file in (
+        ("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "haproxy.cfg"),
+        ("RAY_SERVE_HAPROXY_SOCKET_PATH", "admin.sock"),
+        ("RAY_SERVE_HAPROXY_SERVER_STATE_BASE", ""),
+        ("RAY_SERVE_HAPROXY_SERVER_STATE_FILE", "server-state"),
+        ("RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH", "metrics.sock"),
+    ):
+        os.environ.setdefault(name, str(base / file).rstrip("/"))
+    os.environ.setdefault("RAY_SERVE_HAPROXY_METRICS_PORT", str(_free_port(9101)))
+    os.environ.setdefault("RAY_SERVE_HAPROXY_STATS_PORT", str(_free_port(8404)))
+
+
+class serving:
+    """The service, as a context: starts Ray (or joins a cluster) and the application, and stops what it started.
+
+    Parameters
+    ----------
+    port, host : int, str
+        Where to listen.
+    placement : {"ingress", "deployments"}
+    replicas : int
+    state_dir, tracking_uri : str, optional
+        Default: `aiops_core.settings`.
+
+    Raises
+    ------
+    UsageError
+        On entry, if the port is taken or the service does not get healthy.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 8100,
+        host: str = "127.0.0.1",
+        placement: str = "ingress",
+        replicas: int = 1,
+        state_dir: str | None = None,
+        tracking_uri: str | None = None,
+    ) -> None:
+        self.port, self.host = port, host
+        self._arguments = {"placement": placement, "replicas": replicas, "tracking_uri": tracking_uri}
+        self._state = Path(state_dir or settings.load().state_dir).resolve()
+        self._started_ray = False
+        self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
+
+    def __enter__(self) -> serving:
+        if not _free(self.host, self.port):
+            raise UsageError(f"port {self.port} on {self.host} is taken: stop what listens there or choose another --port")
+        address = settings.load().ray_address
+        _environment()
+        import ray
+        from ray import serve
+
+        from serve_app.app import Args, build
+
+        self._connect(ray, address)
+        try:
+            # Counters of an earlier service on this machine would be added to those of this one.
+            if self._started_ray:
+                shutil.rmtree(self._state / "metrics", ignore_errors=True)
+            arguments = Args(state_dir=str(self._state), **self._arguments)
+            serve.start(http_options={"host": self.host, "port": self.port}, logging_config={"log_level": "WARNING"})
+            serve.run(build(arguments), name=_APPLICATION, route_prefix="/")
+            self.health = self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _connect(self, ray: Any, address: str | None) -> None:
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if address:
+            ray.init(address=address, **options)
+            return
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+                self._started_ray = True
+                return
+            except Exception as error:
+                # Ray raises bare Exception when its node agent misses a fixed 15 s deadline, as it does on a busy machine.
+                ray.shutdown()
+                if attempt == ATTEMPTS:
+                    raise UsageError(f"Ray did not start in {ATTEMPTS} attempts: {error}") from error
+
+    def _wait(self) -> dict[str, Any]:
+        deadline = time.time() + HEALTHY_SECONDS
+        while time.time() < deadline:
+            health = _get(f"{self.url}/api/v3/aiops/health")
+            if health is not None and health.get("status") == "healthy":
+                return health
+            time.sleep(0.1)
+        raise UsageError(f"the service did not become healthy within {HEALTHY_SECONDS:g} s; see /tmp/ray/session_latest/logs")
+
+    def __exit__(self, *exception: object) -> None:
+        import ray
+        from ray import serve
+
+        if not ray.is_initialized():
+            return
+        try:
+            if self._started_ray:
+                serve.shutdown()
+            else:
+                serve.delete(_APPLICATION)
+        except Exception as error:
+            print(f"Serve did not shut down cleanly: {error}", file=sys.stderr)
+        finally:
+            ray.shutdown()
+
+
+def _announce(service: serving) -> None:
+    url, prefix = service.url, f"{service.url}/api/v3/aiops"
+    loaded = service.health["models_loaded"]
+    print(f"serving {len(loaded)} models: {', '.join(loaded)}")
+    if not service.health["ready"]:
+        print("some models have no champion yet: the legacy models answer; train them with: aiops report")
+    print(f"  docs    {url}/docs\n  schema  {url}/schema\n  health  {prefix}/health\n  metrics {prefix}/metrics")
+    body = '{"source_ip": "192.168.1.100", "failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}'
+    print(f"try:\n  curl {prefix}/predict/threat -H 'Content-Type: application/json' -d '{body}'\nCtrl-C stops it", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until Ctrl-C.
+
+    Returns
+    -------
+    int
+        0 after Ctrl-C, 2 if it cannot start (one sentence on standard error).
+    """
+    parser = argparse.ArgumentParser(prog="aiops serve", description="Serve the champions over HTTP on Ray Serve.")
+    parser.add_argument("--port", type=int, default=8100)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--placement", choices=["ingress", "deployments"], default="ingress")
+    parser.add_argument("--replicas", type=int, default=1)
+    options = parser.parse_args(argv)
+    if not 1 <= options.port <= 65535 or options.replicas < 1:
+        print("aiops serve: --port must lie within 1 and 65535, and --replicas be at least 1", file=sys.stderr)
+        return 2
+    stop = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: _interrupt(stop))
+    try:
+        with serving(**vars(options)) as service:
+            _announce(service)
+            # Ray installs handlers of its own on start.
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sign, lambda *_: stop.set())
+            stop.wait()
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sign, signal.SIG_IGN)
+            print("stopping", flush=True)
+    except KeyboardInterrupt:
+        return 0
+    except AiopsError as error:
+        print(f"aiops serve: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _interrupt(stop: threading.Event) -> None:
+    """Before the service stands, Ctrl-C ends the start itself."""
+    if stop.is_set():
+        return
+    stop.set()
+    raise KeyboardInterrupt
