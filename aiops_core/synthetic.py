@@ -524,7 +524,7 @@ def _load(rng: np.random.Generator, clock: np.ndarray) -> np.ndarray:
     weekend = rng.uniform(0.35, 1.05, (n, 1))
     hour, day = clock % DAY, (clock // DAY) % 7
     wave = 1 + depth * np.cos(2 * np.pi * (hour - peak) / DAY) + 0.25 * depth * np.cos(4 * np.pi * (hour - peak) / DAY)
-    return (wave * np.where(day >= 5, weekend, 1.0) * np.exp(_ar1(rng, clock.shape, 0.85, 0.10))).astype(np.float32)
+    return np.asarray((wave * np.where(day >= 5, weekend, 1.0) * np.exp(_ar1(rng, clock.shape, 0.85, 0.10))).astype(np.float32))
 
 
 def _metrics(
@@ -588,7 +588,7 @@ def _batch_jobs(rng: np.random.Generator, clock: np.ndarray) -> np.ndarray:
     nightly = rng.uniform(0.4, 1.3, (n, 1)) * (rng.random((n, 1)) < 0.4)
     runs = ((clock % DAY) >= first) & ((clock % DAY) < first + length)
     odd = _events(rng, (n, clock.shape[1]), rate=1 / 60, lengths=(2, 6))
-    return np.maximum(np.where(runs, nightly, 0.0), odd).astype(np.float32)
+    return np.asarray(np.maximum(np.where(runs, nightly, 0.0), odd).astype(np.float32))
 
 
 def _memory_steps(rng: np.random.Generator, deploy: np.ndarray) -> np.ndarray:
@@ -784,21 +784,21 @@ def _locations(signal: float) -> np.ndarray:
     loading = np.array([law.loading for law in LAWS.values()])
     shift = np.array([[SIGNATURES[c].get(f, 0.0) for f in LAWS] for c in CLASSES])
     z = np.asarray(INTENSITY)[None, :, None]
-    return base + loading * z + signal * shift[:, None, :] * (1 + STEALTH * z)
+    return np.asarray(base + loading * z + signal * shift[:, None, :] * (1 + STEALTH * z))
 
 
 def _draw(rng: np.random.Generator, law: _Law, eta: np.ndarray) -> np.ndarray:
     if law.family == "lognormal":
         return np.exp(eta + law.dispersion * rng.standard_normal(len(eta)))
     if law.family == "gamma":
-        return rng.gamma(law.dispersion, np.exp(eta) / law.dispersion)
+        return np.asarray(rng.gamma(law.dispersion, np.exp(eta) / law.dispersion))
     if law.family == "negative_binomial":
         mean = np.exp(eta)
         offset = 1.0 if law is LAWS["unique_ips"] else 0.0
-        return offset + rng.negative_binomial(law.dispersion, law.dispersion / (law.dispersion + mean))
+        return np.asarray(offset + rng.negative_binomial(law.dispersion, law.dispersion / (law.dispersion + mean)))
     mean = 1 / (1 + np.exp(-eta))
     score = rng.beta(mean * law.dispersion, (1 - mean) * law.dispersion)
-    return np.clip(score, 1e-12, 1 - 1e-12)
+    return np.asarray(np.clip(score, 1e-12, 1 - 1e-12))
 
 
 def _statistics(values: np.ndarray) -> np.ndarray:
@@ -1015,7 +1015,7 @@ def _clipped_mean(mean: np.ndarray, sd: np.ndarray, low: float = 0.0, high: floa
     a, b = (low - mean) / sd, (high - mean) / sd
     below, above = _normal_cdf(a), _normal_cdf(b)
     density = (np.exp(-(a**2) / 2) - np.exp(-(b**2) / 2)) / math.sqrt(2 * math.pi)
-    return low * below + high * (1 - above) + mean * (above - below) + sd * density
+    return np.asarray(low * below + high * (1 - above) + mean * (above - below) + sd * density)
 
 
 def _normal_cdf(x: np.ndarray) -> np.ndarray:

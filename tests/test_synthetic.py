@@ -11,7 +11,7 @@ import pytest
 
 from aiops_core import synthetic
 from aiops_core.errors import UsageError
-from aiops_core.tables import validate_all
+from aiops_core.tables import Dataset, validate_all
 
 HOUR = pd.Timedelta(hours=1)
 
@@ -74,7 +74,7 @@ def capacity_examples(frame: pd.DataFrame, oracle: synthetic.UsageOracle, target
 
 
 @pytest.fixture(scope="module")
-def data() -> synthetic.Dataset:
+def data() -> Dataset:
     return synthetic.dataset(4000, seed=3)
 
 
@@ -86,7 +86,7 @@ def story() -> synthetic.Telemetry:
 # Contract
 
 
-def test_tables_pass_their_own_validation_unchanged(data: synthetic.Dataset) -> None:
+def test_tables_pass_their_own_validation_unchanged(data: Dataset) -> None:
     checked, _ = validate_all(data.tables)
     assert set(checked) == {"telemetry", "incidents", "activity", "usage"}
     for name, frame in checked.items():
@@ -94,7 +94,7 @@ def test_tables_pass_their_own_validation_unchanged(data: synthetic.Dataset) -> 
     assert list(checked["telemetry"]["resource_id"]) == list(data.tables["telemetry"]["resource_id"])
 
 
-def test_timestamps_are_utc_and_ids_are_strings(data: synthetic.Dataset) -> None:
+def test_timestamps_are_utc_and_ids_are_strings(data: Dataset) -> None:
     stamps = (("telemetry", "timestamp"), ("incidents", "start"), ("incidents", "end"), ("usage", "timestamp"))
     for name, column in stamps:
         assert str(data.tables[name][column].dtype) == "datetime64[us, UTC]"
@@ -102,7 +102,7 @@ def test_timestamps_are_utc_and_ids_are_strings(data: synthetic.Dataset) -> None
     assert str(data.oracles["failure"]["timestamp"].dtype) == "datetime64[us, UTC]"
 
 
-def test_every_feature_has_a_unit_and_stays_within_its_hard_bounds(data: synthetic.Dataset) -> None:
+def test_every_feature_has_a_unit_and_stays_within_its_hard_bounds(data: Dataset) -> None:
     columns = {
         "telemetry": synthetic.TELEMETRY_METRICS,
         "activity": synthetic.ACTIVITY_FEATURES,
@@ -139,7 +139,7 @@ def test_n_samples_counts_the_examples_of_each_task(n: int) -> None:
     assert n <= pairs < n + origins
 
 
-def test_values_rows_and_stamps_are_missing_or_late_as_told(data: synthetic.Dataset) -> None:
+def test_values_rows_and_stamps_are_missing_or_late_as_told(data: Dataset) -> None:
     telemetry = data.tables["telemetry"]
     assert 0.01 < telemetry[list(synthetic.TELEMETRY_METRICS)].isna().to_numpy().mean() < 0.03
     resources = telemetry["resource_id"].nunique()
@@ -153,7 +153,7 @@ def test_values_rows_and_stamps_are_missing_or_late_as_told(data: synthetic.Data
     assert 0.05 < 1 - seen.to_numpy().mean() < 0.15
 
 
-def test_classes_are_imbalanced_as_told(data: synthetic.Dataset) -> None:
+def test_classes_are_imbalanced_as_told(data: Dataset) -> None:
     share = data.tables["activity"]["threat_type"].value_counts(normalize=True)
     assert set(share.index) == set(synthetic.CLASSES)
     assert sum(synthetic.CLASSES.values()) == pytest.approx(1)
@@ -164,7 +164,7 @@ def test_classes_are_imbalanced_as_told(data: synthetic.Dataset) -> None:
 # Reproducibility
 
 
-def test_equal_seeds_give_equal_data_whatever_tasks_are_chosen(data: synthetic.Dataset) -> None:
+def test_equal_seeds_give_equal_data_whatever_tasks_are_chosen(data: Dataset) -> None:
     for task, tables in (("failure", ["telemetry", "incidents"]), ("threat", ["activity"]), ("capacity", ["usage"])):
         again = synthetic.dataset(4000, seed=3, tasks=(task,))
         assert sorted(again.tables) == sorted(tables)
@@ -172,7 +172,7 @@ def test_equal_seeds_give_equal_data_whatever_tasks_are_chosen(data: synthetic.D
             pd.testing.assert_frame_equal(again.tables[name], data.tables[name])
 
 
-def test_different_seeds_give_different_data(data: synthetic.Dataset) -> None:
+def test_different_seeds_give_different_data(data: Dataset) -> None:
     other = synthetic.dataset(4000, seed=4)
     for task in ("failure", "threat", "capacity"):
         assert other.digest(task) != data.digest(task)
@@ -300,7 +300,7 @@ def brute_force_posterior(row: dict[str, float]) -> np.ndarray:
                         + (b - 1) * math.log1p(-x)
                     )
             out[c] += density
-    return out / out.sum()
+    return np.asarray(out / out.sum())
 
 
 def test_posterior_equals_brute_force_under_any_missing_pattern() -> None:
@@ -312,7 +312,7 @@ def test_posterior_equals_brute_force_under_any_missing_pattern() -> None:
         np.testing.assert_allclose(posterior.iloc[i], brute_force_posterior(row), atol=1e-9)
 
 
-def test_posterior_sums_to_one_and_is_aligned(data: synthetic.Dataset) -> None:
+def test_posterior_sums_to_one_and_is_aligned(data: Dataset) -> None:
     posterior = data.oracles["threat"]
     assert list(posterior.columns) == list(synthetic.CLASSES)
     assert len(posterior) == len(data.tables["activity"])
@@ -342,7 +342,7 @@ def test_many_failed_logins_from_many_addresses_are_an_attack() -> None:
     assert list(posterior.columns)[int(posterior.to_numpy().argmax())] == "brute_force"
 
 
-def test_features_are_correlated_and_heavy_tailed_within_a_class(data: synthetic.Dataset) -> None:
+def test_features_are_correlated_and_heavy_tailed_within_a_class(data: Dataset) -> None:
     normal = data.tables["activity"].query("threat_type == 'normal'")
     ranks = normal[["request_rate", "data_transfer_rate"]].dropna().rank().to_numpy()
     assert np.corrcoef(ranks.T)[0, 1] > 0.1
