@@ -524,7 +524,8 @@ def _load(rng: np.random.Generator, clock: np.ndarray) -> np.ndarray:
     weekend = rng.uniform(0.35, 1.05, (n, 1))
     hour, day = clock % DAY, (clock // DAY) % 7
     wave = 1 + depth * np.cos(2 * np.pi * (hour - peak) / DAY) + 0.25 * depth * np.cos(4 * np.pi * (hour - peak) / DAY)
-    return np.asarray((wave * np.where(day >= 5, weekend, 1.0) * np.exp(_ar1(rng, clock.shape, 0.85, 0.10))).astype(np.float32))
+    load = wave * np.where(day >= 5, weekend, 1.0) * np.exp(_ar1(rng, clock.shape, 0.85, 0.10))
+    return np.asarray(load, dtype=np.float32)
 
 
 def _metrics(
