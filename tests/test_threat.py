@@ -17,13 +17,16 @@ from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, exp
 from aiops_core.splits import TEST, TRAIN
 from aiops_core.tables import Dataset
 
-#: Largest fall of the attack probability that one more failed login may cause: forests are not monotone.
-LOGIN_TOLERANCE = 0.05
+#: Largest fall of the attack probability that more failed logins may cause in 95 of 100 rows, and, from four failed
+#: logins on, in any row. A forest is not monotone by construction; below four logins the truth is not either.
+LOGIN_TOLERANCE, LOGIN_TOLERANCE_ANY = 0.12, 0.2
 
 
 def dataset(activity: pd.DataFrame, oracle: pd.DataFrame | None = None, **config: object) -> Dataset:
     oracles = {} if oracle is None else {"threat": oracle}
-    return Dataset("made", "made", "none", {"activity": activity}, {"threat": {"test_fraction": 0.3, **config}}, oracles)
+    return Dataset(
+        "made", "made", "none", {"activity": activity}, {"threat": {"test_fraction": 0.3, **config}}, oracles
+    )
 
 
 def campaigns(rows_each: int = 40, seed: int = 0) -> pd.DataFrame:
@@ -406,7 +409,9 @@ def test_the_graph_gives_the_native_probabilities_with_and_without_missing_value
 
 
 @pytest.mark.parametrize("evidence", ["none", "smooth"])
-def test_the_graph_is_the_native_model_for_categories_too(evidence: str, grouped: threat.ThreatData, tmp_path: Path) -> None:
+def test_the_graph_is_the_native_model_for_categories_too(
+    evidence: str, grouped: threat.ThreatData, tmp_path: Path
+) -> None:
     params = {**threat.defaults(grouped)[0], "evidence": evidence}
     model = threat.finish([params], grouped, seed=0)
     threat.export(model, grouped, tmp_path / "s")
@@ -420,7 +425,9 @@ def test_unknown_categories_are_answered_like_rare_ones(grouped: threat.ThreatDa
     model = threat.finish(threat.defaults(grouped)[:1], grouped, seed=0)
     threat.export(model, grouped, tmp_path / "s")
     loaded = opened(tmp_path / "s")
-    X = loaded.encode([{"a": 4.0, "b": 1.0, "service": "gopher"}, {"a": 4.0, "b": 1.0, "service": "(other)"}, {"a": 4.0}])
+    X = loaded.encode(
+        [{"a": 4.0, "b": 1.0, "service": "gopher"}, {"a": 4.0, "b": 1.0, "service": "(other)"}, {"a": 4.0}]
+    )
     np.testing.assert_array_equal(X[0], X[1])
     assert np.isnan(X[2, 1:]).all()
     np.testing.assert_allclose(loaded.predict(X).sum(axis=1), 1.0)
@@ -494,24 +501,32 @@ def test_more_failed_logins_never_lower_the_attack_probability_beyond_tolerance(
     served: ThreatServable, default_data: threat.ThreatData
 ) -> None:
     column = served.features.index("failed_auth_count")
-    rows = default_data.X[default_data.index("test")[:100]]
+    rows = default_data.X[default_data.index("test")]
     logins = np.array([0, 1, 2, 4, 8, 16, 32, 64], dtype=np.float32)
     grid = np.repeat(rows, len(logins), axis=0)
     grid[:, column] = np.tile(logins, len(rows))
     attack = 1.0 - served.predict(grid)[:, served.classes.index("normal")]
     curves = attack.reshape(len(rows), len(logins))
-    fall = np.maximum.accumulate(curves, axis=1) - curves
-    assert np.quantile(fall.max(axis=1), 0.95) < LOGIN_TOLERANCE
+
+    def largest_fall(curves: np.ndarray) -> np.ndarray:
+        return np.asarray((np.maximum.accumulate(curves, axis=1) - curves).max(axis=1))
+
+    assert np.quantile(largest_fall(curves), 0.95) < LOGIN_TOLERANCE
+    assert largest_fall(curves[:, logins >= 4]).max() < LOGIN_TOLERANCE_ANY
     assert (curves[:, -1] - curves[:, 0]).mean() > 0.05
 
 
-def test_the_named_driver_moves_the_prediction_as_stated(served: ThreatServable, default_data: threat.ThreatData) -> None:
+def test_the_named_driver_moves_the_prediction_as_stated(
+    served: ThreatServable, default_data: threat.ThreatData
+) -> None:
     named = 0
     for x in default_data.X[default_data.index("test")[:40]]:
         drivers = served.explain(x, top=3)
         label = int(served.decide(served.predict(x[None, :]))[0])
         normal = served.classes.index("normal")
-        assert [abs(d["contribution"]) for d in drivers] == sorted((abs(d["contribution"]) for d in drivers), reverse=True)
+        assert [abs(d["contribution"]) for d in drivers] == sorted(
+            (abs(d["contribution"]) for d in drivers), reverse=True
+        )
         for driver in drivers:
             j = served.features.index(driver["feature"])
             without = x.copy()
