@@ -14,6 +14,7 @@ ideas make it hold on series it has not seen:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,7 @@ STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
 ROUNDS = 10
 #: A trial stops after this many reports without a better one.
 PATIENCE = 4
-#: Rows of a trial, of the final fit and its band edges, of the linear fit of one target, and of validation inside a trial.
+#: Rows of a trial, of the final fit, of its band edges, of the linear fit of one target, and of a trial's validation.
 SEARCH_ROWS = 40_000
 FINAL_ROWS = 80_000
 EDGE_ROWS = 40_000
@@ -104,11 +105,13 @@ class Pairs:
     @property
     def known(self) -> np.ndarray:
         """(n, k), bool: where there is a truth to compare with."""
-        return ~np.isnan(self.truth)
+        known: np.ndarray = ~np.isnan(self.truth)
+        return known
 
     def flat(self, values: np.ndarray) -> np.ndarray:
         """Repeat a value per pair for its rows that are scored; (rows,)."""
-        return np.broadcast_to(values.reshape(len(values), -1), self.steps.shape)[self.known]
+        repeated: np.ndarray = np.broadcast_to(values.reshape(len(values), -1), self.steps.shape)[self.known]
+        return repeated
 
 
 @dataclass(frozen=True)
@@ -281,8 +284,18 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
     layout = _layout(known, targets, others, config, grid.step_seconds)
     rng = np.random.default_rng(seed)
     data = CapacityData(
-        values, columns, grid.resources, end, first, layout, score_steps, {}, limits, *(None,) * 4,  # type: ignore[arg-type]
-        _naive_error(known, layout.season), None,
+        values,
+        columns,
+        grid.resources,
+        end,
+        first,
+        layout,
+        score_steps,
+        {},
+        limits,
+        *(None,) * 4,  # type: ignore[arg-type]
+        _naive_error(known, layout.season),
+        None,
     )
     data.parts["train"] = _sample(data, limits["train"], SEARCH_ROWS, rng)
     data.parts["validation"] = _grid_of(data, validation)
@@ -352,7 +365,7 @@ def _origins(length: int, config: Mapping[str, Any], reach: int) -> tuple[np.nda
             break
     if validation[0] < max(8, config["season"] // 2) + min(reach, int(config["season"])):
         raise DataError(
-            f"the longest record has {length} steps, too few for forecasts {reach} steps ahead with validation and test",
+            f"the longest record has {length} steps, too few to train, validate and test forecasts {reach} steps ahead",
             table="usage",
         )
     return test, validation
@@ -397,9 +410,7 @@ def _naive_error(known: np.ndarray, season: int) -> np.ndarray:
 
 def _grid_of(data: CapacityData, origins: np.ndarray) -> Pairs:
     """Every series at every origin that lies inside its record, at the scored steps."""
-    r, t, o = np.meshgrid(
-        np.arange(len(data.resources)), np.arange(len(data.layout.targets)), origins, indexing="ij"
-    )
+    r, t, o = np.meshgrid(np.arange(len(data.resources)), np.arange(len(data.layout.targets)), origins, indexing="ij")
     inside = o >= data.first[r]
     return _pairs(data, r[inside], t[inside], o[inside], np.tile(data.score_steps, (int(inside.sum()), 1)))
 
@@ -446,7 +457,7 @@ def _features(data: CapacityData, pairs: Pairs, rng: np.random.Generator | None 
     context = data.layout.context
     size = max(1, min(2_000_000 // context, 60_000 // k + 1))
     keep = np.full(n, context)
-    clock, columns = np.ones(n, bool), np.ones(n, bool)
+    clock, columns = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
     if rng is not None:
         short = rng.random(n) < TRUNCATED
         keep[short] = np.exp(rng.uniform(0, np.log(context), int(short.sum()))).astype(np.int64)
@@ -534,7 +545,9 @@ def _least_absolute(a: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: flo
     return solution
 
 
-def _backbone(train: Block, checked: Block | None, layout: Layout, ridge: float | None = None) -> tuple[float, np.ndarray]:
+def _backbone(
+    train: Block, checked: Block | None, layout: Layout, ridge: float | None = None
+) -> tuple[float, np.ndarray]:
     """Fit one linear model a target; the ridge penalty is the one with the smallest validation error."""
     fits: dict[float, np.ndarray] = {}
     for strength in RIDGES if ridge is None else (ridge,):
@@ -658,9 +671,7 @@ def _part_of(block: Block, rows: int, seed: int) -> Block:
     return Block(block.x[chosen], block.y[chosen], block.weight[chosen], block.target[chosen])
 
 
-def fit(
-    params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Report | None = None
-) -> CapacityModel:
+def fit(params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Report | None = None) -> CapacityModel:
     """Fit the median booster of one trial.
 
     Parameters
@@ -809,8 +820,8 @@ def _conformal(model: CapacityModel, data: CapacityData) -> dict[str, Any]:
     for j in range(len(low)):
         for b in range(len(edges)):
             rows_in = (target == j) & (bucket == b)
-            for wider in (target == j, np.ones(len(y), bool)):
-                rows_in = rows_in if rows_in.sum() >= MIN_BUCKET else wider
+            for wider in (target == j, np.ones(len(y), dtype=bool)):
+                rows_in = rows_in if np.count_nonzero(rows_in) >= MIN_BUCKET else wider
             low[j, b] = _upper_quantile(p[rows_in, 0] - y[rows_in])
             high[j, b] = _upper_quantile(y[rows_in] - p[rows_in, 2])
     return {"edges": edges.tolist(), "low": low.tolist(), "high": high.tolist()}
@@ -830,8 +841,8 @@ def _upper_quantile(score: np.ndarray) -> float:
     """Finite-sample 90 % quantile of conformity scores."""
     if len(score) == 0:
         return 0.0
-    level = min(1.0, np.ceil(0.9 * (len(score) + 1)) / len(score))
-    return float(np.quantile(score, level, method="higher"))
+    rank = min(len(score), math.ceil(0.9 * (len(score) + 1)))
+    return float(np.sort(score)[rank - 1])
 
 
 # Prediction ----------------------------------------------------------------------------------------------------------
@@ -1142,9 +1153,7 @@ def compare(
         )
         for p in (a, b)
     )
-    return metrics.paired(
-        first, second, MAIN_METRIC, len(context["truth"]), clusters=context["clusters"], seed=seed
-    )
+    return metrics.paired(first, second, MAIN_METRIC, len(context["truth"]), clusters=context["clusters"], seed=seed)
 
 
 def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class Layout:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Layout:
         """Read back what `as_dict` wrote."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,21 @@ def _decays(layout: Layout) -> list[float]:
     return sorted(d for d in wanted if d >= 1)
 
 
-_ORIGIN = ("previous", "previous7", "sd_short", "sd1", "sd7", "move7", "season_move7")
+_ORIGIN: tuple[str, ...] = ("previous", "previous7", "sd_short", "sd1", "sd7", "move7", "season_move7")
 _ORIGIN += ("max1", "min1", "max7", "min7", "max_all", "min_all")
-_STEP = ("lag0", "lag1", "lag2", "lag3", "same3", "same7", "same14", "same_all", "same7_median", "smooth0", "smooth3")
+_STEP: tuple[str, ...] = (
+    "lag0",
+    "lag1",
+    "lag2",
+    "lag3",
+    "same3",
+    "same7",
+    "same14",
+    "same_all",
+    "same7_median",
+    "smooth0",
+    "smooth3",
+)
 _STEP += ("smooth7", "week0", "week1", "week_mean", "week_smooth", "change7", "last_plus_change7")
 _EXOGENOUS = ("last", "recent", "season", "same")
 _REST = ("same7_sd", "spread", "observed", "height", "step", "hour", "weekday")
@@ -194,7 +207,8 @@ def normalise(history: np.ndarray, layout: Layout, target: np.ndarray) -> tuple[
     def spread(x: np.ndarray, centre: np.ndarray) -> np.ndarray:
         deviation = np.nan_to_num(_mean(np.abs(x - centre[:, None])))
         count = (~np.isnan(x)).sum(1)
-        return (count * deviation + 3 * usual) / (count + 3)
+        shrunk: np.ndarray = (count * deviation + 3 * usual) / (count + 3)
+        return shrunk
 
     one, seven = history[:, -layout.season :], history[:, -7 * layout.season :]
     long = spread(seven, _mean(seven))
@@ -248,10 +262,12 @@ def features(
         """Mean of the known values in ``[start, stop)``, positions in the context."""
         start, stop = np.clip(start, 0, length), np.clip(stop, 0, length)
         size = count[row, stop] - count[row, start]
-        return np.where(size > 0, (total[row, stop] - total[row, start]) / np.maximum(size, 1), np.nan)
+        mean: np.ndarray = np.where(size > 0, (total[row, stop] - total[row, start]) / np.maximum(size, 1), np.nan)
+        return mean
 
     def sd(x: np.ndarray) -> np.ndarray:
-        return np.sqrt(_mean((x - _mean(x)[..., None]) ** 2))
+        root: np.ndarray = np.sqrt(_mean((x - _mean(x)[..., None]) ** 2))
+        return root
 
     one, seven = z[:, -season:], z[:, -7 * season :]
     origin = [z[:, -1], z[:, -2], z[:, -3]]
@@ -388,10 +404,11 @@ def assemble(
         scaled[..., 2] += np.asarray(calibration["high"])[target[:, None], bucket]
     scaled[..., 0] = np.minimum(scaled[..., 0], scaled[..., 1])
     scaled[..., 2] = np.maximum(scaled[..., 2], scaled[..., 1])
-    out: np.ndarray = rows.level[:, None, None] + rows.scale[:, None, None] * scaled
+    out = rows.level[:, None, None] + rows.scale[:, None, None] * scaled
     lower = np.array([-np.inf if b is None else b for b in layout.lower])[target][:, None, None]
     upper = np.array([np.inf if b is None else b for b in layout.upper])[target][:, None, None]
-    return np.clip(out, lower, upper)
+    bounded: np.ndarray = np.clip(out, lower, upper)
+    return bounded
 
 
 # Serving -------------------------------------------------------------------------------------------------------------
@@ -575,7 +592,7 @@ class CapacityServable(Servable):
 
 
 def _groups(layout: Layout) -> list[tuple[str, list[int], float, int]]:
-    """Groups of features that mean one thing to a reader: (name, columns, neutral value, column shown)."""
+    """Return groups of features that mean one thing to a reader: (name, columns, neutral value, column shown)."""
     names, _ = feature_names(layout)
     at = {name: i for i, name in enumerate(names)}
     short = [f"mean_{w}" for w in _windows(layout) if w < layout.season]

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aiops_core import capacity, servable, tables
+from aiops_core.errors import DataError, ServableError
+from aiops_core.servable import capacity as served
+
+SEASON, DAYS = 24, 40
+CONFIG = {"season": SEASON, "horizon": 48, "origins": 4, "origin_step": 13, "score_steps": [1, 6, 24]}
+
+
+def usage(resources: int = 6, *, days: int = DAYS, seed: int = 0, prefix: str = "host") -> pd.DataFrame:
+    """Two targets of very different units, one other column that runs three hours ahead of the first target."""
+    rng = np.random.default_rng(seed)
+    clock = np.arange(days * 24)
+    frames = []
+    for i in range(resources):
+        size = 10 ** rng.uniform(-1, 2)
+        driver = rng.normal(0, 1, len(clock) + 3).cumsum() * 0.03
+        wave = 1 + 0.5 * np.sin(2 * np.pi * (clock - 3 * i) / 24) + 0.2 * ((clock // 24) % 7 > 4)
+        cpu = size * (3 + wave + 0.5 * driver[:-3] + rng.normal(0, 0.08, len(clock)))
+        disk = 5e5 * size * (1 + clock / 600 + rng.normal(0, 0.01, len(clock)))
+        frames.append(
+            pd.DataFrame(
+                {
+                    "resource_id": f"{prefix}-{i}",
+                    "timestamp": pd.date_range("2025-01-06", periods=len(clock), freq="h", tz="UTC"),
+                    "cpu": cpu,
+                    "disk": disk,
+                    "requests": driver[3:],
+                }
+            )
+        )
+    frame = pd.concat(frames, ignore_index=True)
+    frame.loc[rng.random(len(frame)) < 0.01, "cpu"] = np.nan
+    return frame[rng.random(len(frame)) > 0.01].reset_index(drop=True)
+
+
+def dataset(frame: pd.DataFrame, **config: object) -> tables.Dataset:
+    return tables.Dataset(
+        "small", "small", "", {"usage": frame}, {"capacity": {**CONFIG, "target": ["cpu", "disk"], **config}}
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> object:
+    patch = pytest.MonkeyPatch()
+    for name, value in {"SEARCH_ROWS": 4000, "FINAL_ROWS": 6000, "EDGE_ROWS": 4000, "LINEAR_ROWS": 3000}.items():
+        patch.setattr(capacity, name, value)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def data(small: object) -> capacity.CapacityData:
+    return capacity.prepare(dataset(usage()), seed=0)
+
+
+@pytest.fixture(scope="module")
+def model(data: capacity.CapacityData) -> capacity.CapacityModel:
+    return capacity.finish(capacity.defaults(data), data, seed=0)
+
+
+@pytest.fixture(scope="module")
+def loaded(
+    model: capacity.CapacityModel, data: capacity.CapacityData, tmp_path_factory: pytest.TempPathFactory
+) -> served.CapacityServable:
+    folder = tmp_path_factory.mktemp("servable") / "capacity"
+    capacity.export(model, data, folder)
+    found = servable.load(folder)
+    assert isinstance(found, served.CapacityServable)
+    return found
+
+
+def history_of(data: capacity.CapacityData, n: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    return data.values[:n, 0, -400:].astype(float), data.end[:n]
+
+
+# Preparing -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_forecast_of_the_test_ends_at_the_last_row(data: capacity.CapacityData) -> None:
+    test = data.parts["test"]
+    assert (test.origin.max() + data.score_steps[-1]) == data.values.shape[2] - 1
+    assert len(np.unique(test.origin)) == CONFIG["origins"]
+    assert set(np.diff(np.unique(test.origin))) == {CONFIG["origin_step"]}
+
+
+def test_no_fitted_value_lies_after_the_origins_of_a_later_part(data: capacity.CapacityData) -> None:
+    def reach(part: str) -> int:
+        pairs = data.parts[part]
+        return int((pairs.origin[:, None] + pairs.steps)[pairs.known].max())
+
+    assert reach("train") <= data.parts["validation"].origin.min()
+    assert reach("validation") <= data.parts["test"].origin.min()
+
+
+def test_changing_what_comes_after_the_first_test_origin_changes_no_fitted_number(data: capacity.CapacityData) -> None:
+    frame = usage()
+    first = pd.Timestamp(data.time(np.array([0]), data.parts["test"].origin[:1])[0], tz="UTC")
+    frame.loc[frame["timestamp"] > first, ["cpu", "disk", "requests"]] *= 7
+    other = capacity.prepare(dataset(frame), seed=0)
+    np.testing.assert_array_equal(data.search.x, other.search.x)
+    np.testing.assert_array_equal(data.checked.y, other.checked.y)
+    np.testing.assert_array_equal(data.linear, other.linear)
+    assert data.layout == other.layout
+
+
+def test_changing_values_after_the_origin_changes_no_feature(data: capacity.CapacityData) -> None:
+    pairs = data.parts["validation"]
+    values = data.values.copy()
+    values[:, :, pairs.origin.max() + 1 :] *= -3
+    before = capacity._features(data, pairs)
+    after = capacity._features(replace(data, values=values), pairs)
+    for (_, a), (_, b) in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a.x, b.x)
+
+
+def test_a_short_record_gets_fewer_origins_and_a_shorter_one_a_sentence() -> None:
+    short = capacity.prepare(dataset(usage(2, days=8)), seed=0)
+    assert 1 <= short.info["origins"] < CONFIG["origins"]
+    with pytest.raises(DataError, match="too few"):
+        capacity.prepare(dataset(usage(2, days=2)), seed=0)
+
+
+def test_an_unknown_target_and_a_constant_one_are_named() -> None:
+    frame = usage(2, days=20)
+    with pytest.raises(DataError, match="cpus"):
+        capacity.prepare(dataset(frame, target="cpus"), seed=0)
+    frame["disk"] = 1.0
+    with pytest.raises(DataError, match=r"'disk'.*never varies"):
+        capacity.prepare(dataset(frame, target="disk"), seed=0)
+
+
+def test_records_of_different_periods_train_together() -> None:
+    late = usage(2, seed=1, prefix="late")
+    late["timestamp"] += pd.Timedelta(days=200)
+    both = capacity.prepare(dataset(pd.concat([usage(2), late], ignore_index=True)), seed=0)
+    assert len(np.unique(both.parts["test"].resource)) == 4
+
+
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+def test_features_do_not_depend_on_the_unit(data: capacity.CapacityData) -> None:
+    history, last = history_of(data)
+    steps, target = np.tile([1, 5, 30], (len(history), 1)), np.zeros(len(history), dtype=int)
+    names, _ = served.feature_names(data.layout)
+    one = served.features(history, last, steps, target, data.layout)
+    two = served.features(history * 1000, last, steps, target, data.layout)
+    unscaled = [i for i, name in enumerate(names) if name != "height"]
+    np.testing.assert_allclose(one.x[..., unscaled], two.x[..., unscaled], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(two.scale, one.scale * 1000)
+
+
+def test_the_lag_features_are_the_values_at_the_same_hour(data: capacity.CapacityData) -> None:
+    history = np.arange(400.0)[None]
+    steps = np.array([[1, 24, 25, 48]])
+    rows = served.features(history, np.array(["NaT"], "datetime64[s]"), steps, np.zeros(1, int), data.layout)
+    names, _ = served.feature_names(data.layout)
+    value = rows.level[0] + rows.scale[0] * rows.x[0]
+    at = {name: value[:, names.index(name)] for name in ("lag0", "lag1", "week0", "same7", "smooth0")}
+    np.testing.assert_allclose(at["lag0"], [376, 399, 376, 399], atol=0.01)
+    np.testing.assert_allclose(at["lag1"], [352, 375, 352, 375], atol=0.01)
+    np.testing.assert_allclose(at["week0"], 399 + steps[0] - 168, atol=0.01)
+    np.testing.assert_allclose(at["same7"], at["lag0"] - 72, atol=0.01)
+    # The neighbour after the origin is unknown and must not enter.
+    np.testing.assert_allclose(at["smooth0"], [376, 398.5, 376, 398.5], atol=0.01)
+
+
+def test_shifting_all_timestamps_by_a_week_changes_nothing(
+    loaded: served.CapacityServable, data: capacity.CapacityData
+) -> None:
+    history, last = history_of(data)
+    week = np.timedelta64(7 * 86_400, "s")
+    one, two = (loaded.forecast(history, t, [1, 24, 48], "cpu") for t in (last, last + 5 * week))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_renaming_resources_changes_nothing(data: capacity.CapacityData) -> None:
+    other = capacity.prepare(dataset(usage(prefix="vm")), seed=0)
+    np.testing.assert_array_equal(data.search.x, other.search.x)
+    np.testing.assert_array_equal(data.linear, other.linear)
+
+
+# The model -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_reports_its_validation_error_and_is_deterministic(data: capacity.CapacityData) -> None:
+    seen: list[list[tuple[int, float]]] = [[], []]
+    for log in seen:
+        capacity.fit(
+            capacity.defaults(data)[0],
+            data,
+            seed=3,
+            report=lambda s, m, log=log: log.append((s, m[capacity.OBJECTIVE])),
+        )
+    assert seen[0] == seen[1]
+    assert [s for s, _ in seen[0]] == list(range(1, len(seen[0]) + 1))
+    assert len(seen[0]) <= capacity.MAX_STEPS
+    assert min(v for _, v in seen[0]) < 1.0
+
+
+def test_defaults_lie_in_the_space(data: capacity.CapacityData) -> None:
+    for point in capacity.defaults(data):
+        assert set(point) == set(capacity.space(data))
+        for name, distribution in capacity.space(data).items():
+            assert distribution._contains(distribution.to_internal_repr(point[name]))
+
+
+def test_the_forecast_beats_the_simple_baselines(loaded: served.CapacityServable, data: capacity.CapacityData) -> None:
+    forecast = capacity.score(loaded, data, "test")
+    found = capacity.evaluate(data, forecast)
+    assert set(found) == {"mae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"}
+    others = capacity.baselines(data, seed=0)
+    assert set(others) == {*capacity.SIMPLE_BASELINES, *capacity.STRONG_BASELINES}
+    for name in capacity.SIMPLE_BASELINES:
+        assert found["mase"]["value"] < capacity.evaluate(data, others[name])["mase"]["value"]
+    same = capacity.compare(data, forecast, forecast)
+    assert same["value"] == same["low"] == same["high"] == 0
+    worse = {**forecast, "p50": forecast["p50"] * 1.5}
+    assert capacity.compare(data, forecast, worse)["low"] > 0
+
+
+def test_the_band_covers_what_it_promises_on_held_out_origins(
+    loaded: served.CapacityServable, data: capacity.CapacityData
+) -> None:
+    found = capacity.evaluate(data, capacity.score(loaded, data, "test"))
+    assert 0.65 < found["coverage_80"]["value"] < 0.95
+
+
+def test_conformal_offsets_repair_a_band_that_is_far_too_narrow(
+    model: capacity.CapacityModel, data: capacity.CapacityData
+) -> None:
+    narrow = replace(model, boosters=([], model.boosters[1], []), shares=(model.shares[1],) * 3, calibration=None)
+    before = capacity.evaluate(data, capacity.predict(narrow, data, "validation"), "validation")
+    repaired = replace(narrow, calibration=capacity._conformal(narrow, data))
+    after = capacity.evaluate(data, capacity.predict(repaired, data, "validation"), "validation")
+    assert before["coverage_80"]["value"] < 0.05
+    assert after["coverage_80"]["value"] == pytest.approx(0.8, abs=0.07)  # finite samples err on the wide side
+
+
+def test_conformal_offsets_are_the_finite_sample_quantile() -> None:
+    assert capacity._upper_quantile(np.arange(1.0, 100.0)) == 90.0
+    assert capacity._upper_quantile(np.arange(5.0)) == 4.0
+    assert capacity._upper_quantile(np.zeros(0)) == 0.0
+
+
+def test_every_scored_step_falls_into_a_bucket() -> None:
+    for steps in ([1], [1, 24, 168], list(range(1, 25)), list(range(1, 289))):
+        edges = capacity._edges(np.array(steps))
+        assert edges[-1] == steps[-1]
+        assert len(edges) <= capacity.BUCKETS
+        assert (np.diff(edges) > 0).all()
+
+
+def test_details_hold_errors_by_step_and_resource_and_examples_with_bands(
+    loaded: served.CapacityServable, data: capacity.CapacityData
+) -> None:
+    found = capacity.details(data, capacity.score(loaded, data, "test"))
+    json.dumps(found, allow_nan=False)
+    assert sum(g["rows"] for g in found["by_step"]) == data.info["test_rows"]
+    assert sum(g["rows"] for g in found["by_resource"]) == data.info["test_rows"]
+    assert found["worst_resources"][0]["mase"] == max(g["mase"] for g in found["by_resource"])
+    example = found["examples"][0]
+    assert len(example["p10"]) == len(example["truth"]) == len(example["timestamp"])
+
+
+# Serving -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_servable_repeats_the_native_forecast_missing_values_included(
+    loaded: served.CapacityServable, model: capacity.CapacityModel, data: capacity.CapacityData
+) -> None:
+    native, onnx = capacity.predict(model, data, "test"), capacity.score(loaded, data, "test")
+    scale = np.abs(native["p50"])
+    for name in native:
+        np.testing.assert_allclose(onnx[name] / scale, native[name] / scale, atol=1e-5)
+    pairs = data.parts["test"]
+    assert np.isnan(capacity._features(data, pairs)[0][1].x).any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 23, 24, 25, 100, 168, 700, 2000])
+def test_a_history_of_any_length_gives_an_ordered_finite_band(loaded: served.CapacityServable, length: int) -> None:
+    rng = np.random.default_rng(length)
+    history = 50 + 10 * np.sin(np.arange(length) / 24 * 2 * np.pi) + rng.normal(0, 1, length)
+    if length > 4:
+        history[rng.random(length) < 0.3] = np.nan
+    out = loaded.forecast(history, None, np.arange(1, 49), "cpu")
+    assert out.shape == (1, 48, 3)
+    assert np.isfinite(out).all()
+    assert (np.diff(out, axis=2) >= 0).all()
+    assert 0 <= out.min() and out.max() < 500
+
+
+def test_degenerate_histories_give_finite_forecasts(loaded: served.CapacityServable) -> None:
+    for history in (np.zeros(50), np.full(50, 7.0), np.full(50, np.nan), np.r_[np.zeros(49), 1e6]):
+        assert np.isfinite(loaded.forecast(history, None, [1, 24], "disk")).all()
+    flat = loaded.forecast(np.full(400, 7.0), None, [1, 24], "disk")
+    np.testing.assert_allclose(flat[..., 1], 7.0, rtol=0.05)
+
+
+def test_old_history_beyond_the_context_changes_nothing(
+    loaded: served.CapacityServable, data: capacity.CapacityData
+) -> None:
+    history = data.values[:2, 0].astype(float)
+    last = data.end[:2]
+    whole = loaded.forecast(history, last, [1, 24], "cpu")
+    longer = np.concatenate([np.full((2, 300), 1e9), history[:, -loaded.context :]], axis=1)
+    np.testing.assert_array_equal(whole, loaded.forecast(longer, last, [1, 24], "cpu"))
+
+
+def test_a_batch_equals_its_rows(loaded: served.CapacityServable, data: capacity.CapacityData) -> None:
+    history, last = history_of(data)
+    other = {"requests": data.values[:6, 2, -400:]}
+    batch = loaded.forecast(history, last, [1, 6, 48], "cpu", other)
+    for i in range(len(history)):
+        single = loaded.forecast(history[i], last[i : i + 1], [1, 6, 48], "cpu", {"requests": other["requests"][i]})
+        np.testing.assert_allclose(batch[i], single[0], rtol=1e-6)
+
+
+def test_other_columns_may_be_given_or_missing(loaded: served.CapacityServable, data: capacity.CapacityData) -> None:
+    history, last = history_of(data)
+    without = loaded.forecast(history, last, [1, 2, 3], "cpu")
+    given = loaded.forecast(history, last, [1, 2, 3], "cpu", {"requests": data.values[:6, 2, -400:], "moon": history})
+    assert np.isfinite(without).all()
+    assert not np.array_equal(without, given)
+
+
+def test_bad_arguments_are_named(loaded: served.CapacityServable) -> None:
+    with pytest.raises(ServableError, match="target 'gpu' is unknown"):
+        loaded.forecast(np.ones(5), None, [1], "gpu")
+    with pytest.raises(ServableError, match="within 1 and 48"):
+        loaded.forecast(np.ones(5), None, [49], "cpu")
+    with pytest.raises(ServableError, match="is empty"):
+        loaded.forecast(np.ones((1, 0)), None, [1], "cpu")
+
+
+def test_a_changed_golden_example_is_refused(
+    model: capacity.CapacityModel, data: capacity.CapacityData, tmp_path: Path
+) -> None:
+    capacity.export(model, data, tmp_path / "s")
+    with np.load(tmp_path / "s" / "golden.npz") as stored:
+        arrays = dict(stored)
+    assert np.isnan(arrays["history"]).any()
+    arrays["expected_forecast"] = arrays["expected_forecast"] * 1.01
+    np.savez_compressed(tmp_path / "s" / "golden.npz", **arrays)
+    with pytest.raises(ServableError, match="golden output 'forecast' differs"):
+        servable.load(tmp_path / "s")
+
+
+def test_a_trial_model_without_a_band_can_be_exported(data: capacity.CapacityData, tmp_path: Path) -> None:
+    trial = capacity.fit(capacity.defaults(data)[1], data, seed=0)
+    capacity.export(trial, data, tmp_path / "s")
+    found = capacity.score(servable.load(tmp_path / "s"), data, "test")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found["p10"], found["p90"])
+
+
+def test_an_explanation_names_what_moves_the_forecast(
+    loaded: served.CapacityServable, data: capacity.CapacityData
+) -> None:
+    history, last = history_of(data, 1)
+    drivers = loaded.explain(history, last, 6, "cpu", top=10)
+    sizes = [abs(d["contribution"]) for d in drivers]
+    assert sizes == sorted(sizes, reverse=True)
+    assert drivers and drivers[0]["contribution"] != 0
+    # A column that was not given cannot have contributed.
+    assert "requests" not in {d["feature"] for d in drivers}
+    # The daily pattern is what moves a forecast half a day ahead of a series that follows the clock.
+    half_day = loaded.explain(history, last, 12, "cpu", top=2)
+    assert "daily pattern" in {d["feature"] for d in half_day}
+
+
+def test_a_feature_that_no_tree_uses_gets_no_contribution(
+    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, last = history_of(data, 1)
+    names, _ = served.feature_names(data.layout)
+    only = names.index("lag0")
+
+    def stub(x: np.ndarray, target: np.ndarray) -> np.ndarray:
+        return np.repeat(x[:, only : only + 1].astype(float), 3, axis=1)
+
+    monkeypatch.setattr(loaded, "_predict", stub)
+    assert [d["feature"] for d in loaded.explain(history, last, 6, "cpu")] == ["daily pattern"]
+
+
+# Real data -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_seasonal_naive_floor_of_azure_is_reproduced() -> None:
+    root = Path(os.environ.get("AIOPS_DATASETS_DIR") or Path(__file__).parents[2] / "shared" / "datasets")
+    if not (root / "azure-v1").is_dir():
+        pytest.skip("the Azure folder is not here")
+    azure = capacity.prepare(tables.load_folder(root / "azure-v1"), seed=0)
+    found = capacity.evaluate(azure, {"p50": capacity._plain_forecasts(azure, azure.parts["test"])[1]})
+    assert found["mae"]["value"] == pytest.approx(2.289, abs=0.001)
