@@ -22,6 +22,7 @@ import pandas as pd
 import aiops_core
 from aiops_core import datasets, gate, servable, settings, tracking, tuning
 from aiops_core.errors import ServableError, UsageError
+from aiops_core.servable.failure import choose_threshold
 from aiops_core.tables import TASK_TABLES, TASKS, Dataset, suggestion
 
 if TYPE_CHECKING:
@@ -172,6 +173,10 @@ class Study:
         _note(self.out, self.name, "final model and baselines")
         _, baselines, native = tuning.conclude(self.task, result, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native["prediction"], "baselines": baselines}
+        policy = self.dataset.config.get(self.name, {}).get("decision")
+        if policy:
+            chosen = choose_threshold(servable.load(self.servable, verify=False).card["decision"]["curve"], **policy)
+            servable.update_card(self.servable, decision={"rule": "max_f1", **policy, "threshold": chosen})
         servable.update_card(
             self.servable,
             lineage={

@@ -203,6 +203,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
             progress_bar=False,
             log_output=False,
             cwd=str(settings.load().home),
+            kernel_manager_class=_local_kernel(),
         )
     except PapermillExecutionError as error:
         kind = getattr(errors, str(error.ename), None)
@@ -211,6 +212,19 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
         if error.ename == "OSError" and f"Errno {errno.ENOSPC}" in str(error.evalue):
             raise UsageError(f"the disk is full: {error.evalue}") from None
         raise _NotebookError(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from error
+
+
+def _local_kernel() -> type:
+    """Return a kernel manager that talks over files instead of TCP ports, which every user of the machine could reach."""
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class LocalKernelManager(AsyncKernelManager):
+        @default("transport")
+        def _transport_over_files(self) -> str:
+            return "ipc"
+
+    return LocalKernelManager
 
 
 class _NotebookError(Exception):

@@ -79,8 +79,14 @@ TIME_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 #: Keys of ``dataset.toml`` by section, with their type and smallest value.
 CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
-    "failure": {"window": (int, 2), "horizon": (int, 1), "stride": (int, 1), "test_fraction": (float, 0.01)},
-    "threat": {"test_fraction": (float, 0.01)},
+    "failure": {
+        "window": (int, 2),
+        "horizon": (int, 1),
+        "stride": (int, 1),
+        "test_fraction": (float, 0.01),
+        "decision": (dict, 0),
+    },
+    "threat": {"test_fraction": (float, 0.01), "costs": (dict, 0)},
     "capacity": {
         "target": ((str, list), 0),
         "season": (int, 1),

@@ -125,9 +125,11 @@ def _client() -> Iterator[MlflowClient]:
     check(uri)
     import logging
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     import mlflow
+
+    # After the import: mlflow configures its own loggers then.
+    for noisy in ("mlflow", "mlflow.store.db.utils", "mlflow.tracking._model_registry.fluent", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -170,12 +172,9 @@ class SearchLog:
         self._children: dict[str, str] = {}
 
     def started(self, trial: str, params: dict[str, Any]) -> None:
-        """Open the child run of a trial; a restarted trial gets a new one."""
+        """Open the child run of a trial."""
         from mlflow.entities import Param
 
-        old = self._children.get(trial)
-        if old:
-            self._client.set_terminated(old, status="KILLED")
         run = self._client.create_run(
             self._experiment,
             run_name=f"trial {len(self._children) + 1}",
@@ -194,11 +193,15 @@ class SearchLog:
 
     def ended(self, trial: str, status: str, error: str | None) -> None:
         """Close the child run; a pruned trial counts as finished, with a tag."""
-        run_id = self._children[trial]
+        run_id = self._children.get(trial)
+        if run_id is None:
+            # Killed between the event file and the store.
+            return
         self._client.set_tag(run_id, "trial_status", status)
         if error:
             self._client.set_tag(run_id, "error", error[:500])
-        self._client.set_terminated(run_id, status="FAILED" if status == "errored" else "FINISHED")
+        states = {"errored": "FAILED", "interrupted": "KILLED"}
+        self._client.set_terminated(run_id, status=states.get(status, "FINISHED"))
 
     def _save(self) -> None:
         temporary = self._state.with_suffix(".tmp")
@@ -285,11 +288,12 @@ def log_servable(run_id: str, folder: Path) -> str:
     """
     import warnings
 
-    with _client():
+    with _client(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         import mlflow
 
         signature = _signature(servable.load(folder, verify=False))
-        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
             warnings.simplefilter("ignore")
             info = mlflow.pyfunc.log_model(
                 name=SERVABLE,

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -61,13 +62,13 @@ class TrialLog(Protocol):
     """Receiver of live trial events; `aiops_core.tracking` has the one that writes to MLflow."""
 
     def started(self, trial: str, params: dict[str, Any]) -> None:
-        """Announce a trial; called again when an interrupted trial restarts."""
+        """Announce a trial."""
 
     def reported(self, trial: str, step: int, metrics: dict[str, float]) -> None:
         """Pass on the validation numbers of one step."""
 
     def ended(self, trial: str, status: str, error: str | None) -> None:
-        """Close a trial as ``completed``, ``pruned`` or ``errored``."""
+        """Close a trial as ``completed``, ``pruned``, ``errored`` or ``interrupted``."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ def cluster(address: str | None = None) -> Iterator[str]:
 
 def _join(address: str | None) -> None:
     os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
+    # A local cluster makes its own token; Ray announces it at every start.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address:
         check_address(address)
@@ -261,38 +264,41 @@ def _search(
     progress: Callable[[dict[str, Any]], None] | None,
 ) -> SearchResult:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    name = task.NAME
+    for noisy in ("ray.tune", "ray.tune.execution.tune_controller", "ray.tune.tune", "ray.tune.tuner"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     watcher = _Watcher(task, n_trials, folder, log, progress, resume)
     concurrent = 1 if deterministic else max(1, int(ray.cluster_resources().get("CPU", 1)))
     trainable = tune.with_resources(
         tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed, deterministic=deterministic),
         {"cpu": 1},
     )
+    shutil.rmtree(folder / "tune", ignore_errors=True)
     run_config = tune.RunConfig(
-        name=name,
+        name="tune",
         storage_path=str(folder),
         callbacks=[watcher],
         verbose=0,
         failure_config=tune.FailureConfig(max_failures=0),
         checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
     )
-    path = str(folder / name)
-    if resume and tune.Tuner.can_restore(path):
-        tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=False)
-        # Restoring brings back the stored callbacks; events must reach this process's receivers.
-        tuner._local_tuner._run_config.callbacks = [watcher]
-    else:
+    points = watcher.interrupted + [p for p in task.defaults(data) if p not in watcher.params.values()]
+    left = n_trials - len(watcher.params)
+    if left > 0:
+        sampler = optuna.samplers.TPESampler(seed=seed + len(watcher.params), n_startup_trials=8, multivariate=True)
+        searcher = OptunaSearch(
+            space=task.space(data),
+            metric=task.OBJECTIVE,
+            mode=task.MODE,
+            points_to_evaluate=points[:left],
+            sampler=sampler,
+        )
+        # Not Tune's own restore: its snapshots lag, and trials that ended after the last one would run again.
+        for params, value in watcher.evaluated():
+            searcher.add_evaluated_point(params, value)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=OptunaSearch(
-                    space=task.space(data),
-                    metric=task.OBJECTIVE,
-                    mode=task.MODE,
-                    points_to_evaluate=task.defaults(data)[:n_trials],
-                    sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, multivariate=True),
-                ),
+                search_alg=searcher,
                 scheduler=ASHAScheduler(
                     time_attr="step",
                     metric=task.OBJECTIVE,
@@ -301,14 +307,15 @@ def _search(
                     grace_period=min(GRACE_STEPS, task.MAX_STEPS),
                     reduction_factor=REDUCTION,
                 ),
-                num_samples=n_trials,
+                num_samples=left,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
                 trial_dirname_creator=_trial_folder,
             ),
             run_config=run_config,
         )
-    tuner.fit()
+        tuner.fit()
+        watcher.settle()
     return watcher.result()
 
 
@@ -391,6 +398,8 @@ class _Watcher(tune.Callback):
         self.params: dict[str, dict[str, Any]] = {}
         self.steps: dict[str, list[dict[str, Any]]] = {}
         self.ends: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, Any] = {}
+        self.interrupted: list[dict[str, Any]] = []
         self.earlier = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         if resume:
@@ -401,7 +410,7 @@ class _Watcher(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the receivers behind: Tune pickles its callbacks, and a restored search brings its own."""
-        return {**self.__dict__, "log": None, "progress": None}
+        return {**self.__dict__, "log": None, "progress": None, "failed": {}}
 
     def setup(self, **info: Any) -> None:
         """Show the empty bar before the first worker is up."""
@@ -438,10 +447,27 @@ class _Watcher(tune.Callback):
         self._end(trial, "pruned" if pruned else "completed", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record an error; the search goes on."""
-        error = trial.get_error() if hasattr(trial, "get_error") else None
-        lines = [line for line in str(error or "unknown error").strip().splitlines() if line.strip()]
-        self._end(trial, "errored", lines[-1].strip() if lines else "unknown error")
+        """Note a failed trial; the search goes on, and Tune writes the error down later."""
+        self.failed[str(trial.trial_id)] = trial
+        self._show()
+
+    def settle(self) -> None:
+        """Close the failed trials with the errors that Tune has written by now."""
+        while self.failed:
+            _, trial = self.failed.popitem()
+            error = trial.get_pickled_error()
+            text = str(getattr(error, "cause", None) or error or trial.get_error() or "unknown error").strip()
+            # Ray wraps the trial's exception in a remote traceback, whose last line is the exception itself.
+            self._end(trial, "errored", (text.splitlines() or ["unknown error"])[-1].strip())
+
+    def evaluated(self) -> list[tuple[dict[str, Any], float]]:
+        """Return parameters and best value of the trials that ended earlier, for the sampler to learn from."""
+        sign = 1.0 if self.mode == "max" else -1.0
+        return [
+            (self.params[name], sign * max(sign * step[self.objective] for step in self.steps[name]))
+            for name, end in self.ends.items()
+            if end["status"] != "errored" and self.steps[name]
+        ]
 
     def result(self) -> SearchResult:
         """Summarise the events.
@@ -508,7 +534,7 @@ class _Watcher(tune.Callback):
             file.write(json.dumps({"event": event, "trial": trial, "elapsed": elapsed, **fields}) + "\n")
 
     def _replay(self) -> None:
-        """Read an earlier sitting back; a trial without an end restarts, so its steps are forgotten."""
+        """Read an earlier sitting back; the parameters of a trial without an end are tried again first."""
         if not self.path.is_file():
             return
         for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -526,14 +552,17 @@ class _Watcher(tune.Callback):
             else:
                 self.ends[name] = {"status": event["status"], "error": event["error"]}
         for name in [n for n in self.params if n not in self.ends]:
-            del self.params[name], self.steps[name]
+            self.interrupted.append(self.params.pop(name))
+            del self.steps[name]
+            if self.log:
+                self.log.ended(name, "interrupted", None)
 
     def _show(self) -> None:
         if self.progress is None:
             return
         sign = 1.0 if self.mode == "max" else -1.0
         scores = [sign * s[self.objective] for steps in self.steps.values() for s in steps]
-        statuses = [end["status"] for end in self.ends.values()]
+        statuses = [end["status"] for end in self.ends.values()] + ["errored"] * len(self.failed)
         elapsed = self.earlier + time.monotonic() - self.began
         done = len(statuses)
         self.progress(

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from aiops_core import metrics
+
+RNG = np.random.default_rng(0)
+
+
+def test_failure_metrics_equal_scikit_learn_with_ties() -> None:
+    truth = RNG.integers(0, 2, 900)
+    probability = np.round(np.clip(0.3 * truth + 0.7 * RNG.random(900), 0, 1), 2)
+    alarm = probability > 0.5
+    values = metrics.failure_values(truth, probability, alarm)(np.ones(900))
+    assert values["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, probability))
+    assert values["average_precision"] == pytest.approx(reference.average_precision_score(truth, probability))
+    assert values["f1"] == pytest.approx(reference.f1_score(truth, alarm))
+    assert values["precision"] == pytest.approx(reference.precision_score(truth, alarm))
+    assert values["recall"] == pytest.approx(reference.recall_score(truth, alarm))
+    assert values["brier"] == pytest.approx(reference.brier_score_loss(truth, probability))
+
+
+def test_threat_metrics_equal_scikit_learn() -> None:
+    probability = RNG.dirichlet(np.ones(4), 700)
+    truth = RNG.integers(0, 4, 700)
+    label = probability.argmax(axis=1)
+    values = metrics.threat_values(truth, probability, label, list("abcd"))(np.ones(700))
+    assert values["accuracy"] == pytest.approx(reference.accuracy_score(truth, label))
+    assert values["macro_f1"] == pytest.approx(reference.f1_score(truth, label, average="macro"))
+    assert values["log_loss"] == pytest.approx(reference.log_loss(truth, probability))
+    assert values["f1_b"] == pytest.approx(reference.f1_score(truth, label, average=None)[1])
+
+
+def test_capacity_metrics_average_r2_over_targets() -> None:
+    truth, p50 = RNG.normal(size=400), RNG.normal(size=400)
+    target = np.repeat([0, 1], 200)
+    truth[200:] *= 100
+    p50[200:] = truth[200:] + 1
+    values = metrics.capacity_values(truth, p50, p50 - 1, p50 + 1, scale=np.ones(400), target=target)(np.ones(400))
+    by_target = [reference.r2_score(truth[target == t], p50[target == t]) for t in (0, 1)]
+    assert values["r2"] == pytest.approx(np.mean(by_target))
+    assert values["mae"] == pytest.approx(reference.mean_absolute_error(truth, p50))
+    inside = (truth >= p50 - 1) & (truth <= p50 + 1)
+    assert values["coverage_80"] == pytest.approx(inside.mean())
+    expected = np.mean(
+        [reference.mean_pinball_loss(truth, p50 + d, alpha=q) for d, q in ((-1, 0.1), (0, 0.5), (1, 0.9))]
+    )
+    assert values["pinball"] == pytest.approx(expected)
+
+
+def test_weights_act_like_repeated_rows() -> None:
+    truth, probability = RNG.integers(0, 2, 60), RNG.random(60)
+    weight = RNG.integers(0, 4, 60)
+    repeated = np.repeat(np.arange(60), weight)
+    once = metrics.failure_values(truth, probability, probability > 0.4)(weight.astype(float))
+    again = metrics.failure_values(truth[repeated], probability[repeated], probability[repeated] > 0.4)(
+        np.ones(len(repeated))
+    )
+    for name in ("roc_auc", "average_precision", "f1", "brier"):
+        assert once[name] == pytest.approx(again[name])
+
+
+def test_clusters_widen_the_interval() -> None:
+    truth = np.repeat(RNG.integers(0, 2, 40), 50)
+    probability = 0.2 * truth + 0.8 * np.repeat(RNG.random(40), 50)
+    rows = metrics.failure(truth, probability, probability > 0.5, seed=1)["roc_auc"]
+    whole = metrics.failure(truth, probability, probability > 0.5, seed=1, clusters=np.repeat(np.arange(40), 50))[
+        "roc_auc"
+    ]
+    assert whole["high"] - whole["low"] > 2 * (rows["high"] - rows["low"])
+
+
+def test_paired_comparison_sees_what_single_intervals_hide() -> None:
+    truth = RNG.integers(0, 2, 800)
+    score = 0.25 * truth + 0.75 * RNG.random(800)
+    worse = score + 0.12 * RNG.normal(size=800)
+    a, b = (metrics.failure_values(truth, s, s > 0.5) for s in (score, worse))
+    gain = metrics.paired(a, b, "roc_auc", 800)
+    assert gain["low"] > 0
+    assert gain["value"] == pytest.approx(a(np.ones(800))["roc_auc"] - b(np.ones(800))["roc_auc"])
+    ours, theirs = (metrics.failure(truth, s, s > 0.5)["roc_auc"] for s in (score, worse))
+    assert ours["low"] < theirs["high"]
+    flipped = metrics.paired(b, a, "brier", 800, higher_is_better=False)
+    assert flipped["value"] == pytest.approx(a(np.ones(800))["brier"] - b(np.ones(800))["brier"])
+
+
+def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
+    truth, probability = RNG.integers(0, 2, 100), RNG.random(100)
+    one, same, other = (metrics.failure(truth, probability, probability > 0.5, seed=s) for s in (3, 3, 4))
+    assert one == same
+    assert one["brier"] != other["brier"]
+
+
+def test_calibration_error_is_small_for_honest_and_large_for_boastful_probabilities() -> None:
+    honest = RNG.random(20_000)
+    truth = RNG.random(20_000) < honest
+    assert metrics.ece(truth, honest) < 0.02
+    assert metrics.ece(truth, np.where(honest > 0.5, 0.99, 0.01)) > 0.2
+
+
+def test_temperature_recovers_the_factor_that_was_applied() -> None:
+    probability = RNG.dirichlet(np.ones(5), 6000)
+    truth = np.array([RNG.choice(5, p=p) for p in probability])
+    assert metrics.temperature_fit(3 * np.log(probability), truth) == pytest.approx(3, rel=0.05)
+
+
+def test_the_f1_threshold_is_the_best_of_all_thresholds() -> None:
+    truth = RNG.integers(0, 2, 300)
+    probability = np.clip(0.4 * truth + 0.6 * RNG.random(300), 0, 1)
+    chosen = reference.f1_score(truth, probability >= metrics.f1_threshold(truth, probability))
+    assert chosen == pytest.approx(max(reference.f1_score(truth, probability >= t) for t in np.unique(probability)))

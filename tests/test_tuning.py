@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_task
+
+from aiops_core import tuning
+from aiops_core.errors import AiopsError, ClusterError, UsageError
+
+pytestmark = pytest.mark.slow
+
+
+class Log:
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def started(self, trial: str, params: dict[str, Any]) -> None:
+        self.events.append(("started", trial))
+
+    def reported(self, trial: str, step: int, metrics: dict[str, float]) -> None:
+        self.events.append(("reported", trial, step, metrics["score"]))
+
+    def ended(self, trial: str, status: str, error: str | None) -> None:
+        self.events.append(("ended", trial, status, error))
+
+
+def data(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {"journal": str(folder / "journal"), "pause": 0.0, "fail_below": None, **changes}
+
+
+def test_a_search_reports_every_trial_and_survives_failing_ones(ray_cluster: str, tmp_path: Path) -> None:
+    log, states = Log(), []
+    result = tuning.search(
+        toy_task, data(tmp_path, fail_below=-0.2), n_trials=10, folder=tmp_path / "s", log=log, progress=states.append
+    )
+    assert result.counts["trials"] == 10
+    assert result.counts["errored"] >= 1
+    assert sum(result.counts[k] for k in ("completed", "pruned", "errored")) == 10
+    assert all("the toy broke" in error for error in result.errors.values())
+    best = result.trials.loc[result.trials["score"].idxmax(), "param:x"]
+    assert result.best_params["x"] == pytest.approx(best)
+    assert result.best_params["x"] > -0.2
+    kinds = Counter(event[0] for event in log.events)
+    assert kinds["started"] == kinds["ended"] == 10
+    assert states[-1]["done"] == 10
+
+
+def test_a_search_in_which_all_trials_fail_says_why(ray_cluster: str, tmp_path: Path) -> None:
+    with pytest.raises(AiopsError, match="all 2 trials failed, the first with: .*the toy broke"):
+        tuning.search(toy_task, data(tmp_path, fail_below=2.0), n_trials=2, folder=tmp_path / "s")
+
+
+def test_a_deterministic_search_repeats(ray_cluster: str, tmp_path: Path) -> None:
+    first, second = (
+        tuning.search(toy_task, data(tmp_path), n_trials=9, seed=3, folder=tmp_path / name, deterministic=True)
+        for name in ("a", "b")
+    )
+    assert first.trials["param:x"].tolist() == second.trials["param:x"].tolist()
+    assert first.trials["status"].tolist() == second.trials["status"].tolist()
+    assert first.ranked == second.ranked
+
+
+def test_less_than_one_trial_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="n_trials = 0 must be at least 1"):
+        tuning.search(toy_task, data(tmp_path), n_trials=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_an_unreachable_cluster_is_named(address: str) -> None:
+    with pytest.raises(ClusterError, match=f"RAY_ADDRESS '{address}'"):
+        tuning.check_address(address)
+
+
+def test_a_killed_search_resumes_without_repeating_finished_trials(tmp_path: Path) -> None:
+    script = tmp_path / "search.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import toy_task
+            from aiops_core import tuning
+            data = {{"journal": {str(tmp_path / "journal")!r}, "pause": 0.15, "fail_below": None}}
+            result = tuning.search(toy_task, data, n_trials=8, folder={str(tmp_path / "s")!r})
+            print(result.counts["trials"], result.counts["errored"], len(set(result.trials["param:x"])))
+            """
+        )
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    command = [sys.executable, str(script)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    events = tmp_path / "s" / "events.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if events.is_file() and events.read_text().count('"ended"') >= 3:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, "the search ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    ended_before = [line for line in events.read_text().splitlines() if '"ended"' in line]
+    finished = {line.split('"trial": "')[1].split('"')[0] for line in ended_before}
+    started_before = events.read_text().count('"started"')
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert second.stdout.split()[-3:] == ["8", "0", "8"]
+    text = events.read_text()
+    assert all(text.count(f'"ended", "trial": "{name}"') == 1 for name in finished)
+    journal = Counter((tmp_path / "journal").read_text().split())
+    # Only trials that were running at the kill may appear twice.
+    assert sum(count - 1 for count in journal.values()) <= started_before - len(finished)
