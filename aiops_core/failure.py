@@ -1,4 +1,4 @@
-"""Failure prediction: will an incident of this resource start within the next ``horizon`` steps?
+"""Failure prediction: whether an incident of a resource starts within the next ``horizon`` steps.
 
 A Keras LSTM reads the last ``window`` steps of a resource's metrics in raw units. Scaling, missing values, patch
 statistics and deviations from the window's own level are part of its graph, so the exported ONNX model is the whole
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from aiops_core import metrics, servable, splits, tables
+from aiops_core import metrics, rules, servable, splits, tables
 from aiops_core.errors import DataError
 from aiops_core.metrics import Metric
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
@@ -80,12 +80,15 @@ VALIDATION_FRACTION = 0.2
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 MULTIPLE_WEIGHTS = (0.5, 0.5, 1.0, 0.5, 0.5)
 MAIN = MULTIPLES.index(1.0)
-#: Rows an epoch, rows scored after an epoch, rows of the gradient-boosted baseline.
-EPOCH_ROWS = 16_000
+#: Least and most rows an epoch, rows scored after an epoch, rows of the gradient-boosted baseline.
+EPOCH_ROWS = (6_000, 16_000)
 VALIDATION_ROWS = 8_000
 BASELINE_ROWS = 15_000
 BATCH = 128
 CHUNK = 4096
+SUMMARY_CHUNK = 16_384
+#: Rows that the training of one network may draw from.
+POOL_ROWS = 400_000
 FOLDS = 4
 #: Distinct parameter sets of the search in the final mean.
 FINALISTS = 2
@@ -94,6 +97,8 @@ CLOCK_DROPOUT = 0.25
 CLOCK_BINS = 48
 #: Standard deviations after which a squashed value is cut.
 CLIP = 6.0
+#: The rules need this many of their metrics to be a fair baseline.
+MIN_RULE_METRICS = 3
 GOLDEN_ROWS = 24
 CURVE_POINTS = 120
 DAY_SECONDS = 86_400
@@ -179,7 +184,7 @@ class FailureData:
 
     def label(self, ends: np.ndarray) -> np.ndarray:
         """Return 1 where an incident starts within the horizon, (n,), int64."""
-        return (self.until[ends] <= self.horizon).astype(np.int64)
+        return np.asarray(self.until[ends] <= self.horizon, dtype=np.int64)
 
     def truth(self, part: str) -> np.ndarray:
         """Return the labels of a part's examples, (n,), int64."""
@@ -194,10 +199,11 @@ class FailureData:
     def clusters(self, part: str) -> np.ndarray:
         """Return the bootstrap cluster of each example: its resource, or its stretch of window + horizon steps."""
         ends = self.ends[part]
+        owner: np.ndarray = self.resource[ends].astype(np.int64)
         if self.by_resource:
-            return self.resource[ends].astype(np.int64)
-        block = (ends - self.start[ends]) // (self.window + self.horizon)
-        return self.resource[ends].astype(np.int64) * (int(block.max(initial=0)) + 1) + block
+            return owner
+        block: np.ndarray = (ends - self.start[ends]) // (self.window + self.horizon)
+        return np.asarray(owner * (int(block.max(initial=0)) + 1) + block)
 
     def summary(self) -> pd.DataFrame:
         """Return examples, positives and incidents by part, for a notebook."""
@@ -340,7 +346,7 @@ def _incident_table(incidents: pd.DataFrame, grid: tables.Grid) -> pd.DataFrame:
 
 
 def _naive(stamps: pd.Series) -> np.ndarray:
-    return stamps.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]")
+    return np.asarray(stamps.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(), dtype="datetime64[s]")
 
 
 def _labels(
@@ -380,12 +386,14 @@ def _parts(
     if "split" not in frame.columns:
         fraction = float(config["test_fraction"])
         held = VALIDATION_FRACTION * (1 - fraction)
-        part = splits.by_time(
-            grid.resource, test_fraction=fraction, validation_fraction=held, embargo=embargo
-        )
-        return part, False, (
-            f"by time in every resource: the first {1 - fraction - held:.0%} trains, the next {held:.0%} validates, "
-            f"the last {fraction:.0%} tests, {embargo} steps of embargo between"
+        part = splits.by_time(grid.resource, test_fraction=fraction, validation_fraction=held, embargo=embargo)
+        return (
+            part,
+            False,
+            (
+                f"by time in every resource: the first {1 - fraction - held:.0%} trains, the next {held:.0%} "
+                f"validates, the last {fraction:.0%} tests, {embargo} steps of embargo between"
+            ),
         )
     tested = _test_rows(frame, grid, start)
     fresh = tested == (np.bincount(grid.resource, weights=tested) > 0)[grid.resource]
@@ -402,9 +410,20 @@ def _parts(
     part = np.where(tested, splits.TEST, splits.TRAIN).astype(np.int8)
     part[~tested & (position > first[grid.resource] - 1 - embargo)] = splits.NONE
     rows = np.flatnonzero(part == splits.TRAIN)
-    inner = splits.by_time(grid.resource[rows], test_fraction=VALIDATION_FRACTION, validation_fraction=0.0, embargo=embargo)
-    part[rows] = np.where(inner == splits.TEST, splits.VALIDATION, np.where(inner == splits.TRAIN, splits.TRAIN, splits.NONE))
-    return part, False, f"official split; the last {VALIDATION_FRACTION:.0%} of each training record validates, {embargo} steps of embargo between"
+    inner = splits.by_time(
+        grid.resource[rows], test_fraction=VALIDATION_FRACTION, validation_fraction=0.0, embargo=embargo
+    )
+    part[rows] = np.where(
+        inner == splits.TEST, splits.VALIDATION, np.where(inner == splits.TRAIN, splits.TRAIN, splits.NONE)
+    )
+    return (
+        part,
+        False,
+        (
+            f"official split; the last {VALIDATION_FRACTION:.0%} of each training record validates, "
+            f"{embargo} steps of embargo between"
+        ),
+    )
 
 
 def _test_rows(frame: pd.DataFrame, grid: tables.Grid, start: np.ndarray) -> np.ndarray:
@@ -415,19 +434,19 @@ def _test_rows(frame: pd.DataFrame, grid: tables.Grid, start: np.ndarray) -> np.
         step_seconds=grid.step_seconds,
     ).values[:, 0]
     filled = np.maximum.accumulate(np.where(np.isnan(marks), start, np.arange(len(marks))))
-    return marks[filled] == 1
+    return np.asarray(marks[filled] == 1)
 
 
 def _folds(
     part: np.ndarray, resource: np.ndarray, start: np.ndarray, by_resource: bool, rng: np.random.Generator
 ) -> np.ndarray:
     """Assign every row that is not test to one of `FOLDS` blocks: whole resources, or stretches of time."""
-    fold = np.full(len(part), -1, dtype=np.int8)
+    fold: np.ndarray = np.full(len(part), -1, dtype=np.int8)
     if by_resource:
         names = np.unique(resource[part != splits.TEST])
         own = np.zeros(int(resource.max()) + 1, dtype=np.int8)
         own[rng.permutation(names)] = np.arange(len(names)) % FOLDS
-        fold = own[resource]
+        fold[:] = own[resource]
         fold[part == splits.TEST] = -1
         return fold
     position = np.arange(len(part)) - start
@@ -506,7 +525,7 @@ def space(data: FailureData) -> dict[str, BaseDistribution]:
 def defaults(data: FailureData) -> list[dict[str, Any]]:
     """Return the points that are tried first."""
     patches = [p for p in (1, 2, 3, 5, 8, 10) if p <= max(1, data.window // 10)]
-    base = {
+    base: dict[str, Any] = {
         "units": 32,
         "patch": patches[-1],
         "local": 1,
@@ -514,10 +533,12 @@ def defaults(data: FailureData) -> list[dict[str, Any]]:
         "dense": 16,
         "dropout": 0.2,
         "input_dropout": 0.0,
-        "learning_rate": 3e-3,
+        "learning_rate": 6e-3,
         "weight_decay": 1e-4,
     }
-    return [base, {**base, "clock": 0}, {**base, "local": 0}]
+    # The second is for few incidents in many metrics, where the first learns the incidents by heart.
+    careful = {**base, "local": 0, "dropout": 0.4, "input_dropout": 0.1, "learning_rate": 1e-3, "weight_decay": 1e-2}
+    return [base, careful, {**base, "clock": 0}]
 
 
 # Networks ------------------------------------------------------------------------------------------------------
@@ -530,7 +551,7 @@ class FailureModel:
     Attributes
     ----------
     networks : list
-        Keras models: ``{"window", "clock"}`` to logits (n, number of horizons).
+        Keras models: ``{"patches", "clock"}`` to logits (n, number of horizons).
     slope, offset : float
         Calibration of the mean logit.
     threshold : float
@@ -571,38 +592,57 @@ def _tensorflow() -> tuple[Any, Any]:
     return tf, keras
 
 
-def _network(params: Params, data: FailureData) -> Any:
-    """Build one network: raw windows (n, window, n_features) and clock (n, 1) to logits (n, number of horizons)."""
-    _, keras = _tensorflow()
-    from keras import layers, ops
+def _patches(x: Any, steps: int, patch: int, data: FailureData) -> Any:
+    """Summarise raw windows (n, steps, n_features) in patches of ``patch`` steps.
 
-    steps, features = data.window, len(data.features)
-    patch = min(int(params["patch"]), steps)
-    count = -(-steps // patch)
-    inputs = {"window": layers.Input((steps, features), name="window")}
-    x = inputs["window"]
+    Patches are counted from the window's end; its oldest steps that fill no patch are left out.
+
+    Returns
+    -------
+    tensor, (n, steps // patch, 3 * n_features + 1)
+        Mean, whether any value is there, spread, and the share of missing values of all features.
+    """
+    from keras import ops
+
+    features = len(data.features)
+    count = steps // patch
     seen = ops.cast(ops.equal(x, x), "float32")
     # Plain arrays become constants of the ONNX graph; the export turns those of a Normalization layer into inputs.
     scaled = (x - data.center) / data.scale
     scaled = ops.where(ops.isnan(scaled), ops.zeros_like(scaled), scaled)
     # Heavy tails stay ordered but lose their leverage: asinh is linear near 0 and logarithmic far from it.
     scaled = ops.clip(ops.arcsinh(scaled), -CLIP, CLIP)
-    if count * patch > steps:
-        pad = ((0, 0), (count * patch - steps, 0), (0, 0))
-        scaled, seen = ops.pad(scaled, pad), ops.pad(seen, pad)
+    scaled, seen = scaled[:, steps - count * patch :], seen[:, steps - count * patch :]
     scaled = ops.reshape(scaled, (-1, count, patch, features))
     seen = ops.reshape(seen, (-1, count, patch, features))
     size = ops.sum(seen, axis=2)
-    some = ops.minimum(size, 1.0)
-    mean = ops.sum(scaled * seen, axis=2) / ops.maximum(size, 1.0)
-    channels = [mean, 1.0 - ops.mean(seen, axis=(2, 3), keepdims=False)[..., None]]
+    some = ops.maximum(size, 1.0)
+    mean = ops.sum(scaled * seen, axis=2) / some
+    spread = ops.sqrt(ops.sum(ops.square((scaled - mean[:, :, None, :]) * seen), axis=2) / some + 1e-6)
+    missing = 1.0 - ops.mean(seen, axis=(2, 3))[..., None]
+    return ops.concatenate([mean, ops.minimum(size, 1.0), spread, missing], axis=-1)
+
+
+def _core(params: Params, data: FailureData) -> Any:
+    """Build one network: patches (n, count, 3 * n_features + 1) and clock (n, 1) to logits (n, number of horizons)."""
+    _, keras = _tensorflow()
+    from keras import layers, ops
+
+    features, patch = len(data.features), _patch(params, data)
+    inputs = {"patches": layers.Input((data.window // patch, 3 * features + 1), name="patches")}
+    x = inputs["patches"]
+    mean, some, spread, missing = (
+        x[..., :features],
+        x[..., features : -features - 1],
+        x[..., -features - 1 : -1],
+        x[..., -1:],
+    )
+    channels = [mean, missing]
     if params["local"]:
-        total = ops.maximum(ops.sum(size, axis=1, keepdims=True), 1.0)
-        level = ops.sum(mean * size, axis=1, keepdims=True) / total
+        level = ops.sum(mean, axis=1, keepdims=True) / ops.maximum(ops.sum(some, axis=1, keepdims=True), 1.0)
         channels.append((mean - level) * some)
     if patch > 1:
-        spread = ops.sum(ops.square((scaled - mean[:, :, None, :]) * seen), axis=2) / ops.maximum(size, 1.0)
-        channels.append(ops.sqrt(spread + 1e-6))
+        channels.append(spread)
     hidden = ops.concatenate(channels, axis=-1)
     if params["input_dropout"] > 0:
         hidden = layers.SpatialDropout1D(params["input_dropout"])(hidden)
@@ -614,6 +654,10 @@ def _network(params: Params, data: FailureData) -> Any:
     hidden = layers.Dense(int(params["dense"]), activation="relu")(hidden)
     logits = layers.Dense(len(MULTIPLES), name="horizons")(hidden)
     return keras.Model(inputs, logits)
+
+
+def _patch(params: Params, data: FailureData) -> int:
+    return min(int(params["patch"]), data.window)
 
 
 def _clock_bins(clock: Any) -> Any:
@@ -654,7 +698,8 @@ def _train(
     tf, keras = _tensorflow()
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng([seed, 13])
-    network = _network(params, data)
+    rows = _pool(data, rows, rng)
+    network = _core(params, data)
     horizons = np.array(MULTIPLES) * data.horizon
     soon = data.until[rows, None] <= horizons
     labelled = (soon & (data.until[rows, None] <= bound[rows, None])) | (
@@ -666,44 +711,40 @@ def _train(
     network.get_layer("horizons").bias.assign(np.log(rate / (1 - rate)))
 
     clocked = bool(params["clock"])
-    blank = np.full((1, data.values.shape[1]), np.nan, dtype=np.float32)
-    series = tf.constant(np.concatenate([blank, data.values]))
-    first = tf.constant(data.start)
-    clock = tf.constant(clock_of(data.time, len(data.time)))
-    steps_back = tf.range(1 - data.window, 1, dtype=tf.int64)
+    patch = _patch(params, data)
+    places = _places(data, patch)
+    store, slot = _summaries(data, patch, [places(rows), places(check)])
+    table = tf.constant(store)
+    clock = clock_of(data.time, len(data.time))
 
-    def inputs(ends: Any) -> dict[str, Any]:
-        index = ends[:, None] + steps_back
-        index = tf.where(index < tf.gather(first, ends)[:, None], tf.constant(-1, tf.int64), index) + 1
-        feed = {"window": tf.gather(series, index)}
-        if clocked:
-            feed["clock"] = tf.gather(clock, ends)
-        return feed
+    def inputs(ends: np.ndarray) -> tuple[Any, Any]:
+        return tf.constant(slot[places(ends) + 1]), tf.constant(clock[ends])
 
-    per_epoch = max(1, math.ceil(min(len(np.unique(rows // data.stride)), EPOCH_ROWS) / BATCH))
+    def feed(index: Any, clock: Any) -> dict[str, Any]:
+        patches = {"patches": tf.gather(table, index)}
+        return {**patches, "clock": clock} if clocked else patches
+
+    per_epoch = math.ceil(int(np.clip(len(np.unique(rows // data.stride)), *EPOCH_ROWS)) / BATCH)
     schedule = keras.optimizers.schedules.CosineDecay(params["learning_rate"], per_epoch * MAX_STEPS, alpha=0.02)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
     optimizer.build(network.trainable_variables)
 
-    @tf.function(reduce_retracing=True)
-    def step(ends: Any, wanted: Any, importance: Any, hide: Any) -> Any:
-        feed = inputs(ends)
-        if clocked:
-            feed["clock"] = tf.where(hide[:, None], tf.constant(np.nan, tf.float32), feed["clock"])
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def step(index: Any, clock: Any, wanted: Any, importance: Any) -> Any:
         with tf.GradientTape() as tape:
-            logits = network(feed, training=True)
+            logits = network(feed(index, clock), training=True)
             loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=logits) * importance
             loss = tf.reduce_mean(tf.reduce_sum(loss, axis=1))
         gradients = tape.gradient(loss, network.trainable_variables)
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return loss
 
-    @tf.function(reduce_retracing=True)
-    def forward(ends: Any) -> Any:
-        return network(inputs(ends), training=False)[:, MAIN]
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def forward(index: Any, clock: Any) -> Any:
+        return network(feed(index, clock), training=False)[:, MAIN]
 
     def logits_of(ends: np.ndarray) -> np.ndarray:
-        parts = [forward(tf.constant(ends[i : i + CHUNK])).numpy() for i in range(0, len(ends), CHUNK)]
+        parts = [forward(*inputs(ends[i : i + CHUNK])).numpy() for i in range(0, len(ends), CHUNK)]
         return np.concatenate(parts).astype(np.float64)
 
     truth = data.label(check)
@@ -714,7 +755,9 @@ def _train(
         loss = 0.0
         for i in range(0, len(chosen), BATCH):
             part = chosen[i : i + BATCH]
-            loss += float(step(rows[part], target[part], weight[part], hidden[i : i + BATCH])) / per_epoch
+            index, hour = inputs(rows[part])
+            hour = tf.where(hidden[i : i + BATCH, None], tf.constant(np.nan, tf.float32), hour)
+            loss += float(step(index, hour, target[part], weight[part])) / per_epoch
         logits = logits_of(check)
         found = _numbers(truth, logits)
         if found[OBJECTIVE] > best_score:
@@ -725,17 +768,78 @@ def _train(
     return network, best_logits
 
 
+def _pool(data: FailureData, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Keep at most about `POOL_ROWS` rows, in whole stretches of time, so that memory is bounded on any data set."""
+    if len(rows) <= POOL_ROWS:
+        return rows
+    length = 20 * data.window
+    stretch = data.resource[rows].astype(np.int64) * (len(data.time) // length + 2) + rows // length
+    _, index, counts = np.unique(stretch, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(counts))
+    kept = np.zeros(len(counts), dtype=bool)
+    kept[order[np.cumsum(counts[order]) <= POOL_ROWS]] = True
+    return rows[kept[index]]
+
+
+def _places(data: FailureData, patch: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of window ends (n,): the rows at which their patches end, (n, count), -1 is padding."""
+    back = np.arange(data.window // patch - 1, -1, -1) * patch
+
+    def places(ends: np.ndarray) -> np.ndarray:
+        index = ends[:, None] - back
+        return np.where(index >= data.start[ends][:, None], index, -1)
+
+    return places
+
+
+def _summaries(data: FailureData, patch: int, wanted: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the patches that end at the wanted rows, once for all epochs, by the graph that is served.
+
+    Returns
+    -------
+    store : ndarray, (1 + number of wanted rows, 3 * n_features + 1), float32
+        The first one is padding.
+    slot : ndarray, (n_rows + 1,), int32
+        Place of row ``i`` in ``store`` at ``i + 1``; ``slot[0]`` is padding.
+    """
+    tf, keras = _tensorflow()
+    needed = np.zeros(len(data.time) + 1, dtype=bool)
+    for index in wanted:
+        needed[index.reshape(-1) + 1] = True
+    needed[0] = True
+    slot = (np.cumsum(needed) - 1).astype(np.int32)
+    rows = np.flatnonzero(needed)[1:] - 1
+    width = data.values.shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, patch, width), tf.float32)])  # type: ignore[untyped-decorator]
+    def summarise(windows: Any) -> Any:
+        return _patches(windows, patch, patch, data)[:, 0]
+
+    back = np.arange(1 - patch, 1)
+    store = np.empty((len(rows) + 1, 3 * width + 1), dtype=np.float32)
+    store[0] = summarise(np.full((1, patch, width), np.nan, dtype=np.float32)).numpy()
+    for i in range(0, len(rows), SUMMARY_CHUNK):
+        chosen = rows[i : i + SUMMARY_CHUNK]
+        index = chosen[:, None] + back
+        windows = data.values[np.maximum(index, 0)]
+        windows[index < data.start[chosen][:, None]] = np.nan
+        store[1 + i : 1 + i + len(chosen)] = summarise(windows).numpy()
+    return store, slot
+
+
 def _epoch(rows: np.ndarray, stride: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``size`` indices into ``rows``: one row of each stride, all strides before any comes again."""
-    if stride == 1:
+    """Draw ``size`` indices into ``rows``: one row of each stride, all strides before any comes again.
+
+    Between two labelled windows lie others that have a label too: every pass sees another phase of the stride.
+    """
+    chosen: list[np.ndarray] = []
+    while sum(map(len, chosen)) < size:
         order = rng.permutation(len(rows))
-    else:
-        # Between two labelled windows lie others with labels of their own: each epoch sees another phase.
-        order = rng.permutation(len(rows))
-        _, first = np.unique((rows // stride)[order], return_index=True)
-        order = rng.permutation(order[first])
-    repeats = -(-size // len(order))
-    return np.tile(order, repeats)[:size]
+        if stride > 1:
+            _, first = np.unique((rows // stride)[order], return_index=True)
+            order = rng.permutation(order[first])
+        chosen.append(order)
+    return np.concatenate(chosen)[:size]
 
 
 def _numbers(truth: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -889,13 +993,12 @@ def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
     """
     ends = data.ends[part]
     clock = clock_of(data.time, len(data.time))
+    combined = _combined(model, data)
     logits = np.zeros(len(ends))
     for i in range(0, len(ends), CHUNK):
         chosen = ends[i : i + CHUNK]
         feed = {"window": data.windows(chosen), "clock": clock[chosen]}
-        for network in model.networks:
-            own = {name: feed[name] for name in network.input}
-            logits[i : i + CHUNK] += np.asarray(network(own, training=False))[:, MAIN] / len(model.networks)
+        logits[i : i + CHUNK] = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
     probability = apply_calibration(logits, model.slope, model.offset)
     return {"probability": probability, "alarm": probability >= model.threshold}
 
@@ -903,24 +1006,27 @@ def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
 # Servable ------------------------------------------------------------------------------------------------------
 
 
-def _combined(model: FailureModel) -> Any:
-    """Return one Keras model: the mean logit of all networks for the horizon itself, (n, 1)."""
-    _, keras = _tensorflow()
-    from keras import layers
+def _combined(model: FailureModel, data: FailureData) -> Any:
+    """Return one Keras model: raw windows and clock to the mean logit of all networks, (n, 1)."""
+    if "keras" not in model.native:
+        _, keras = _tensorflow()
+        from keras import layers
 
-    shape = model.networks[0].input["window"].shape[1:]
-    inputs = {"window": layers.Input(shape, name="window")}
-    if any("clock" in network.input for network in model.networks):
-        inputs["clock"] = layers.Input((1,), name="clock")
-    logits = [n({k: inputs[k] for k in n.input})[:, MAIN : MAIN + 1] for n in model.networks]
-    mean = logits[0] if len(logits) == 1 else layers.Average()(logits)
-    return keras.Model(inputs, mean, name="failure_predictor")
+        inputs = {"window": layers.Input((data.window, len(data.features)), name="window")}
+        if any("clock" in network.input for network in model.networks):
+            inputs["clock"] = layers.Input((1,), name="clock")
+        sizes = [_patch(params, data) for params in model.params]
+        patches = {size: _patches(inputs["window"], data.window, size, data) for size in sorted(set(sizes))}
+        feeds = [{**inputs, "patches": patches[size]} for size in sizes]
+        logits = [n({k: f[k] for k in n.input})[:, MAIN : MAIN + 1] for n, f in zip(model.networks, feeds, strict=True)]
+        mean = logits[0] if len(logits) == 1 else layers.Average()(logits)
+        model.native["keras"] = keras.Model(inputs, mean, name=MODEL)
+    return model.native["keras"]
 
 
 def export(model: FailureModel, data: FailureData, folder: Path) -> None:
     """Write the servable: one ONNX graph with all networks, the card and golden examples."""
-    combined = _combined(model)
-    model.native["keras"] = combined
+    combined = _combined(model, data)
     clocked = "clock" in combined.input
     graph = _onnx(combined)
     card = {
@@ -1013,11 +1119,15 @@ def baselines(data: FailureData, *, seed: int) -> dict[str, Prediction]:
 
 
 def _rules(data: FailureData) -> Prediction | None:
-    try:
-        from aiops_core import rules
-    except ImportError:
+    """Return the prediction of the untrained rules from each window's last row, None with too few of their metrics."""
+    predictor = rules.RuleBasedFailurePredictor()
+    names = [feature["name"] for feature in data.features]
+    if len(set(names) & set(predictor.metrics)) < MIN_RULE_METRICS:
         return None
-    return None if not hasattr(rules, "failure_baseline") else rules.failure_baseline(data)
+    check = data.ends["validation"]
+    threshold = metrics.f1_threshold(data.label(check), predictor.predict(data.values[check], names))
+    found = predictor.predict(data.values[data.ends["test"]], names)
+    return {"probability": found, "alarm": found >= threshold}
 
 
 def _boosting(data: FailureData, seed: int) -> Prediction:
@@ -1025,7 +1135,12 @@ def _boosting(data: FailureData, seed: int) -> Prediction:
 
     def learn(rows: np.ndarray) -> Any:
         model = HistGradientBoostingClassifier(
-            max_iter=150, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=20, early_stopping=False, random_state=seed
+            max_iter=150,
+            learning_rate=0.05,
+            max_leaf_nodes=15,
+            min_samples_leaf=20,
+            early_stopping=False,
+            random_state=seed,
         )
         return model.fit(_statistics(data, rows), data.label(rows))
 
@@ -1142,7 +1257,9 @@ def _alerts(data: FailureData, alarms: np.ndarray) -> np.ndarray:
     # The next alarm that counts lies past the horizon of this one, or in the next resource.
     stop = np.r_[np.flatnonzero(np.diff(data.resource[alarms])) + 1, len(alarms)] if len(alarms) else np.zeros(0, int)
     quiet = np.searchsorted(alarms, alarms + data.horizon, side="right")
-    following = np.minimum(quiet, stop[np.searchsorted(stop, np.arange(len(alarms)), side="right")]) if len(alarms) else quiet
+    following = (
+        np.minimum(quiet, stop[np.searchsorted(stop, np.arange(len(alarms)), side="right")]) if len(alarms) else quiet
+    )
     while i < len(alarms):
         chosen.append(alarms[i])
         i = int(following[i])
@@ -1198,9 +1315,9 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``precision_recall``, ``reliability``, ``confusion`` ([[tn, fp], [fn, tp]]), ``events``, ``policies``, ``sentence``,
-        ``by_resource`` (list, worst first), ``by_lead`` (recall by steps before the incident), ``worst`` (the
-        surest mistakes) and ``histogram`` of probabilities by class.
+        ``precision_recall``, ``reliability``, ``confusion`` ([[tn, fp], [fn, tp]]), ``events``, ``policies``,
+        ``sentence``, ``by_resource`` (list, worst first), ``by_lead`` (recall by steps before the incident),
+        ``worst`` (the surest mistakes) and ``histogram`` of probabilities by class.
     """
     ends, truth = data.ends["test"], data.truth("test")
     probability, alarm = prediction["probability"], np.asarray(prediction["alarm"])
@@ -1229,7 +1346,8 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
 
 def _sentence(seen: Mapping[str, Any]) -> str:
     if not seen["caught"]:
-        return f"{seen['alerts_per_resource_day']:.2g} alerts a resource a day, none of {seen['incidents']} incidents caught"
+        rate = seen["alerts_per_resource_day"]
+        return f"{rate:.2g} alerts a resource a day, none of {seen['incidents']} incidents caught"
     return (
         f"{seen['alerts_per_resource_day']:.2g} alerts a resource a day "
         f"({seen['false_alerts_per_resource_day']:.2g} of them false): catches {seen['share_caught']:.0%} of "
@@ -1319,6 +1437,10 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
             totals[driver["feature"]] += [abs(driver["contribution"]), driver["contribution"]]
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
     return [
-        {"feature": n, "mean_abs_contribution": float(t[0] / len(chosen)), "mean_contribution": float(t[1] / len(chosen))}
+        {
+            "feature": n,
+            "mean_abs_contribution": float(t[0] / len(chosen)),
+            "mean_contribution": float(t[1] / len(chosen)),
+        }
         for n, t in ranked
     ]

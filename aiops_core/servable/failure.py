@@ -21,6 +21,8 @@ GRAPH = "lstm"
 #: Windows a call of the graph: keeps memory flat in batch scoring.
 CHUNK = 4096
 DAY_SECONDS = 86_400
+#: Thresholds whose F1 on validation is lower than the best by this share at most count as equally good.
+F1_TOLERANCE = 0.02
 
 
 def fit_to_window(windows: np.ndarray, window: int) -> np.ndarray:
@@ -93,8 +95,8 @@ def choose_threshold(
         Lists of equal length, thresholds descending: ``threshold, precision, recall, f1, missed, false_alarms,
         alerts_per_resource_day``. ``missed`` and ``false_alarms`` are shares of all rows.
     rule : {"max_f1", "cost", "alert_budget"}
-        Highest F1; least ``cost_missed * missed + cost_false_alarm * false_alarms``; the most recall with at
-        most ``alerts_per_day`` alerts a resource and day.
+        Highest F1 (see Notes); least ``cost_missed * missed + cost_false_alarm * false_alarms``; the most recall
+        with at most ``alerts_per_day`` alerts a resource and day.
     cost_missed, cost_false_alarm : float
         Cost of a missed positive row and of a false alarm row, any common unit.
     alerts_per_day : float
@@ -109,12 +111,21 @@ def choose_threshold(
     ------
     ServableError
         For an unknown rule or a cost or budget that is not positive.
+
+    Notes
+    -----
+    F1 is flat around its top, and where exactly a sample peaks is chance. Of calibrated probabilities the threshold
+    of highest F1 is half the F1 that it reaches (Lipton, Elkan and Naryanaswamy 2014): of the thresholds whose F1 is
+    within `F1_TOLERANCE` of the best, the nearest to that is taken.
     """
     if min(cost_missed, cost_false_alarm, alerts_per_day) <= 0:
         raise ServableError("decision policy: costs and the alert budget must be positive")
     threshold = np.asarray(curve["threshold"], dtype=float)
     if rule == "max_f1":
-        return float(threshold[int(np.argmax(curve["f1"]))])
+        f1 = np.asarray(curve["f1"], dtype=float)
+        best = float(f1.max())
+        plateau = threshold[f1 >= (1 - F1_TOLERANCE) * best]
+        return float(plateau[int(np.argmin(np.abs(plateau - best / 2)))])
     if rule == "cost":
         cost = cost_missed * np.asarray(curve["missed"]) + cost_false_alarm * np.asarray(curve["false_alarms"])
         return float(threshold[int(np.argmin(cost))])
