@@ -91,7 +91,9 @@ class Jobs:
             _write(folder / "job.json", job)
             _write(folder / "status.json", {"status": "queued"})
             # The first child only starts the second and ends: the runner belongs to init, not to this replica.
-            environment = {**os.environ, **self._environment}
+            # What Ray tells its workers is not meant for the pipeline, which starts or joins a cluster itself.
+            inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k == "RAY_ADDRESS"}
+            environment = {**inherited, **self._environment}
             with open(folder / "runner.log", "wb") as log:
                 subprocess.run(
                     [sys.executable, "-c", _DETACH, sys.executable, "-m", "serve_app.jobs", str(folder)],
@@ -144,6 +146,12 @@ class Jobs:
         folders = [p.parent.name for p in self._folder.glob("*/job.json")]
         jobs = [self.get(name) for name in folders if re.fullmatch(r"[0-9a-f]{12}", name)]
         return sorted(jobs, key=lambda job: job["created"], reverse=True)
+
+    def cancel_all(self) -> None:
+        """Cancel whatever runs: the service is being stopped for good."""
+        for job in self.list():
+            if job["status"] in RUNNING:
+                self.cancel(job["job_id"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job: the runner ends the pipeline and all its processes.

@@ -35,7 +35,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiops_core import servable
+from aiops_core import servable, settings
 from aiops_core.errors import AiopsError
 from serve_app.problems import Problem
 from serve_app.services import TASKS, Live, Service
@@ -46,7 +46,9 @@ __all__ = ["Follower", "Registry", "Supervisor", "Watch", "node_folder", "read_p
 POLL_SECONDS = 1.5
 WATCH_SECONDS = 0.2
 #: The registry counts as unreachable when the follower has not reached it for this long.
-STALE_SECONDS = 15.0
+STALE_SECONDS = 45.0
+#: A registry in an unchanged SQLite file is asked this often all the same.
+IDLE_SECONDS = 15.0
 #: Versions of a model kept in the cache, beside the champion.
 KEPT = 4
 
@@ -84,11 +86,16 @@ class Follower:
         Of this node.
     tracking : module or object
         Offers ``champions, list_models, promote, rollback, register, fetch`` like `aiops_core.tracking`.
+    database : Path, optional
+        The registry's SQLite file: while it has not changed, it is asked only every `IDLE_SECONDS`.
     """
 
-    def __init__(self, folder: Path, tracking: Any) -> None:
+    def __init__(self, folder: Path, tracking: Any, database: Path | None = None) -> None:
         self._folder = folder
         self._tracking = tracking
+        self._database = database
+        self._stamp: tuple[tuple[int, int], ...] | None = None
+        self._asked = 0.0
         self._lock = threading.Lock()
         self._content: dict[str, Any] = {"models": {}, "refused": {}, "registry": {}}
         self._content.update(read_pointer(folder))
@@ -171,10 +178,27 @@ class Follower:
         self.poll()
         return {"ok": vars(found)}
 
+    def changed(self) -> bool:
+        """Say whether the registry may have changed since it was last asked."""
+        if self._database is None:
+            return True
+        stamp = []
+        for suffix in ("", "-wal", "-journal"):
+            try:
+                state = os.stat(f"{self._database}{suffix}")
+                stamp.append((state.st_mtime_ns, state.st_size))
+            except OSError:
+                stamp.append((0, 0))
+        same = tuple(stamp) == self._stamp and time.monotonic() - self._asked < IDLE_SECONDS
+        self._stamp = tuple(stamp)
+        return not same
+
     def run(self, stop: threading.Event) -> None:
         """Poll until told to stop."""
         while not stop.is_set():
-            self.poll()
+            if self.changed():
+                self._asked = time.monotonic()
+                self.poll()
             stop.wait(POLL_SECONDS)
 
 
@@ -218,7 +242,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         from aiops_core import tracking
 
-        follower = Follower(folder, tracking)
+        uri = settings.load().mlflow_tracking_uri
+        database = Path(uri.split("///", 1)[1]) if uri.startswith("sqlite:///") else None
+        follower = Follower(folder, tracking, database)
         server = _serve(follower, socket_path(folder))
         stop = threading.Event()
 

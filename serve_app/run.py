@@ -34,6 +34,8 @@ FAST = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_DEDUP_LOGS": "0",
     "OMP_NUM_THREADS": "1",
+    # Ray runs its workers at niceness 15: right for training, wrong for answering requests beside it.
+    "RAY_worker_niceness": "0",
     # Silences a note about how Ray will treat accelerators that are not there.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -175,10 +177,14 @@ class serving:
         import ray
         from ray import serve
 
+        from serve_app.jobs import Jobs
+        from serve_app.telemetry import Metrics
+
         if not ray.is_initialized():
             return
         try:
             if self._started_ray:
+                Jobs(self._state / "jobs", Metrics(self._state / "metrics", flush=False), {}).cancel_all()
                 serve.shutdown()
             else:
                 serve.delete(_APPLICATION)
