@@ -101,6 +101,9 @@ class Study:
         self.name, self.source, self.seed = task, source, int(seed)
         self.n_trials, self.deterministic = int(n_trials), bool(deterministic)
         self.out = folder_of(out, source)
+        unknown = set(dict(config or {}).get("decision", {})) - {"rule", "cost_missed", "cost_false_alarm", "alerts_per_day"}
+        if unknown:
+            raise UsageError(f"config: decision has no key '{min(unknown)}'; known: rule, cost_missed, cost_false_alarm, alerts_per_day")
         loaded = datasets.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
         self.dataset = loaded.configured(task, **dict(config or {}))
         if not self.dataset.has(task):
@@ -310,6 +313,8 @@ class Study:
             "run_id": self.run_id,
             "model_version": version.version if version else None,
         }
+        result.trials.to_csv(self.folder / "trials.csv", index=False)
+        result.curves.to_csv(self.folder / "curves.csv", index=False)
         write_json(self.folder / "details.json", self.details)
         write_json(self.folder / "section.json", section)
         return section

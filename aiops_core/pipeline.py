@@ -120,6 +120,11 @@ def run(
         wanted = ", ".join(f"{task} needs {' and '.join(TASK_TABLES[task])}" for task in options.tasks)
         raise UsageError(f"source '{options.source}' holds no table for the tasks asked for: {wanted}")
     tracking.check()
+    given = settings.load().ray_address
+    if given:
+        from aiops_core import tuning
+
+        tuning.check_address(given)
     _refuse_foreign(target)
     with (
         _workspace(target, {**asdict(options), "source": source}, resume) as (work, state),
@@ -267,6 +272,9 @@ def _workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[
     work = target.with_name(f"{target.name}.partial")
     wanted = json.loads(json.dumps(options))
     lock_path = target.with_name(f".{target.name}.lock")
+    if resume and not (work / STATE).is_file():
+        raise UsageError(f"nothing to resume: {work} holds no interrupted run")
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = lock_path.open("w")
@@ -280,8 +288,6 @@ def _workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[
             raise UsageError(f"another run is writing {target}; wait for it or name another --out") from None
         state: dict[str, Any] = {}
         if resume:
-            if not (work / STATE).is_file():
-                raise UsageError(f"nothing to resume: {work} holds no interrupted run")
             state = json.loads((work / STATE).read_text(encoding="utf-8"))
             for key, value in wanted.items():
                 if state["options"].get(key) != value:
@@ -306,6 +312,10 @@ def _workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[
     finally:
         lock.close()
         lock_path.unlink(missing_ok=True)
+        for folder in made:
+            # Still empty: nothing came of the run.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,194 @@
+"""Every bad input ends with exit code 2, one sentence on stderr, and nothing changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aiops_core import cli
+
+STAMPS = pd.date_range("2026-01-01", periods=400, freq="h", tz="UTC")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder with no cluster and no store configured."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    monkeypatch.chdir(folder)
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "AIOPS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def refused(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Run the command and return its one line of refusal, after checking that nothing was left behind."""
+    before = sorted(str(p) for p in home.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["aiops", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    assert sorted(str(p) for p in home.rglob("*")) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--source", "cmaps"], "unknown source 'cmaps': neither a folder nor a data set; did you mean 'cmapss'?"),
+        (["--trials", "0"], "--trials 0 must be at least 1"),
+        (["--trials", "-3"], "--trials -3 must be at least 1"),
+        (["--n-samples", "0"], "--n-samples 0 must be at least 1"),
+        (["--seed", "-1"], "--seed -1 must not be negative"),
+        (["--signal", "2"], "--signal 2.0 must lie from 0 to 1"),
+        (["--tasks", "failur"], "unknown task 'failur'; did you mean 'failure'?"),
+        (["--set", "failure.widnow=3"], "[failure] has no key 'widnow'; did you mean 'window'?"),
+        (["--set", "window"], "is not of the form task.name=value"),
+        (["--set", "failure.window=1"], "window = 1 must be a whole number of at least 2"),
+        (["--resume"], "nothing to resume"),
+    ],
+)
+def test_report_refuses_options(
+    arguments: list[str], words: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = [] if "--source" in arguments or "--n-samples" in arguments else ["--n-samples", "300"]
+    assert words in refused(home, capsys, monkeypatch, "report", *n, *arguments)
+
+
+def folder_of(home: Path, **tables: pd.DataFrame) -> str:
+    folder = home / "own"
+    folder.mkdir()
+    for name, frame in tables.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    return str(folder)
+
+
+def telemetry(**changes: object) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"resource_id": "a", "timestamp": STAMPS, "cpu_usage": rng.random(400), "errors": rng.random(400)})
+    return frame.assign(**changes)
+
+
+INCIDENTS = pd.DataFrame({"resource_id": ["a"], "start": [STAMPS[300]], "end": [STAMPS[302]]})
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({}, "holds no contract table"),
+        ({"notes": telemetry()}, "holds no contract table"),
+        ({"telemetry": telemetry().drop(columns="resource_id")}, "table 'telemetry', column 'resource_id': is missing"),
+        ({"telemetry": telemetry(timestamp=STAMPS.tz_localize(None))}, "without a time zone; they are not guessed"),
+        ({"telemetry": telemetry(timestamp="soon")}, "a timestamp that cannot be parsed, first 'soon'"),
+        ({"telemetry": telemetry(timestamp=STAMPS[0])}, "400 rows share a (resource_id, timestamp)"),
+        ({"telemetry": telemetry(cpu_usage="high")}, "column 'cpu_usage': 400 rows have"),
+        ({"telemetry": telemetry(cpu_usage=np.inf)}, "an infinite value"),
+        ({"telemetry": telemetry(cpu_usage=1, errors=2)}, "all 2 feature columns are constant"),
+        ({"telemetry": telemetry(), "incidents": INCIDENTS.assign(resource_id="b")}, "not in telemetry, first b"),
+        ({"telemetry": telemetry(), "incidents": INCIDENTS.assign(end=STAMPS[0])}, "an end before the start"),
+        ({"telemetry": telemetry().iloc[:10], "incidents": INCIDENTS}, "telemetry"),
+        ({"activity": pd.DataFrame({"x": [1.0, 2, 3], "threat_type": ["a", "a", "b"]})}, "class 'b' has one member"),
+        ({"telemetry": telemetry()}, "holds no table for the tasks asked for"),
+        ({"usage": telemetry().iloc[:5]}, "usage"),
+    ],
+)
+def test_report_refuses_broken_tables(
+    tables: dict[str, pd.DataFrame],
+    words: str,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from aiops_core import tuning
+
+    # The check of the data comes before the cluster is of use; starting one here would only cost time.
+    monkeypatch.setattr(tuning, "connect", lambda address=None: "127.0.0.1:0")
+    monkeypatch.setattr(tuning, "disconnect", lambda: None)
+    assert words in refused(home, capsys, monkeypatch, "report", "--source", folder_of(home, **tables))
+
+
+def test_report_refuses_an_unreachable_store(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "no MLflow server answers" in refused(home, capsys, monkeypatch, "report", "--n-samples", "300")
+
+
+def test_report_refuses_an_unreachable_cluster(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("this process is connected to a cluster already")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert "no Ray cluster answers at RAY_ADDRESS" in refused(home, capsys, monkeypatch, "report", "--n-samples", "300")
+
+
+@pytest.mark.parametrize(("out", "words"), [("/proc/none/report", "cannot be written"), ("pyproject.toml", "is a file")])
+def test_report_refuses_an_unwritable_folder(
+    out: str, words: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert words in refused(home, capsys, monkeypatch, "report", "--n-samples", "300", "--out", out)
+
+
+def test_report_refuses_to_replace_a_folder_that_is_no_report(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "precious").mkdir()
+    (home / "precious" / "thesis.txt").write_text("years of work")
+    line = refused(home, capsys, monkeypatch, "report", "--n-samples", "300", "--out", "precious")
+    assert "holds files that are not a report" in line
+    assert (home / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+def test_report_says_when_the_disk_is_full(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from aiops_core import experiment
+
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(experiment, "write_json", full)
+    assert "is full" in refused(home, capsys, monkeypatch, "report", "--n-samples", "300")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "promote", "threat_detektor", "1"], "did you mean 'threat_detector'?"),
+        (["score", "thread", "a.csv", "b.csv"], "unknown task 'thread'"),
+        (["data", "fetch", "cicids"], "did you mean 'cicids2017'?"),
+        (["data", "validate", "nowhere"], "unknown source 'nowhere'"),
+    ],
+)
+def test_other_commands_refuse_unknown_names(
+    arguments: list[str], words: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert words in refused(home, capsys, monkeypatch, *arguments)
+
+
+def test_generated_data_validate_and_repeat(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        monkeypatch.setattr("sys.argv", ["aiops", "data", "generate", name, "--n-samples", "400"])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 0
+    monkeypatch.setattr("sys.argv", ["aiops", "data", "validate", "one"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    assert "telemetry:" in capsys.readouterr().out
+    assert (home / "one" / "activity.parquet").read_bytes() == (home / "two" / "activity.parquet").read_bytes()
