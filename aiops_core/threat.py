@@ -28,7 +28,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from aiops_core import metrics, servable, tables
+from aiops_core import metrics, rules, servable, tables
 from aiops_core.errors import DataError
 from aiops_core.servable.threat import (
     GRAPH,
@@ -49,7 +49,7 @@ MAIN_METRIC = "macro_f1"
 OBJECTIVE = "selection"
 MODE = "max"
 MAX_STEPS = 4
-SIMPLE_BASELINES: tuple[str, ...] = ("class_prior",)
+SIMPLE_BASELINES: tuple[str, ...] = ("class_prior", "prior_draw", "rules")
 STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting",)
 
 #: Trees grown at each step of a trial, and of the final forest: more cost serving time and add little.
@@ -58,6 +58,8 @@ FINAL_TREES = 100
 #: Selection is macro-F1 less this share of the log loss after calibration: macro-F1 alone jumps with single rows of
 #: rare classes.
 LOSS_SHARE = 0.1
+#: Out-of-fold log loss must be below this share of the entropy of the class prior before decisions are weighted.
+INFORMED = 0.98
 #: A final forest shares its trees between this many of the best parameter sets.
 BEST = 3
 #: Cells of (class, group) larger than fits into this many rows are sampled; the row weights make up for it.
@@ -886,6 +888,10 @@ def _assemble(
     temperature, floor = _fit_calibration(votes, offset, truth, held.weight)
     probability = _calibrate(votes, offset, temperature, floor)
     alpha, macro_f1 = _choose_alpha(truth, probability, held.weight, prior)
+    loss = float(np.average(-np.log(probability[np.arange(len(truth)), truth]), weights=held.weight))
+    if loss > INFORMED * float(-(prior * np.log(prior)).sum()):
+        # Nothing was learned. Weights would spread guesses over the classes, which macro-F1 takes for skill.
+        alpha = 0.0
     label = expected_cost_label(probability, weights=_decision_weights(prior, alpha), costs=data.costs)
     return ThreatModel(
         forest=_merge(forests),
@@ -1119,23 +1125,33 @@ def score(loaded: ThreatServable, data: ThreatData, part: str) -> Prediction:
 
 
 def baselines(data: ThreatData, *, seed: int) -> dict[str, Prediction]:
-    """Return test predictions of the class prior and of gradient-boosted trees.
+    """Return test predictions of guesses, of the untrained rules where they apply, and of gradient-boosted trees.
 
-    Notes
-    -----
-    The boosted trees learn from the same rows and weights as the forest; their decision weights are chosen on the
-    same kind of validation rows (first fold).
+    Returns
+    -------
+    dict
+        ``class_prior`` always answers the most frequent class; ``prior_draw`` draws from the class shares, which is
+        the best that macro-F1 allows without looking at the features; ``rules`` only where its features and classes
+        occur; ``hist_gradient_boosting`` learns from the same rows and weights as the forest, and its decision
+        weights are chosen on the same kind of validation rows (first fold).
     """
     rows = data.index("test")
     share = np.bincount(data.y[data.part == TRAIN], minlength=len(data.classes)).astype(float)
     share /= share.sum()
-    return {
-        "class_prior": {
-            "probability": np.tile(share, (len(rows), 1)),
-            "label": np.full(len(rows), int(share.argmax()), dtype=np.int64),
-        },
-        "hist_gradient_boosting": _boosted(data, rows, seed),
+    guess = np.tile(share, (len(rows), 1))
+    drawn = np.random.default_rng([seed, 29]).choice(len(share), len(rows), p=share)
+    found: dict[str, Prediction] = {
+        "class_prior": {"probability": guess, "label": np.full(len(rows), int(share.argmax()), dtype=np.int64)},
+        "prior_draw": {"probability": guess, "label": drawn.astype(np.int64)},
     }
+    names = data.info["features"]
+    leading = {signature[0][0] for label, signature in rules.THREAT_RULES.items() if label in data.classes}
+    numbers = [j for j, feature in enumerate(data.features) if feature["dtype"] == "number"]
+    if leading & {names[j] for j in numbers}:
+        probability = rules.threat_rules(data.X[rows][:, numbers], [names[j] for j in numbers], data.classes)
+        found["rules"] = {"probability": probability, "label": probability.argmax(axis=1)}
+    found["hist_gradient_boosting"] = _boosted(data, rows, seed)
+    return found
 
 
 def _boosted(data: ThreatData, rows: np.ndarray, seed: int) -> Prediction:
