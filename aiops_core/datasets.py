@@ -230,7 +230,7 @@ _KDD_CLASSES = {
 
 
 def _nsl_kdd() -> Dataset:
-    """Connections with five classes; the attack name is the group, the official files are the split."""
+    """Read connections of five classes; the attack name is the group, the official files are the split."""
     (archive,) = paths("nsl-kdd")
     names = {attack: label for label, attacks in _KDD_CLASSES.items() for attack in attacks.split()}
     frames = []

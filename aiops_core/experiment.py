@@ -101,9 +101,16 @@ class Study:
         self.name, self.source, self.seed = task, source, int(seed)
         self.n_trials, self.deterministic = int(n_trials), bool(deterministic)
         self.out = folder_of(out, source)
-        unknown = set(dict(config or {}).get("decision", {})) - {"rule", "cost_missed", "cost_false_alarm", "alerts_per_day"}
+        unknown = set(dict(config or {}).get("decision", {})) - {
+            "rule",
+            "cost_missed",
+            "cost_false_alarm",
+            "alerts_per_day",
+        }
         if unknown:
-            raise UsageError(f"config: decision has no key '{min(unknown)}'; known: rule, cost_missed, cost_false_alarm, alerts_per_day")
+            raise UsageError(
+                f"config: decision has no key '{min(unknown)}'; known: rule, cost_missed, cost_false_alarm, alerts_per_day"
+            )
         loaded = datasets.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
         self.dataset = loaded.configured(task, **dict(config or {}))
         if not self.dataset.has(task):

@@ -216,7 +216,7 @@ def threat(
 def pinball(truth: np.ndarray, prediction: np.ndarray, quantile: float) -> np.ndarray:
     """Return the pinball loss of every row; lower is better (Koenker and Bassett 1978)."""
     error = np.asarray(truth, dtype=float) - np.asarray(prediction, dtype=float)
-    return np.maximum(quantile * error, (quantile - 1) * error)
+    return np.asarray(np.maximum(quantile * error, (quantile - 1) * error))
 
 
 def capacity_values(

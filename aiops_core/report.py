@@ -164,7 +164,8 @@ def verdict_words(section: Mapping[str, Any]) -> str:
 def words(content: Mapping[str, Any]) -> Any:
     """Return the verdict of every task in words."""
     rows = [{"task": TASK_WORDS[t], "verdict": verdict_words(s)} for t, s in content["tasks"].items()]
-    return pd.DataFrame(rows).set_index("task").style.set_properties(**{"text-align": "left", "white-space": "normal"})
+    style: Any = pd.DataFrame(rows).set_index("task").style
+    return style.set_properties(**{"text-align": "left", "white-space": "normal"})
 
 
 def next_steps(content: Mapping[str, Any]) -> list[str]:
@@ -292,7 +293,7 @@ def render(folder: str | Path) -> dict[str, Any]:
     temporary = folder / ".report.html"
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, folder / "report.html")
-    return stored
+    return dict(stored)
 
 
 def _figures(folder: Path) -> dict[str, str]:

@@ -126,7 +126,7 @@ def _threat(loaded: ThreatServable, frame: pd.DataFrame) -> pd.DataFrame:
         raise DataError(
             f"holds none of the servable's features ({', '.join(loaded.features[:6])}, …)", table="activity"
         )
-    records: list[dict[str, Any]] = frame[known].astype(object).where(frame[known].notna(), None).to_dict("records")
+    records: list[Any] = frame[known].astype(object).where(frame[known].notna(), None).to_dict("records")
     probability = np.concatenate(
         [loaded.predict(loaded.encode(records[at : at + CHUNK])) for at in range(0, len(records), CHUNK)]
     )
@@ -165,7 +165,7 @@ def _capacity(loaded: CapacityServable, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(out, ignore_index=True)
 
 
-class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
     """A servable folder as an MLflow model: what ``mlflow models serve`` runs is what the workbench serves."""
 
     def load_context(self, context: Any) -> None:

@@ -40,8 +40,8 @@ class Settings(BaseSettings):
     cache_dir: Path = Path.home() / ".cache" / "aiops"
     home: Path = Field(default_factory=lambda: project_folder())
     state_dir: Path = Path(".aiops")
-    mlflow_tracking_uri: str = Field("", validation_alias="MLFLOW_TRACKING_URI")
-    ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
+    mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
+    ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
 
@@ -68,7 +68,7 @@ def load() -> Settings:
         If a variable has a value of the wrong form.
     """
     try:
-        return Settings()
+        return Settings()  # type: ignore[call-arg]
     except ValidationError as error:
         first = error.errors()[0]
         name = "AIOPS_" + str(first["loc"][0]).upper()

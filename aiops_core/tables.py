@@ -336,11 +336,13 @@ def load_folder(folder: str | Path) -> Dataset:
         If ``dataset.toml`` cannot be parsed or holds an unknown key.
     """
     folder = Path(folder)
-    found = {name: [p for p in (folder / f"{name}.parquet", folder / f"{name}.csv") if p.is_file()] for name in TABLES}
-    for name, paths in found.items():
-        if len(paths) > 1:
-            raise DataError(f"both {paths[0].name} and {paths[1].name} exist in {folder}; keep one", table=name)
-    paths = {name: files[0] for name, files in found.items() if files}
+    paths: dict[str, Path] = {}
+    for name in TABLES:
+        files = [p for p in (folder / f"{name}.parquet", folder / f"{name}.csv") if p.is_file()]
+        if len(files) > 1:
+            raise DataError(f"both {files[0].name} and {files[1].name} exist in {folder}; keep one", table=name)
+        if files:
+            paths[name] = files[0]
     if not paths:
         wanted = ", ".join(f"{name}.parquet" for name in TABLES)
         raise DataError(f"folder {folder} holds no contract table (any of {wanted}, or the same as .csv)")
@@ -476,7 +478,8 @@ def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
             raise DataError(f"{naive} (first {text[without].iloc[0]!r})", table=table, column=column)
     if stamps.isna().any():
         raise DataError(f"{_count(stamps.isna())} no timestamp", table=table, column=column)
-    return stamps.dt.as_unit("us")
+    canonical: pd.Series = stamps.dt.as_unit("us")
+    return canonical
 
 
 def _check_values(table: str, frame: pd.DataFrame) -> None:
@@ -587,7 +590,8 @@ def _value_notes(table: str, frame: pd.DataFrame) -> list[str]:
 
 
 def _seconds(stamps: pd.Series) -> np.ndarray:
-    return stamps.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
+    naive = stamps.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
+    return np.asarray(naive.astype("datetime64[s]").astype(np.int64))
 
 
 def _number(values: pd.Series) -> bool:

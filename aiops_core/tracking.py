@@ -536,11 +536,11 @@ def _signature(loaded: servable.Servable) -> Any:
         return ModelSignature(Schema([TensorSpec(np.dtype("float32"), shape, "windows")]), probability)
     if loaded.task == "threat":
         kinds = {f["name"]: f.get("dtype", "number") for f in loaded.card["features"]}
-        columns = [
+        columns: list[Any] = [
             ColSpec(DataType.string if kinds[n] == "category" else DataType.double, n, required=False)
             for n in loaded.features
         ]
-        outputs = [ColSpec(DataType.double, str(c)) for c in loaded.card["classes"]]
+        outputs: list[Any] = [ColSpec(DataType.double, str(c)) for c in loaded.card["classes"]]
         return ModelSignature(Schema(columns), Schema(outputs))
     history = Schema(
         [

@@ -412,7 +412,7 @@ class _Watcher(tune.Callback):
         """Leave the receivers behind: Tune pickles its callbacks, and a restored search brings its own."""
         return {**self.__dict__, "log": None, "progress": None, "failed": {}}
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
         """Show the empty bar before the first worker is up."""
         self._show()
 

@@ -72,7 +72,9 @@ def folder_of(home: Path, **tables: pd.DataFrame) -> str:
 
 def telemetry(**changes: object) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"resource_id": "a", "timestamp": STAMPS, "cpu_usage": rng.random(400), "errors": rng.random(400)})
+    frame = pd.DataFrame(
+        {"resource_id": "a", "timestamp": STAMPS, "cpu_usage": rng.random(400), "errors": rng.random(400)}
+    )
     return frame.assign(**changes)
 
 
@@ -132,7 +134,9 @@ def test_report_refuses_an_unreachable_cluster(
     assert "no Ray cluster answers at RAY_ADDRESS" in refused(home, capsys, monkeypatch, "report", "--n-samples", "300")
 
 
-@pytest.mark.parametrize(("out", "words"), [("/proc/none/report", "cannot be written"), ("pyproject.toml", "is a file")])
+@pytest.mark.parametrize(
+    ("out", "words"), [("/proc/none/report", "cannot be written"), ("pyproject.toml", "is a file")]
+)
 def test_report_refuses_an_unwritable_folder(
     out: str, words: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

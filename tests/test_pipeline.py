@@ -36,7 +36,9 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def aiops(home: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*AIOPS, *arguments], cwd=home, env=environment(home), capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(
+        [*AIOPS, *arguments], cwd=home, env=environment(home), capture_output=True, text=True, timeout=1200
+    )
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
@@ -117,7 +119,9 @@ def test_nothing_unfinished_is_left(small: Path) -> None:
     assert sorted(p.name for p in small.iterdir() if p.name.startswith(".") or "partial" in p.name) == []
 
 
-def test_every_trial_is_a_run_with_its_metrics(small: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_trial_is_a_run_with_its_metrics(
+    small: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from aiops_core import tracking
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{small / 'mlflow.db'}")
@@ -130,7 +134,9 @@ def test_every_trial_is_a_run_with_its_metrics(small: Path, content: dict[str, A
             assert parent.data.params["data_digest"] == section["data"]["digest"]
             main = section["main_metric"]
             assert parent.data.metrics[f"test_{main}"] == pytest.approx(section["metrics"][main]["value"])
-            children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{section['run_id']}'")
+            children = client.search_runs(
+                [experiment.experiment_id], f"tags.mlflow.parentRunId = '{section['run_id']}'"
+            )
             assert len(children) == 2
             for child in children:
                 assert child.data.params and child.data.metrics
@@ -172,7 +178,11 @@ def test_without_signal_nothing_is_promoted(tmp_path: Path) -> None:
 def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> None:
     arguments = ["report", "--n-samples", "1500", "--trials", "6", "--tasks", "threat", "--out", "out"]
     process = subprocess.Popen(
-        [*AIOPS, *arguments], cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*AIOPS, *arguments],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     events = tmp_path / "out.partial" / "threat" / "search" / "events.jsonl"
     deadline = time.monotonic() + 400

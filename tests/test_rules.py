@@ -64,8 +64,9 @@ def test_many_rows_give_what_one_row_gives(predictor: rules.RuleBasedFailurePred
 
 
 def test_missing_and_unknown_metrics_are_no_evidence(predictor: rules.RuleBasedFailurePredictor) -> None:
-    assert predictor.predict(np.array([[90.0, np.nan, 7.0]]), ["cpu_usage", "memory_usage", "fan_speed"])[0] == (
-        predictor.predict(np.array([90.0]), ["cpu_usage"])[0]
+    assert (
+        predictor.predict(np.array([[90.0, np.nan, 7.0]]), ["cpu_usage", "memory_usage", "fan_speed"])[0]
+        == (predictor.predict(np.array([90.0]), ["cpu_usage"])[0])
     )
     verdict = predictor.assess({"cpu_usage": None, "memory_usage": float("nan"), "fan_speed": 1e9})
     assert verdict.probability == pytest.approx(0.1)

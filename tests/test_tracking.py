@@ -19,7 +19,7 @@ def fake_version(folder: Path, label: str) -> str:
         run = client.create_run(tracking._experiment(client))
         path = folder / label / "servable"
         path.mkdir(parents=True)
-        (path / "card.json").write_text('{"label": "%s"}' % label)
+        (path / "card.json").write_text(f'{{"label": "{label}"}}')
         client.log_artifacts(run.info.run_id, str(path.parent), "model")
         tracking._ensure_model(client, "threat_detector")
         source = f"{run.info.artifact_uri}/model"

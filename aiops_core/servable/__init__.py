@@ -197,7 +197,8 @@ def write(
     try:
         for name, graph in graphs.items():
             (temporary / f"{name}.onnx").write_bytes(graph)
-        np.savez_compressed(temporary / GOLDEN, **dict(golden))
+        arrays: dict[str, Any] = dict(golden)
+        np.savez_compressed(temporary / GOLDEN, **arrays)
         _write_json(temporary / CARD, {"schema_version": SCHEMA_VERSION, **card})
         temporary.chmod(0o755)
         if folder.exists():
