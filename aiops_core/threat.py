@@ -27,6 +27,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from aiops_core import metrics, rules, servable, tables
 from aiops_core.errors import DataError
@@ -1167,7 +1168,9 @@ def _boosted(data: ThreatData, rows: np.ndarray, seed: int) -> Prediction:
             categorical_features=categorical if any(categorical) else None,
             random_state=seed,
         )
-        model.fit(data.X[data.rows[chosen]], data.y[data.rows[chosen]], sample_weight=data.weight[chosen])
+        # Several threads that wait for each other stand still on a busy machine.
+        with threadpool_limits(1, user_api="openmp"):
+            model.fit(data.X[data.rows[chosen]], data.y[data.rows[chosen]], sample_weight=data.weight[chosen])
 
         def probability(X: np.ndarray) -> np.ndarray:
             out = np.zeros((len(X), len(data.classes)))
