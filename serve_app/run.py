@@ -40,6 +40,8 @@ FAST = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ATTEMPTS = 4
+#: A second replica uses what the first one leaves of two cores; more would only take memory.
+REPLICAS = min(2, os.cpu_count() or 1)
 HEALTHY_SECONDS = 120.0
 _APPLICATION = "aiops"
 
@@ -114,7 +116,7 @@ class serving:
         port: int = 8100,
         host: str = "127.0.0.1",
         placement: str = "ingress",
-        replicas: int = 1,
+        replicas: int = REPLICAS,
         state_dir: str | None = None,
         tracking_uri: str | None = None,
     ) -> None:
@@ -217,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--placement", choices=["ingress", "deployments"], default="ingress")
-    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=REPLICAS)
     options = parser.parse_args(argv)
     if not 1 <= options.port <= 65535 or options.replicas < 1:
         print("aiops serve: --port must lie within 1 and 65535, and --replicas be at least 1", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Iterable
@@ -161,29 +160,60 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, known: Iterable[str] |
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _problem(str(error), body, known) from None
+        message = str(error)
+        try:
+            # A schema error may hide broken JSON further on, which comes first.
+            content = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+            if "out of range" not in str(broken):
+                raise Problem(400, f"the body is not JSON: {broken}") from None
+            content = None
+        raise _problem(decoder, message, content, known) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"the body is not JSON: {error}") from None
 
 
-def _problem(message: str, body: bytes, known: Iterable[str] | None) -> Problem:
+def _problem(decoder: Any, message: str, content: Any, known: Iterable[str] | None) -> Problem:
     match = _AT.match(message)
     rule, path = (match["rule"], match["path"] or "$") if match else (message, "$")
+    if "[...]" in path:
+        path = _name_key(decoder, message, content, path)
     if _UNKNOWN.match(rule) and known is not None:
         names = sorted(set(known))
         errors = [
             {"path": f"{place}.{name}", "rule": "unknown feature or field"}
-            for place, item in _instances(body)
+            for place, item in _instances(content)
             for name in item
             if name not in names and not (place == "$" and name == "instances")
         ][:100]
+        if not errors:
+            errors = [{"path": path, "rule": rule}]
         listed = ", ".join(dict.fromkeys(e["path"].rsplit(".", 1)[1] for e in errors))
         return Problem(422, f"unknown: {listed}; known are {', '.join(names)}", errors)
     return Problem(422, f"{path}: {rule}", [{"path": path, "rule": rule}])
 
 
-def _instances(body: bytes) -> list[tuple[str, dict[str, Any]]]:
-    content = json.loads(body)
+def _name_key(decoder: Any, message: str, content: Any, path: str) -> str:
+    """Replace the first ``[...]`` of a path by the key it stands for: the one that alone gives the same error."""
+    before, _, after = path.partition("[...]")
+    place = content
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", before):
+        place = place[name] if name else place[int(index)]
+    if not isinstance(place, dict):
+        return path
+    whole = dict(place)
+    for key in list(whole)[:200]:
+        place.clear()
+        place[key] = whole[key]
+        try:
+            decoder.decode(msgspec.json.encode(content))
+        except msgspec.ValidationError as error:
+            if str(error) == message:
+                return f"{before}.{key[:64]}{after}"
+    return path
+
+
+def _instances(content: Any) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(content, dict):
         return []
     rows = content.get("instances")
@@ -193,7 +223,7 @@ def _instances(body: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 class _Peek(msgspec.Struct):
-    instances: msgspec.Raw | None = None
+    instances: msgspec.Raw = msgspec.Raw()
 
 
 _PEEK = msgspec.json.Decoder(_Peek)
@@ -204,8 +234,8 @@ def is_batch(body: bytes) -> bool:
     if b'"instances"' not in body:
         return False
     try:
-        return _PEEK.decode(body).instances is not None
-    except msgspec.DecodeError:
+        return bool(bytes(_PEEK.decode(body).instances))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 

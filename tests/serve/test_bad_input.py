@@ -1,0 +1,238 @@
+"""What a client is told when its request cannot be answered: never a 5xx, always the path and the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from client import Client
+from conftest import Service
+
+from serve_app import schemas
+
+POST = ["predict/failure", "predict/threat", "predict/capacity", "analyze/anomaly", "models/train", "models/register",
+        "models/promote", "models/rollback", "remediate"]  # fmt: skip
+ROW = {"cpu_usage": 50}
+
+
+def check(answer: Any, status: int, *words: str) -> None:
+    assert answer.status == status, answer.body
+    assert answer.headers["content-type"] == "application/problem+json"
+    content = answer.json()
+    assert content["status"] == status and content["type"] and content["title"] and content["instance"]
+    for word in words:
+        assert word in answer.body.decode(), (word, content)
+
+
+@pytest.mark.parametrize("route", POST)
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000])
+def test_broken_json_is_400(client: Client, route: str, body: bytes) -> None:
+    check(client.post(route, body), 400)
+
+
+@pytest.mark.parametrize("route", POST)
+@pytest.mark.parametrize("body", [b"null", b"[]", b"1", b'"x"'])
+def test_another_kind_of_json_is_422(client: Client, route: str, body: bytes) -> None:
+    check(client.post(route, body), 422)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", ""])
+def test_another_content_type_is_415(client: Client, kind: str) -> None:
+    check(client.post("predict/threat", {"xss_score": 1}, headers={"content-type": kind}), 415)
+
+
+def test_json_with_its_charset_is_read(client: Client) -> None:
+    kind = {"content-type": "application/json; charset=UTF-8"}
+    assert client.post("predict/threat", {"xss_score": 1}, headers=kind).status == 200
+
+
+def test_a_body_in_pieces_is_read(client: Client) -> None:
+    assert client.post("predict/threat", {"xss_score": 1, "failed_auth_count": 3}, chunks=5).status == 200
+
+
+def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.api.MAX_BODY", 1000)
+    check(client.post("predict/threat", b" " * 1001), 413)
+    check(client.post("predict/threat", b" " * 5000, chunks=9, headers={"content-length": "x"}), 413)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "words"),
+    [
+        ("predict/threat", {"failed_auth_count": "many"}, ["$.failed_auth_count", "float"]),
+        ("predict/threat", {"failed_auth_count": True}, ["$.failed_auth_count"]),
+        ("predict/threat", {"failed_auth_count": -1}, ["$.failed_auth_count", ">= 0"]),
+        ("predict/threat", {"xss_score": 1.5}, ["$.xss_score", "<= 1"]),
+        ("predict/threat", b'{"request_rate": 1e999}', ["$.request_rate"]),
+        ("predict/threat", {"fail_count": 1, "ips": 2}, ["fail_count", "ips", "unknown", "failed_auth_count"]),
+        ("predict/threat", {"source_ip": "1.2.3.4"}, ["at least one feature"]),
+        ("predict/threat", {"instances": []}, ["instances"]),
+        ("predict/threat", {"instances": [{"xss_score": 1}, {"xss": 1}]}, ["$.instances[1].xss"]),
+        ("predict/threat", {"instances": [{"xss_score": 0.5}] * 10_001}, ["instances", "10000"]),
+        ("predict/failure", {"metrics": ROW}, ["resource_id"]),
+        ("predict/failure", {"resource_id": "r"}, ["metrics", "time_series"]),
+        ("predict/failure", {"resource_id": "r", "metrics": ROW, "time_series": [ROW]}, ["either"]),
+        ("predict/failure", {"resource_id": "r", "metrics": {}}, ["at least one metric"]),
+        ("predict/failure", {"resource_id": "r", "metrics": {"cpu": 1, "ram": 2}}, ["cpu", "ram", "cpu_usage"]),
+        ("predict/failure", {"resource_id": "r", "metrics": {"cpu_usage": 1, "disk_io": "x"}}, ["$.metrics.disk_io"]),
+        (
+            "predict/failure",
+            {"instances": [{"resource_id": "r", "time_series": [{"disk_io": 1}, {"disk_io": []}]}]},
+            ["$.instances[0].time_series[1].disk_io"],
+        ),
+        ("predict/failure", {"resource_id": "r", "metrics": {"cpu_usage": 101}}, ["$.metrics.cpu_usage", "100"]),
+        ("predict/failure", {"resource_id": "r", "time_series": []}, ["$.time_series"]),
+        ("predict/failure", {"resource_id": "r", "time_series": [ROW] * 20_001}, ["$.time_series", "20000"]),
+        ("predict/failure", {"resource_id": "r", "time_series": [ROW, {"x": 1}]}, ["$.time_series[1].x"]),
+        ("predict/failure", {"resource_id": "r", "time_series": [{"cpu_usage": None}]}, ["at least one value"]),
+        ("predict/failure", {"resource_id": "r", "metrics": ROW, "timestamp": "yesterday"}, ["$.timestamp", "ISO 8601"]),
+        ("predict/capacity", {"resource_id": "r"}, ["historical_data", "current_metrics"]),
+        ("predict/capacity", {"resource_id": "r", "historical_data": {"cpu_usage": []}}, ["cpu_usage"]),
+        ("predict/capacity", {"resource_id": "r", "historical_data": {"cpu_usage": [1] * 20_001}}, ["20000"]),
+        ("predict/capacity", {"resource_id": "r", "historical_data": {"gpu": [1]}}, ["gpu", "cpu_usage"]),
+        ("predict/capacity", {"resource_id": "r", "historical_data": {"cpu_usage": [None]}}, ["at least one value"]),
+        ("predict/capacity", {"resource_id": "r", "historical_data": {"cpu_usage": [1, 200]}}, ["cpu_usage[1]", "100"]),
+        ("predict/capacity", {"resource_id": "r", "current_metrics": ROW, "forecast_days": 0}, ["forecast_days"]),
+        ("predict/capacity", {"resource_id": "r", "current_metrics": ROW, "thresholds": {"x": 1}}, ["$.thresholds.x"]),
+        (
+            "predict/capacity",
+            {"resource_id": "r", "historical_data": {"cpu_usage": [1, 2]}, "timestamps": [1]},
+            ["2 values", "1 timestamps"],
+        ),
+        ("analyze/anomaly", {"resource_id": "r"}, ["metrics", "time_series"]),
+        ("analyze/anomaly", {"resource_id": "r", "metrics": ROW, "sensitivity": 0}, ["$.sensitivity"]),
+        ("models/train", {"models": []}, ["$.models"]),
+        ("models/train", {"models": ["rule_based_failure_predictor"]}, ["is not trained"]),
+        ("models/train", {"n_samples": 5}, ["$.n_samples"]),
+        ("models/train", {"use_synthetic_data": False}, ["$.source"]),
+        ("models/train", {"source": "--out"}, ["$.source"]),
+        ("models/promote", {"name": "threat_detector", "version": 0}, ["$.version"]),
+        ("models/register", {"name": "threat_detector", "run_id": "../x"}, ["$.run_id"]),
+    ],
+)
+def test_what_breaks_a_rule_is_422_with_path_and_rule(client: Client, route: str, body: Any, words: list[str]) -> None:
+    check(client.post(route, body), 422, *words)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "nothing", 404),
+        ("GET", "/", 404),
+        ("POST", "predict", 404),
+        ("GET", "models/train/000000000000", 404),
+        ("GET", "models/train/..%2fx", 404),
+        ("DELETE", "models/train/000000000000", 404),
+        ("GET", "predict/threat", 405),
+        ("DELETE", "health", 405),
+        ("BREW", "health", 405),
+    ],
+)
+def test_unknown_paths_and_methods_are_said(client: Client, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    check(answer, status)
+    assert (status == 405) == ("allow" in answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("models/promote", {"name": "nobody", "version": 1}),
+        ("models/rollback", {"name": "nobody"}),
+        ("models/train", {"models": ["nobody"]}),
+        ("remediate", {"action": "reboot_the_moon", "resource_id": "r"}),
+    ],
+)
+def test_unknown_models_and_actions_are_404(client: Client, route: str, body: Any) -> None:
+    check(client.post(route, body), 404)
+
+
+def test_a_request_id_comes_back(client: Client) -> None:
+    answer = client.post("predict/threat", {"xss_score": 1}, headers={"x-request-id": "abc-1"})
+    assert answer.headers["x-request-id"] == "abc-1" and answer.json()["request_id"] == "abc-1"
+    strange = client.post("predict/threat", {"xss_score": 1}, headers={"x-request-id": "a\tb<"})
+    assert strange.json()["request_id"] != "a\tb<"
+
+
+def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: Any) -> bytes:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(shared.host, "answer", fail)
+    answer = shared.client.post("predict/threat", {"xss_score": 1})
+    check(answer, 500)
+    assert b"secret" not in answer.body
+
+
+_FUZZ = hypothesis.settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+
+# The whole schema ----------------------------------------------------------------------------------------------------
+
+
+def test_the_document_describes_every_route_with_units_ranges_and_examples(client: Client) -> None:
+    document = client.get("/schema").json()
+    assert document["openapi"] == "3.1.0"
+    for route in POST:
+        content = document["paths"][f"/api/v3/aiops/{route}"]["post"]["requestBody"]["content"]["application/json"]
+        assert "example" in content or "examples" in content
+    cpu = document["components"]["schemas"]["Snapshot"]["properties"]["cpu_usage"]
+    assert (cpu["minimum"], cpu["maximum"]) == (0, 100) and "Unit: %" in cpu["description"]
+    assert "Training range" in document["components"]["schemas"]["ThreatRequest"]["properties"]["unique_ips"]["description"]
+
+
+def test_every_example_of_the_document_is_answered(client: Client) -> None:
+    for route in POST[:4]:
+        assert client.post(route, schemas.EXAMPLES[route]).status == 200
+
+
+def test_the_documentation_page_loads_nothing_from_elsewhere(client: Client) -> None:
+    page = client.get("/docs")
+    text = page.body.decode()
+    assert page.status == 200 and "text/html" in page.headers["content-type"]
+    for word in ("src=", "@import", "<script", "<link"):
+        assert word not in text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "predict/threat" in text and "curl" in text
+
+
+def _conforms(context: Any, response: Any, case: Any) -> None:
+    from schemathesis.specs.openapi.checks import response_schema_conformance
+
+    response_schema_conformance(context, response, case)
+
+
+def test_no_request_of_the_schema_is_answered_by_5xx(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fuzzed jobs must not train.
+    monkeypatch.setattr(shared.jobs, "_command", ["false"])
+    monkeypatch.setattr(shared.jobs, "start", lambda *_: {"job_id": "0123456789ab"})
+    schema = schemathesis.openapi.from_asgi("/schema", shared.api)
+    seen = set()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        seen.add(operation.path)
+
+        @hypothesis.given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE))
+        @_FUZZ
+        def answered(case: Any) -> None:
+            answer = case.call()
+            # 503 is a state of the service (no registry here), not a reaction to what was sent.
+            assert answer.status_code < 500 or answer.status_code == 503, answer.text
+            if case.path.split("/v3/aiops/")[-1] in POST[:4]:
+                assert answer.status_code in (200, 422), answer.text
+                if answer.status_code == 200:
+                    case.validate_response(answer, checks=[_conforms])
+
+        @hypothesis.given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
+        @_FUZZ
+        def refused(case: Any) -> None:
+            answer = case.call()
+            assert answer.status_code < 500 or answer.status_code == 503, answer.text
+
+        answered()
+        if operation.body or operation.path_parameters:
+            refused()
+    assert seen == set(shared.client.get("/schema").json()["paths"])

@@ -1,0 +1,88 @@
+"""Metrics: parsed by the Prometheus parser, moving as they should, and right over several processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from conftest import Service
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve_app.telemetry import BUCKETS, Metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_names_of_the_replaced_system_are_there_from_the_start(make_service: Any) -> None:
+    found = {f.name for f in text_string_to_metric_families(make_service().client.get("metrics").body.decode())}
+    assert {"aiops_predictions", "aiops_anomalies_detected", "aiops_remediations_executed", "aiops_uptime_seconds"} <= found
+
+
+def test_predictions_requests_and_latencies_move_together(shared: Service) -> None:
+    labels = {"task": "threat", "kind": "random_forest"}
+    before = shared.total("aiops_predictions_total", **labels)
+    requests = shared.total("aiops_requests_total", route="predict/threat", status="200")
+    observed = shared.total("aiops_request_seconds_count", route="predict/threat")
+    for _ in range(3):
+        shared.client.post("predict/threat", {"xss_score": 0.5})
+    shared.client.post("predict/threat", {"instances": [{"xss_score": 0.5}] * 4})
+    shared.client.post("predict/threat", {"xss_score": "x"})
+    assert shared.total("aiops_predictions_total", **labels) == before + 7
+    assert shared.total("aiops_requests_total", route="predict/threat", status="200") == requests + 4
+    assert shared.total("aiops_request_seconds_count", route="predict/threat") == observed + 5
+
+
+def test_buckets_are_cumulative_and_agree_with_the_count(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, flush=False)
+    histogram = metrics.histogram("aiops_request_seconds", route="r")
+    for seconds in (0.0001, 0.003, 0.003, 99):
+        histogram.observe(seconds)
+    families = {f.name: f for f in text_string_to_metric_families(metrics.render().decode())}
+    samples = families["aiops_request_seconds"].samples
+    buckets = [s.value for s in samples if s.name.endswith("_bucket")]
+    assert buckets == sorted(buckets) and len(buckets) == len(BUCKETS) + 1
+    assert buckets[-1] == next(s.value for s in samples if s.name.endswith("_count")) == 4
+
+
+def test_any_replica_answers_the_sum_of_all_and_the_dead_stay_counted(tmp_path: Path) -> None:
+    here = Metrics(tmp_path, flush=False)
+    here.counter("aiops_predictions_total", task="threat").inc(2)
+    code = (
+        "import sys; from pathlib import Path; from serve_app.telemetry import Metrics; m = Metrics(Path(sys.argv[1]));"
+        "m.counter('aiops_predictions_total', task='threat').inc(5); m.gauge('aiops_registry_up', replica=m.replica).set(1);"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert other.stdout is not None and other.stdin is not None
+    assert other.stdout.readline() == b"ready\n"
+    key = 'aiops_predictions_total{task="threat"}'
+    assert here.totals()[key] == 7
+    assert any(k.startswith("aiops_registry_up") for k in here.totals())
+    other.stdin.close()
+    other.wait()
+    other.stdout.close()
+    assert here.totals()[key] == 7
+    assert not any(k.startswith("aiops_registry_up") for k in here.totals())
+
+
+def test_strange_labels_neither_break_the_text_nor_a_request(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, flush=False)
+    for i in range(5000):
+        metrics.counter("aiops_errors_total", route=f"{i}").inc()
+    metrics.counter("aiops_errors_total", route='a"b\n\\', type="x" * 900).inc()
+    list(text_string_to_metric_families(metrics.render().decode()))
+
+
+def test_counting_is_cheap(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, flush=False)
+    slot, histogram = metrics.counter("aiops_errors_total"), metrics.histogram("aiops_request_seconds", route="r")
+    started = time.process_time()
+    for _ in range(20_000):
+        slot.inc()
+        histogram.observe(0.002)
+    assert (time.process_time() - started) / 20_000 < 20e-6
