@@ -99,6 +99,9 @@ CLOCK_BINS = 48
 CLIP = 6.0
 #: The rules need this many of their metrics to be a fair baseline.
 MIN_RULE_METRICS = 3
+LEAST_SLOPE = 0.05
+#: Rows on which the networks of the final model are brought to one scale.
+ALIGN_ROWS = 4_000
 GOLDEN_ROWS = 24
 CURVE_POINTS = 120
 DAY_SECONDS = 86_400
@@ -537,7 +540,7 @@ def defaults(data: FailureData) -> list[dict[str, Any]]:
         "weight_decay": 1e-4,
     }
     # The second is for few incidents in many metrics, where the first learns the incidents by heart.
-    careful = {**base, "local": 0, "dropout": 0.4, "input_dropout": 0.1, "learning_rate": 1e-3, "weight_decay": 1e-2}
+    careful = {**base, "local": 0, "dropout": 0.4, "input_dropout": 0.1, "learning_rate": 3e-3, "weight_decay": 1e-2}
     return [base, careful, {**base, "clock": 0}]
 
 
@@ -560,12 +563,15 @@ class FailureModel:
         Policy curve on rows no network of the prediction was trained on, see `policies`.
     params : list of dict
         Parameters of each network.
+    aligned : list of (float, float)
+        Factor and shift that bring each network's logits to a common scale before the mean.
     native : dict
         The combined Keras model under its name.
     """
 
     networks: list[Any]
     params: list[dict[str, Any]]
+    aligned: list[tuple[float, float]]
     slope: float = 1.0
     offset: float = 0.0
     threshold: float = 0.5
@@ -894,7 +900,7 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
     held = np.isin(data.part, (splits.VALIDATION, splits.TEST))
     check = _spread(data.ends["validation"], VALIDATION_ROWS)
     network, logits = _train(params, data, rows, _bound(data, held), check, seed=seed, report=report)
-    model = FailureModel([network], [dict(params)])
+    model = FailureModel([network], [dict(params)], [(1.0, 0.0)])
     _decide(model, data, check, logits)
     return model
 
@@ -934,9 +940,25 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         outputs.append(logits)
     if not networks:
         return fit(ranked[0], data, seed=seed)
-    model = FailureModel(networks, used)
+    aligned = _alignment(networks, used, data)
+    outputs = [factor * logits + shift for logits, (factor, shift) in zip(outputs, aligned, strict=True)]
+    model = FailureModel(networks, used, aligned)
     _decide(model, data, np.concatenate(checks), np.concatenate(outputs))
     return model
+
+
+def _alignment(networks: list[Any], params: list[dict[str, Any]], data: FailureData) -> list[tuple[float, float]]:
+    """Return factor and shift of each network's logits that give all of them one mean and spread on the same rows.
+
+    The surer network would otherwise dominate the mean, and no single calibration would fit all held-out blocks.
+    Labels are not looked at.
+    """
+    rows = _spread(np.flatnonzero((data.fold >= 0) & data.example), ALIGN_ROWS)
+    single = [FailureModel([n], [p], [(1.0, 0.0)]) for n, p in zip(networks, params, strict=True)]
+    found = [_logits(model, data, rows) for model in single]
+    mean, spread = np.array([f.mean() for f in found]), np.array([max(f.std(), 1e-6) for f in found])
+    factor = spread.mean() / spread
+    return [(float(k), float(mean.mean() - k * m)) for k, m in zip(factor, mean, strict=True)]
 
 
 def _near(data: FailureData, block: np.ndarray, distance: int) -> np.ndarray:
@@ -965,22 +987,25 @@ def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     if positive == 0 or negative == 0:
         return 1.0, 0.0
     target = np.where(truth == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    x = np.c_[logits, np.ones(len(logits))]
-    theta = np.array([1.0, 0.0])
+    # Newton's steps are bounded, so the logits are brought to a common scale first.
+    middle, spread = float(np.mean(logits)), max(float(np.std(logits)), 1e-9)
+    x = np.c_[(logits - middle) / spread, np.ones(len(logits))]
+    theta = np.array([0.0, float(np.log(positive / negative))])
     ridge = np.diag([1e-3, 1e-6])
     for _ in range(50):
         p = apply_calibration(x @ theta, 1.0, 0.0)
-        gradient = x.T @ (p - target) + ridge @ (theta - [1.0, 0.0])
+        gradient = x.T @ (p - target) + ridge @ theta
         hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge
         change = np.linalg.solve(hessian, gradient)
         theta = theta - change * min(1.0, 2.0 / max(float(np.abs(change).max()), 1e-12))
         if np.abs(change).max() < 1e-9:
             break
+    slope = float(theta[0]) / spread
     # A negative slope would turn the ranking round: held-out data that poor only sets the level.
-    if theta[0] < 0.05:
+    if slope < LEAST_SLOPE:
         rate = positive / len(truth)
-        return 0.05, float(np.log(rate / (1 - rate)) - 0.05 * np.mean(logits))
-    return float(theta[0]), float(theta[1])
+        return LEAST_SLOPE, float(np.log(rate / (1 - rate)) - LEAST_SLOPE * middle)
+    return slope, float(theta[1]) - slope * middle
 
 
 def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
@@ -991,16 +1016,20 @@ def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
     dict
         ``probability`` (n,), float64 and ``alarm`` (n,), bool.
     """
-    ends = data.ends[part]
-    clock = clock_of(data.time, len(data.time))
+    logits = _logits(model, data, data.ends[part])
+    probability = apply_calibration(logits, model.slope, model.offset)
+    return {"probability": probability, "alarm": probability >= model.threshold}
+
+
+def _logits(model: FailureModel, data: FailureData, ends: np.ndarray) -> np.ndarray:
+    """Return the mean logits (n,), float64, of the windows that end at the given rows."""
     combined = _combined(model, data)
     logits = np.zeros(len(ends))
     for i in range(0, len(ends), CHUNK):
         chosen = ends[i : i + CHUNK]
-        feed = {"window": data.windows(chosen), "clock": clock[chosen]}
+        feed = {"window": data.windows(chosen), "clock": clock_of(data.time[chosen], len(chosen))}
         logits[i : i + CHUNK] = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
-    probability = apply_calibration(logits, model.slope, model.offset)
-    return {"probability": probability, "alarm": probability >= model.threshold}
+    return logits
 
 
 # Servable ------------------------------------------------------------------------------------------------------
@@ -1019,7 +1048,8 @@ def _combined(model: FailureModel, data: FailureData) -> Any:
         patches = {size: _patches(inputs["window"], data.window, size, data) for size in sorted(set(sizes))}
         feeds = [{**inputs, "patches": patches[size]} for size in sizes]
         logits = [n({k: f[k] for k in n.input})[:, MAIN : MAIN + 1] for n, f in zip(model.networks, feeds, strict=True)]
-        mean = logits[0] if len(logits) == 1 else layers.Average()(logits)
+        scaled = [factor * x + shift for x, (factor, shift) in zip(logits, model.aligned, strict=True)]
+        mean = scaled[0] if len(scaled) == 1 else layers.Average()(scaled)
         model.native["keras"] = keras.Model(inputs, mean, name=MODEL)
     return model.native["keras"]
 
