@@ -299,7 +299,8 @@ def _search(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=ASHAScheduler(
+                scheduler=_Asha(
+                    watcher.pruned,
                     time_attr="step",
                     metric=task.OBJECTIVE,
                     mode=task.MODE,
@@ -380,6 +381,21 @@ def _baselines(module: str, data: Any, seed: int) -> dict[str, dict[str, Any]]:
     return dict(task.baselines(data, seed=seed))
 
 
+class _Asha(ASHAScheduler):
+    """ASHA that notes which trials it stopped: Tune closes them like trials that ended by themselves."""
+
+    def __init__(self, pruned: set[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._stopped = pruned
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decide as ASHA does, and note a stop before the last step."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision == self.STOP and result[self._time_attr] < self._max_t:
+            self._stopped.add(str(trial.trial_id))
+        return decision
+
+
 class _Watcher(tune.Callback):
     """Write every event to ``events.jsonl`` first, then pass it on: the file is what an interrupted search resumes from."""
 
@@ -392,13 +408,14 @@ class _Watcher(tune.Callback):
         progress: Callable[[dict[str, Any]], None] | None,
         resume: bool,
     ) -> None:
-        self.name, self.objective, self.mode, self.max_steps = task.NAME, task.OBJECTIVE, task.MODE, task.MAX_STEPS
+        self.name, self.objective, self.mode = task.NAME, task.OBJECTIVE, task.MODE
         self.total, self.log, self.progress = total, log, progress
         self.path = folder / "events.jsonl"
         self.params: dict[str, dict[str, Any]] = {}
         self.steps: dict[str, list[dict[str, Any]]] = {}
         self.ends: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, Any] = {}
+        self.pruned: set[str] = set()
         self.interrupted: list[dict[str, Any]] = []
         self.earlier = 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -442,9 +459,7 @@ class _Watcher(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close a trial that ran to its end or was stopped by the scheduler."""
-        last = self.steps.get(str(trial.trial_id), [])
-        pruned = bool(last) and trial.last_result.get("done") is not True and last[-1]["step"] < self.max_steps
-        self._end(trial, "pruned" if pruned else "completed", None)
+        self._end(trial, "pruned" if str(trial.trial_id) in self.pruned else "completed", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a failed trial; the search goes on, and Tune writes the error down later."""

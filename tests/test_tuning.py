@@ -52,6 +52,12 @@ def test_a_search_reports_every_trial_and_survives_failing_ones(ray_cluster: str
     kinds = Counter(event[0] for event in log.events)
     assert kinds["started"] == kinds["ended"] == 10
     assert states[-1]["done"] == 10
+    for _, trial, status, _ in (event for event in log.events if event[0] == "ended"):
+        steps = [event[2] for event in log.events if event[:2] == ("reported", trial)]
+        if status == "completed":
+            assert max(steps) == toy_task.MAX_STEPS
+        if status == "pruned":
+            assert max(steps) < toy_task.MAX_STEPS
 
 
 def test_a_search_in_which_all_trials_fail_says_why(ray_cluster: str, tmp_path: Path) -> None:
