@@ -121,7 +121,9 @@ class AnomalyService(Service):
                     {
                         "metric": finding.metric,
                         "index": k,
-                        "timestamp": None if times is None else iso(float(times[k].astype("datetime64[s]").astype(int))),
+                        "timestamp": None
+                        if times is None
+                        else iso(float(times[k].astype("datetime64[s]").astype(int))),
                         "value": _number(series[finding.metric][k]),
                         "expected": _number(finding.expected[k]),
                         "low": _number(finding.low[k]),
@@ -209,5 +211,3 @@ def _severity(score: float, threshold: float) -> str:
 
 def _number(value: float) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
-
-

@@ -83,7 +83,8 @@ class Ranges:
         references = [f.get("reference") or {} for f in features]
         numeric = [f.get("dtype", "number") != "category" for f in features]
         self.low = np.array(
-            [r.get("min", -np.inf) if n else -np.inf for r, n in zip(references, numeric, strict=True)], dtype=np.float32
+            [r.get("min", -np.inf) if n else -np.inf for r, n in zip(references, numeric, strict=True)],
+            dtype=np.float32,
         )
         self.high = np.array(
             [r.get("max", np.inf) if n else np.inf for r, n in zip(references, numeric, strict=True)], dtype=np.float32

@@ -1,6 +1,6 @@
-"""The ASGI application: routes, limits and problem details. Bare ASGI, because every layer in front of a 0.1 ms
-prediction costs as much as the prediction.
+"""The ASGI application: routes, limits and problem details.
 
+Bare ASGI, because every layer in front of a 0.1 ms prediction costs as much as the prediction.
 `build_api(services)` needs neither Ray nor a network: tests call it in process.
 """
 
@@ -131,7 +131,9 @@ class Api:
         self._id = os.urandom(6).hex()
         self._routes: dict[str, _Route] = {}
         for name, handlers in ROUTES.items():
-            self._routes[f"{PREFIX}/{name}"] = self._route(name, {m: getattr(self, f"_{h}") for m, h in handlers.items()})
+            self._routes[f"{PREFIX}/{name}"] = self._route(
+                name, {m: getattr(self, f"_{h}") for m, h in handlers.items()}
+            )
         for name, handler in (("schema", self._schema), ("docs", self._docs)):
             route = self._route(name, {"GET": handler})
             self._routes[f"/{name}"] = self._routes[f"{PREFIX}/{name}"] = route
@@ -319,7 +321,11 @@ class Api:
             raise invalid("$.source", "is the name of a public data set or a folder")
         tasks = ",".join(task for task, name in MODELS.items() if name in request.models)
         options = ["--source", source, "--tasks", tasks]
-        for option, value in (("--n-samples", request.n_samples), ("--trials", request.trials), ("--seed", request.seed)):
+        for option, value in (
+            ("--n-samples", request.n_samples),
+            ("--trials", request.trials),
+            ("--seed", request.seed),
+        ):
             if value is not None:
                 options += [option, str(value)]
         job = await asyncio.to_thread(self._services.jobs.start, options, msgspec.to_builtins(request))
@@ -405,4 +411,3 @@ def _log(route: str, request_id: str) -> None:
 def build_api(services: Services) -> Api:
     """Build the ASGI application from its services."""
     return Api(services)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -146,7 +146,9 @@ class Ingress:
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
         if models is None:
-            host = Host(list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows))
+            host = Host(
+                list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows)
+            )
             host.start(30.0 if config["follow"] else 0.0)
             backend: Any = host
         else:
@@ -201,18 +203,16 @@ def build(args: Args) -> Application:
     }
 
     def place(cls: type, name: str, replicas: int) -> Any:
-        return serve.deployment(
-            cls, name=name, num_replicas=replicas, ray_actor_options={"num_cpus": CPUS}, **common
-        )
+        return serve.deployment(cls, name=name, num_replicas=replicas, ray_actor_options={"num_cpus": CPUS}, **common)
 
     apart = args.placement == "deployments"
     several = (args.model_replicas if apart else args.replicas) > 1
     windows = place(SharedWindows, "windows", 1).bind() if several else None
     ingress = place(serve.ingress()(Ingress), "ingress", args.replicas)
     if not apart:
-        return ingress.bind(config, windows)
+        return cast(Application, ingress.bind(config, windows))
     models = {
         task: place(Models, task, args.model_replicas).bind(task, config, windows if task == "failure" else None)
         for task in MODELS
     }
-    return ingress.bind(config, None, models)
+    return cast(Application, ingress.bind(config, None, models))

@@ -10,7 +10,9 @@ from typing import Any
 __all__ = ["HEADERS", "page"]
 
 #: Nothing is loaded from anywhere, and the page says so to the browser.
-HEADERS = [(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'")]
+HEADERS = [
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'")
+]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1.5rem;color:#1b1f24;background:#fff}
@@ -92,7 +94,8 @@ def _operation(path: str, method: str, entry: Mapping[str, Any], parts: Mapping[
         inside += f"<p><b>{html.escape(str(resolved.get('title', 'Body')))}</b> {html.escape(resolved.get('description', ''))}</p>"
         inside += _table(resolved)
     answers = "".join(
-        f"<tr><td>{code}</td><td>{html.escape(answer['description'])}</td></tr>" for code, answer in entry["responses"].items()
+        f"<tr><td>{code}</td><td>{html.escape(answer['description'])}</td></tr>"
+        for code, answer in entry["responses"].items()
     )
     inside += f"<table><tr><th>status</th><th>meaning</th></tr>{answers}</table>"
     return (

@@ -136,14 +136,16 @@ class FailureService(Service):
             drivers = ready.servable.explain(window, last=_last(request)) if wanted else []
             out[i] = self._envelope(ready, request, window, p, drivers, note, f"{request_id}-{i}")
 
-    async def _window(self, ready: _Ready | None, request: FailureRequest, path: str) -> tuple[np.ndarray | None, list[str]]:
+    async def _window(
+        self, ready: _Ready | None, request: FailureRequest, path: str
+    ) -> tuple[np.ndarray | None, list[str]]:
         """Return the window to predict from, or None while the rules must answer, and warnings about it."""
         if (request.metrics is None) == (request.time_series is None):
             raise invalid(path, "give either metrics (a snapshot) or time_series (a window, oldest row first)")
         stamp = None if request.timestamp is None else parse_stamp(request.timestamp, f"{path}.timestamp")
         if ready is None:
-            for row in request.time_series or [request.metrics or {}]:
-                legacy.check(row, f"{path}.metrics" if request.time_series is None else f"{path}.time_series")
+            for given in request.time_series or [request.metrics or {}]:
+                legacy.check(given, f"{path}.metrics" if request.time_series is None else f"{path}.time_series")
             return None, ["no failure_predictor has been promoted yet: the rules answer; train one with 'aiops report'"]
         if request.time_series is not None:
             series = request.time_series

@@ -89,7 +89,9 @@ def _feature_schema(feature: Mapping[str, Any]) -> dict[str, Any]:
     low, high = feature_range(feature)
     text = f"Unit: {feature_unit(feature) or 'none stated'}."
     if "min" in reference and "max" in reference:
-        text += f" Training range {reference['min']:g} to {reference['max']:g}; outside it the answer carries a warning."
+        text += (
+            f" Training range {reference['min']:g} to {reference['max']:g}; outside it the answer carries a warning."
+        )
     schema: dict[str, Any] = {"type": ["number", "null"], "minimum": low, "maximum": high, "description": text}
     if reference.get("median") is not None:
         schema["examples"] = [reference["median"]]
@@ -115,7 +117,10 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
     snapshot = _metrics_object(cards["failure"]) if "failure" in cards else _any_metrics()
     for name in ("FailureRequest", "AnomalyRequest"):
         properties = parts[name]["properties"]
-        properties["metrics"] = {"anyOf": [{"$ref": "#/components/schemas/Snapshot"}, {"type": "null"}], "default": None}
+        properties["metrics"] = {
+            "anyOf": [{"$ref": "#/components/schemas/Snapshot"}, {"type": "null"}],
+            "default": None,
+        }
         for branch in properties["time_series"]["anyOf"]:
             if branch.get("type") == "array":
                 branch["items"] = {"$ref": "#/components/schemas/Snapshot"}
@@ -203,7 +208,9 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             }
         }
 
-    def get(route: str, summary: str, kind: str = "application/json", *, tag: str = "service", top: bool = False) -> None:
+    def get(
+        route: str, summary: str, kind: str = "application/json", *, tag: str = "service", top: bool = False
+    ) -> None:
         paths[f"/{route}" if top else f"{PREFIX}/{route}"] = {
             "get": {
                 "operationId": "get_" + route.replace("/", "_"),
@@ -220,7 +227,10 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             "tags": [tag],
             "summary": summary,
             "requestBody": {"required": True, "content": {"application/json": body}},
-            "responses": {ok: _json("Done." if ok == "200" else "Accepted.", {"type": "object"}), **_problems(*problems)},
+            "responses": {
+                ok: _json("Done." if ok == "200" else "Accepted.", {"type": "object"}),
+                **_problems(*problems),
+            },
         }
         paths.setdefault(f"{PREFIX}/{route}", {})["post"] = entry
 
@@ -269,7 +279,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             "title": "AIOps workbench",
             "version": "3",
             "description": "Failure, threat and capacity predictions by the registered champions. Numbers are finite JSON "
-            "numbers; a batch is `{\"instances\": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.",
+            'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
         },
         "paths": paths,
         "components": {"schemas": _components(cards)},

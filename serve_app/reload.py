@@ -393,7 +393,9 @@ class Watch:
         self._seen = seen
         content = read_pointer(self._folder)
         self.registry = content.get("registry", {})
-        self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(float(not self.registry.get("error")))
+        self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(
+            float(not self.registry.get("error"))
+        )
         for name, reason in content.get("refused", {}).items():
             if name in self._services:
                 self._refuse(name, reason["version"], reason["reason"])

@@ -116,7 +116,13 @@ class Remediator:
             "request_id": request_id,
             "sent_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        answer = {"action": action, "resource_id": resource_id, "dry_run": dry_run, "webhook": _host(url), "body": content}
+        answer = {
+            "action": action,
+            "resource_id": resource_id,
+            "dry_run": dry_run,
+            "webhook": _host(url),
+            "body": content,
+        }
         if dry_run:
             self._log({"outcome": "dry_run", **content})
             return {**answer, "status": "dry_run", "attempts": 0}

@@ -121,14 +121,16 @@ class serving:
         tracking_uri: str | None = None,
     ) -> None:
         self.port, self.host = port, host
-        self._arguments = {"placement": placement, "replicas": replicas, "tracking_uri": tracking_uri}
+        self._arguments: dict[str, Any] = {"placement": placement, "replicas": replicas, "tracking_uri": tracking_uri}
         self._state = Path(state_dir or settings.load().state_dir).resolve()
         self._started_ray = False
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
     def __enter__(self) -> serving:
         if not _free(self.host, self.port):
-            raise UsageError(f"port {self.port} on {self.host} is taken: stop what listens there or choose another --port")
+            raise UsageError(
+                f"port {self.port} on {self.host} is taken: stop what listens there or choose another --port"
+            )
         address = settings.load().ray_address
         _environment()
         import ray
@@ -173,7 +175,9 @@ class serving:
             if health is not None and health.get("status") == "healthy":
                 return health
             time.sleep(0.1)
-        raise UsageError(f"the service did not become healthy within {HEALTHY_SECONDS:g} s; see /tmp/ray/session_latest/logs")
+        raise UsageError(
+            f"the service did not become healthy within {HEALTHY_SECONDS:g} s; see /tmp/ray/session_latest/logs"
+        )
 
     def __exit__(self, *exception: object) -> None:
         import ray
@@ -204,7 +208,10 @@ def _announce(service: serving) -> None:
         print("some models have no champion yet: the legacy models answer; train them with: aiops report")
     print(f"  docs    {url}/docs\n  schema  {url}/schema\n  health  {prefix}/health\n  metrics {prefix}/metrics")
     body = '{"source_ip": "192.168.1.100", "failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}'
-    print(f"try:\n  curl {prefix}/predict/threat -H 'Content-Type: application/json' -d '{body}'\nCtrl-C stops it", flush=True)
+    print(
+        f"try:\n  curl {prefix}/predict/threat -H 'Content-Type: application/json' -d '{body}'\nCtrl-C stops it",
+        flush=True,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -158,7 +158,9 @@ class AnomalyRequest(Struct, forbid_unknown_fields=True):
     metrics: Row | None = None
     time_series: Annotated[list[Row], Meta(min_length=1, max_length=MAX_SERIES)] | None = None
     timestamp: Stamp | None = None
-    sensitivity: Annotated[float, Meta(ge=1.0, le=20.0, description="Robust standard deviations that count.")] | None = None
+    sensitivity: (
+        Annotated[float, Meta(ge=1.0, le=20.0, description="Robust standard deviations that count.")] | None
+    ) = None
 
 
 class AnomalyBatch(Struct, forbid_unknown_fields=True):
@@ -179,7 +181,9 @@ class TrainRequest(Struct, forbid_unknown_fields=True):
         default_factory=lambda: ["failure_predictor", "threat_detector", "capacity_forecaster"]
     )
     use_synthetic_data: bool = True
-    source: Annotated[str, Meta(min_length=1, max_length=512, description="Public set or folder of tables.")] | None = None
+    source: Annotated[str, Meta(min_length=1, max_length=512, description="Public set or folder of tables.")] | None = (
+        None
+    )
     n_samples: Annotated[int, Meta(ge=200, le=5_000_000, description="Synthetic examples of each task.")] | None = None
     trials: Annotated[int, Meta(ge=1, le=500, description="Search trials of each task.")] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
@@ -203,7 +207,9 @@ class RegisterRequest(Struct, forbid_unknown_fields=True):
 
     name: ModelName
     run_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="MLflow run.")]
-    alias: Annotated[str, Meta(pattern="^(champion|challenger)$", description="Given to the new version.")] | None = None
+    alias: Annotated[str, Meta(pattern="^(champion|challenger)$", description="Given to the new version.")] | None = (
+        None
+    )
 
 
 class RemediateRequest(Struct, forbid_unknown_fields=True):
@@ -250,14 +256,14 @@ class Envelope(Struct):
 
 
 class FailureAnswer(Envelope):
-    """Will the resource fail within the horizon?"""
+    """Whether the resource will fail within the horizon."""
 
     resource_id: str
     horizon_seconds: int | None
 
 
 class ThreatAnswer(Envelope):
-    """Which activity is it?"""
+    """Which class of activity it is."""
 
     source_ip: str | None
     probabilities: dict[str, float]
@@ -291,7 +297,7 @@ class Recommendation(Struct):
 
 
 class CapacityAnswer(Envelope):
-    """How much will be used?"""
+    """How much will be used, and when it reaches a threshold."""
 
     resource_id: str
     forecast: dict[str, list[ForecastPoint]]
@@ -300,7 +306,7 @@ class CapacityAnswer(Envelope):
 
 
 class AnomalyAnswer(Envelope):
-    """Is the newest row unusual?"""
+    """Whether the newest row is unusual."""
 
     resource_id: str
     anomalies: list[dict[str, Any]]

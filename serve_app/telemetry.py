@@ -54,17 +54,17 @@ class Slot:
 
     __slots__ = ("_index", "_values")
 
-    def __init__(self, values: memoryview, index: int) -> None:
+    def __init__(self, values: memoryview[float], index: int) -> None:
         self._values = values
         self._index = index
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to the number."""
-        self._values[self._index] += amount
+        self._values[self._index] += amount  # type: ignore[call-overload]  # typeshed: integers only
 
     def set(self, value: float) -> None:
         """Replace the number."""
-        self._values[self._index] = value
+        self._values[self._index] = value  # type: ignore[call-overload]
 
     @property
     def value(self) -> float:
@@ -77,15 +77,15 @@ class Histogram:
 
     __slots__ = ("_buckets", "_first", "_sum", "_values")
 
-    def __init__(self, values: memoryview, first: int, total: int) -> None:
+    def __init__(self, values: memoryview[float], first: int, total: int) -> None:
         self._values = values
         self._first = first
         self._sum = total
 
     def observe(self, seconds: float) -> None:
         """Count one observation; buckets are stored apart and accumulated when rendered."""
-        self._values[self._first + bisect_left(BUCKETS, seconds)] += 1.0
-        self._values[self._sum] += seconds
+        self._values[self._first + bisect_left(BUCKETS, seconds)] += 1.0  # type: ignore[call-overload]
+        self._values[self._sum] += seconds  # type: ignore[call-overload]
 
 
 def _escape(value: str) -> str:

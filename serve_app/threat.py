@@ -45,11 +45,12 @@ class _Ready:
         self.single = msgspec.json.Decoder(row)
         limit = msgspec.Meta(min_length=1, max_length=schemas.MAX_INSTANCES)
         batch = msgspec.defstruct(
-            "ThreatBatch", [("instances", Annotated[list[row], limit]), ("explain", bool, False)],  # type: ignore[valid-type]
+            "ThreatBatch",
+            [("instances", Annotated[list[row], limit]), ("explain", bool, False)],  # type: ignore[valid-type]
             forbid_unknown_fields=True,
         )
         self.batch = msgspec.json.Decoder(batch)
-        self.known = [f for f in row.__struct_fields__]
+        self.known = list(row.__struct_fields__)
         self.block = msgspec.Raw(_encode(live.block))
         self.kind = str(card.get("kind"))
 
@@ -66,8 +67,8 @@ class _Ready:
             table = [msgspec.structs.astuple(request)[:width] for request in requests]
             # None (an explicit null) becomes NaN.
             return np.array(table, dtype=np.float32)
-        table = [dict(zip(self.names, msgspec.structs.astuple(r), strict=False)) for r in requests]
-        encoded: np.ndarray = self.servable.encode(table)
+        named = [dict(zip(self.names, msgspec.structs.astuple(r), strict=False)) for r in requests]
+        encoded: np.ndarray = self.servable.encode(named)
         return encoded
 
 
@@ -97,7 +98,7 @@ class ThreatService(Service):
             raise self.no_champion()
         if is_batch(body):
             return await self._batch(ready, body, request_id)
-        request = decode(ready.single, body, ready.known)
+        request: Any = decode(ready.single, body, ready.known)
         row = ready.rows([request])[0]
         if request.explain is False:
             probability, drivers = ready.servable.predict(row[None])[0], []
@@ -107,7 +108,7 @@ class ThreatService(Service):
         return _encode(self._envelope(ready, request, row, probability.tolist(), label, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
-        batch = decode(ready.batch, body, ready.known)
+        batch: Any = decode(ready.batch, body, ready.known)
         rows = ready.rows(batch.instances)
         out: list[dict[str, Any]] = []
         for start in range(0, len(rows), CHUNK):
@@ -119,9 +120,7 @@ class ThreatService(Service):
                 wanted = batch.explain if request.explain is None else request.explain
                 drivers = ready.servable.explain(rows[i]) if wanted else []
                 out.append(
-                    self._envelope(
-                        ready, request, rows[i], p, label, drivers, f"{request_id}-{i}", f"$.instances[{i}]"
-                    )
+                    self._envelope(ready, request, rows[i], p, label, drivers, f"{request_id}-{i}", f"$.instances[{i}]")
                 )
             await breathe(0)
         return _encode({"predictions": out})

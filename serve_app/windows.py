@@ -39,7 +39,14 @@ class Windows:
         return len(self._buffers)
 
     def append(
-        self, resource_id: str, row: np.ndarray, *, signature: tuple[object, ...], window: int, step: int, timestamp: float | None
+        self,
+        resource_id: str,
+        row: np.ndarray,
+        *,
+        signature: tuple[object, ...],
+        window: int,
+        step: int,
+        timestamp: float | None,
     ) -> tuple[np.ndarray | None, int]:
         """Add one snapshot and return the window, once it is filled.
 

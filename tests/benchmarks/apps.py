@@ -15,7 +15,7 @@ import numpy as np
 def _model(names: list[str]) -> Any:
     from pydantic import create_model
 
-    fields: dict[str, Any] = {name: (float | None, None) for name in names}
+    fields: dict[str, Any] = dict.fromkeys(names, (float | None, None))
     return create_model("Row", source_ip=(str | None, None), **fields)
 
 
@@ -64,4 +64,6 @@ if __name__ == "__main__":
     import uvicorn
 
     kind, where, port = sys.argv[1:]
-    uvicorn.run({"onnx": onnx, "native": native}[kind](Path(where)), port=int(port), log_level="error", access_log=False)
+    uvicorn.run(
+        {"onnx": onnx, "native": native}[kind](Path(where)), port=int(port), log_level="error", access_log=False
+    )

@@ -143,7 +143,13 @@ def measure(rounds: int, seconds: float, folder: Path, replicas: int) -> dict[st
     with serving(port=PORTS["service"], state_dir=str(folder / "state"), tracking_uri=uri, replicas=replicas):
         apps = {
             name: subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("apps.py")), kind, str(folder / "threat"), str(PORTS[name])]
+                [
+                    sys.executable,
+                    str(Path(__file__).with_name("apps.py")),
+                    kind,
+                    str(folder / "threat"),
+                    str(PORTS[name]),
+                ]
             )
             for name, kind in (("fastapi_onnx", "onnx"), ("fastapi_native", "native"))
         }
@@ -160,9 +166,7 @@ def measure(rounds: int, seconds: float, folder: Path, replicas: int) -> dict[st
                 app.terminate()
                 app.wait()
     return {
-        name: {
-            at: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for at, runs in measured.items()
-        }
+        name: {at: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for at, runs in measured.items()}
         for name, measured in found.items()
     }
 
@@ -229,9 +233,7 @@ def main() -> int:
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     numbers = verdict(result)
-    missed = [
-        key for key, target in TARGETS.items() if (numbers[key] < target) != (key == "p50_ms_at_1")
-    ]
+    missed = [key for key, target in TARGETS.items() if (numbers[key] < target) != (key == "p50_ms_at_1")]
     return 1 if missed else 0
 
 

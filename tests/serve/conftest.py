@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -123,3 +128,86 @@ def broken(servables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
     arrays["expected_probability"] = arrays["expected_probability"][:, ::-1]
     np.savez_compressed(folder / "golden.npz", **arrays)
     yield folder
+
+
+# The real service ----------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """``aiops serve`` in a process of its own, and an HTTP client for it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, output: Path, state: Path, uri: str) -> None:
+        self.process, self.url, self.output, self.state, self.uri = process, url, output, state, uri
+        self.http = httpx.Client(base_url=f"{url}/api/v3/aiops/", timeout=60, trust_env=False)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return self.http.post(path, json=body)
+
+    def version(self, name: str) -> str | None:
+        """Return the version of a model that one replica reports, whichever answers."""
+        models = self.http.get("models/status").json()["models"]
+        found: str | None = next(m["version"] for m in models if m["name"] == name)
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serve(folder: Path, uri: str, *options: str, **environment: str) -> Iterator[Running]:
+    """Start the service as a user does, wait until it says that it stands, and end it with Ctrl-C."""
+    port = free_port()
+    output = folder / "serve.log"
+    named = {"MLFLOW_TRACKING_URI": uri, "AIOPS_STATE_DIR": str(folder / "state"), **environment}
+    with open(output, "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve_app", "--port", str(port), *options],
+            stdout=log,
+            stderr=log,
+            cwd=Path(__file__).parents[2],
+            env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | named,
+        )
+    try:
+        deadline = time.time() + 300
+        while b"Ctrl-C stops it" not in output.read_bytes():
+            if process.poll() is not None or time.time() > deadline:
+                raise AssertionError(output.read_text())
+            time.sleep(0.2)
+        running = Running(process, f"http://127.0.0.1:{port}", output, folder / "state", uri)
+        yield running
+        running.http.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=90)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def registry(servables: dict[str, Path], store_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of a registry with a champion of each model, and a second version of the threat detector."""
+    from aiops_core import tracking
+
+    folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(store_template, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracking.prepare_store()
+        for task, version in (("failure", 1), ("threat", 1), ("threat", 2), ("capacity", 1)):
+            search = tracking.open_search(task, folder / f"{task}{version}", name="tiny", params={}, tags={})
+            logged = tracking.log_servable(search.run_id, servables[task])
+            tracking.register(task, search.run_id, "champion", model_uri=logged)
+    return uri
+
+
+@pytest.fixture(scope="session")
+def running(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The service with two ingress replicas, once for all tests."""
+    with serve(tmp_path_factory.mktemp("service"), registry, "--replicas", "2", AIOPS_WEBHOOK_SECRET="key") as found:
+        yield found

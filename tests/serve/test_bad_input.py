@@ -38,7 +38,9 @@ def test_another_kind_of_json_is_422(client: Client, route: str, body: bytes) ->
     check(client.post(route, body), 422)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", ""])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1", ""]
+)
 def test_another_content_type_is_415(client: Client, kind: str) -> None:
     check(client.post("predict/threat", {"xss_score": 1}, headers={"content-type": kind}), 415)
 
@@ -87,7 +89,11 @@ def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: p
         ("predict/failure", {"resource_id": "r", "time_series": [ROW] * 20_001}, ["$.time_series", "20000"]),
         ("predict/failure", {"resource_id": "r", "time_series": [ROW, {"x": 1}]}, ["$.time_series[1].x"]),
         ("predict/failure", {"resource_id": "r", "time_series": [{"cpu_usage": None}]}, ["at least one value"]),
-        ("predict/failure", {"resource_id": "r", "metrics": ROW, "timestamp": "yesterday"}, ["$.timestamp", "ISO 8601"]),
+        (
+            "predict/failure",
+            {"resource_id": "r", "metrics": ROW, "timestamp": "yesterday"},
+            ["$.timestamp", "ISO 8601"],
+        ),
         ("predict/capacity", {"resource_id": "r"}, ["historical_data", "current_metrics"]),
         ("predict/capacity", {"resource_id": "r", "historical_data": {"cpu_usage": []}}, ["cpu_usage"]),
         ("predict/capacity", {"resource_id": "r", "historical_data": {"cpu_usage": [1] * 20_001}}, ["20000"]),
@@ -181,7 +187,10 @@ def test_the_document_describes_every_route_with_units_ranges_and_examples(clien
         assert "example" in content or "examples" in content
     cpu = document["components"]["schemas"]["Snapshot"]["properties"]["cpu_usage"]
     assert (cpu["minimum"], cpu["maximum"]) == (0, 100) and "Unit: %" in cpu["description"]
-    assert "Training range" in document["components"]["schemas"]["ThreatRequest"]["properties"]["unique_ips"]["description"]
+    assert (
+        "Training range"
+        in document["components"]["schemas"]["ThreatRequest"]["properties"]["unique_ips"]["description"]
+    )
 
 
 def test_every_example_of_the_document_is_answered(client: Client) -> None:

@@ -226,7 +226,11 @@ def test_promotions_under_load_fail_no_request(make_service: Any, servables: dic
 
 def test_one_follower_runs_on_a_node_and_ends_with_its_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serve_app.reload", "--folder", str(tmp_path / "node")]
-    environment = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     first = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     try:
         deadline = time.time() + 60

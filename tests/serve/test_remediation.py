@@ -78,7 +78,9 @@ def test_an_execution_posts_a_signed_body_once_and_is_counted_and_audited(servic
     expected = hmac.new(b"key", headers["x-aiops-timestamp"].encode() + b"." + body, hashlib.sha256).hexdigest()
     assert headers["x-aiops-signature"] == f"sha256={expected}"
     content = json.loads(body)
-    assert content["action"] == "scale_horizontal" and content["resource_id"] == "server-01" and content["reason"] == "cpu"
+    assert (
+        content["action"] == "scale_horizontal" and content["resource_id"] == "server-01" and content["reason"] == "cpu"
+    )
     assert service.total("aiops_remediations_executed_total", action="scale_horizontal") == 1
     assert audit(service)[-1]["outcome"] == "executed"
 
@@ -91,8 +93,10 @@ def test_a_failing_webhook_is_tried_again_with_the_same_delivery(service: Any, r
 
 
 @pytest.mark.parametrize(("statuses", "calls"), [([500] * 9, 3), ([404], 1), ([302], 1)])
-def test_a_webhook_that_goes_on_failing_is_502(service: Any, receiver: Receiver, statuses: list[int], calls: int) -> None:
-    receiver.statuses = statuses
+def test_a_webhook_that_goes_on_failing_is_502(
+    service: Any, receiver: Receiver, statuses: list[int], calls: int
+) -> None:
+    receiver.statuses = list(statuses)
     answer = service.client.post("remediate", {**BODY, "dry_run": False})
     assert answer.status == 502 and str(statuses[0]) in answer.json()["detail"]
     assert len(receiver.received) == calls

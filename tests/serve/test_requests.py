@@ -178,7 +178,9 @@ def test_a_snapshot_is_judged_by_the_training_telemetry(client: Client) -> None:
 # Confidence and warnings ---------------------------------------------------------------------------------------------
 
 
-def test_confidence_is_the_calibrated_probability_when_nothing_is_missing(client: Client, servables: dict[str, Path]) -> None:
+def test_confidence_is_the_calibrated_probability_when_nothing_is_missing(
+    client: Client, servables: dict[str, Path]
+) -> None:
     card = servable.load(servables["threat"]).card
     full = {f["name"]: f["reference"]["median"] for f in card["features"]}
     answer = client.post("predict/threat", full).json()
@@ -226,7 +228,9 @@ def _rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_batch_of_ten_thousand_equals_the_servable_and_single_rows(client: Client, servables: dict[str, Path]) -> None:
+def test_a_batch_of_ten_thousand_equals_the_servable_and_single_rows(
+    client: Client, servables: dict[str, Path]
+) -> None:
     rows = _rows(10_000)
     started = time.perf_counter()
     answers = client.post("predict/threat", {"instances": rows}).json()["predictions"]
@@ -253,7 +257,8 @@ def test_drivers_in_a_batch_come_on_request(client: Client) -> None:
 def test_a_batch_of_windows_equals_single_windows(client: Client) -> None:
     rng = np.random.default_rng(1)
     bodies = [
-        {"resource_id": f"b{i}", "time_series": [{"cpu_usage": float(v)} for v in rng.uniform(10, 95, 24)]} for i in range(40)
+        {"resource_id": f"b{i}", "time_series": [{"cpu_usage": float(v)} for v in rng.uniform(10, 95, 24)]}
+        for i in range(40)
     ]
     batch = client.post("predict/failure", {"instances": bodies}).json()["predictions"]
     for body, answer in zip(bodies, batch, strict=True):
@@ -264,7 +269,11 @@ def test_a_batch_of_windows_equals_single_windows(client: Client) -> None:
 
 def test_a_batch_of_forecasts_equals_single_forecasts(client: Client) -> None:
     bodies: list[dict[str, Any]] = [
-        {"resource_id": "x", "historical_data": {"cpu_usage": [40.0] * n}, "timestamps": [1767225600 + 3600 * i for i in range(n)]}
+        {
+            "resource_id": "x",
+            "historical_data": {"cpu_usage": [40.0] * n},
+            "timestamps": [1767225600 + 3600 * i for i in range(n)],
+        }
         for n in (1, 5, 60)
     ]
     batch = client.post("predict/capacity", {"instances": bodies}).json()["predictions"]
@@ -288,7 +297,9 @@ def test_without_champions_the_legacy_models_answer_and_say_how_to_train(make_se
     assert [m["status"] for m in client.get("models/status").json()["models"]] == ["no_champion"] * 3 + ["loaded"] * 2
 
 
-def test_one_missing_champion_leaves_the_others_in_service(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:
+def test_one_missing_champion_leaves_the_others_in_service(
+    make_service: Any, servables: dict[str, Path], tmp_path: Path
+) -> None:
     point(tmp_path / "state", {MODELS["threat"]: (servables["threat"], "7")})
     client = make_service().client
     assert client.post("predict/threat", THREAT).json()["model"]["version"] == "7"

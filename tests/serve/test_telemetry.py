@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_names_of_the_replaced_system_are_there_from_the_start(make_service: Any) -> None:
     found = {f.name for f in text_string_to_metric_families(make_service().client.get("metrics").body.decode())}
-    assert {"aiops_predictions", "aiops_anomalies_detected", "aiops_remediations_executed", "aiops_uptime_seconds"} <= found
+    assert {
+        "aiops_predictions",
+        "aiops_anomalies_detected",
+        "aiops_remediations_executed",
+        "aiops_uptime_seconds",
+    } <= found
 
 
 def test_predictions_requests_and_latencies_move_together(shared: Service) -> None:

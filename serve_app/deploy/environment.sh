@@ -1,0 +1,8 @@
+# The fast settings of `aiops serve` (serve_app/run.py), for `ray start`: Ray reads them when it starts.
+export RAY_SERVE_THROUGHPUT_OPTIMIZED=1
+export RAY_SERVE_ENABLE_HA_PROXY=1
+export RAY_SERVE_HAPROXY_NBTHREAD=1
+export RAY_SERVE_HAPROXY_METRICS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0
+export RAY_worker_niceness=0
+export OMP_NUM_THREADS=1

@@ -1,0 +1,236 @@
+"""The real service: Ray Serve, HAProxy, two replicas, the registry's follower."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from conftest import Running, serve
+from prometheus_client.parser import text_string_to_metric_families
+from test_requests import SNAPSHOT, THREAT, _rows, check_envelope
+
+from aiops_core import servable
+
+pytestmark = pytest.mark.serve
+THREAT_MODEL = "threat_detector"
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> float:
+    """Return the seconds until a condition held."""
+    started = time.time()
+    while time.time() - started < seconds:
+        if condition():
+            return time.time() - started
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def total(running: Running, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(running.http.get("metrics").text)
+    samples = [s for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
+    return sum(s.value for s in samples)
+
+
+def serving_processes(running: Running) -> dict[int, str]:
+    """Pid to name of the replicas and the follower of this service."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        ours = str(running.state).encode() in environment
+        if ours and ("ray::ServeReplica" in name or "serve_app.reload" in name):
+            found[int(folder.name)] = name
+    return found
+
+
+def test_the_service_is_healthy_with_five_models(running: Running) -> None:
+    health = running.http.get("health").json()
+    assert health["status"] == "healthy" and health["ready"]
+    assert len(running.http.get("models/status").json()["models"]) == 5
+    text = running.output.read_text()
+    assert "curl" in text and "/docs" in text
+
+
+def test_the_documents_requests_are_answered(running: Running) -> None:
+    failure = running.post("predict/failure", {"resource_id": "server-01", "metrics": SNAPSHOT}).json()
+    check_envelope(failure)
+    assert failure["model"]["kind"] == "rule_based"
+    threat = running.post("predict/threat", THREAT).json()
+    check_envelope(threat)
+    assert threat["prediction"] != "normal" and threat["severity"] in ("high", "critical")
+    capacity = running.post(
+        "predict/capacity", {"resource_id": "s", "historical_data": {"cpu_usage": [50, 60]}, "forecast_days": 7}
+    ).json()
+    check_envelope(capacity)
+
+
+def test_documentation_and_schema_stand_at_the_root(running: Running) -> None:
+    with httpx.Client(base_url=running.url, trust_env=False) as http:
+        assert "predict/threat" in http.get("/docs").text
+        assert http.get("/schema").json()["openapi"] == "3.1.0"
+
+
+def test_a_batch_of_ten_thousand_equals_single_rows_and_the_servable(
+    running: Running, servables: dict[str, Path]
+) -> None:
+    rows = _rows(10_000, seed=2)
+    answers = running.post("predict/threat", {"instances": rows}).json()["predictions"]
+    loaded: Any = servable.load(servables["threat"])
+    p = loaded.predict(loaded.encode(rows))
+    found = np.array([[a["probabilities"][c] for c in loaded.classes] for a in answers])
+    assert np.abs(found - p).max() < 2e-6
+    for i in range(0, 10_000, 400):
+        single = running.post("predict/threat", rows[i]).json()
+        assert single["probability"] == pytest.approx(answers[i]["probability"], abs=2e-6)
+
+
+def test_snapshots_fill_one_window_over_both_replicas(running: Running) -> None:
+    kinds = []
+    for i in range(25):
+        body = {"resource_id": "both", "metrics": {**SNAPSHOT, "cpu_usage": 30 + i}}
+        # A connection each: the proxy spreads connections over the replicas.
+        with httpx.Client(trust_env=False) as http:
+            kinds.append(http.post(f"{running.url}/api/v3/aiops/predict/failure", json=body).json()["model"]["kind"])
+    assert kinds == ["rule_based"] * 23 + ["lstm"] * 2
+
+
+def test_metrics_are_the_sum_over_replicas_whoever_answers(running: Running) -> None:
+    before = total(running, "aiops_predictions_total", task="threat")
+    for _ in range(20):
+        with httpx.Client(trust_env=False) as http:
+            http.post(f"{running.url}/api/v3/aiops/predict/threat", json=THREAT)
+    assert total(running, "aiops_predictions_total", task="threat") == before + 20
+    replicas = {
+        s.labels["replica"]
+        for f in text_string_to_metric_families(running.http.get("metrics").text)
+        for s in f.samples
+        if s.name == "aiops_model_info" and s.labels["model"] == THREAT_MODEL
+    }
+    assert len(replicas) == 2
+
+
+def test_no_serving_process_imports_tensorflow_and_each_is_small(running: Running) -> None:
+    found = serving_processes(running)
+    assert sum("ingress" in name for name in found.values()) == 2 and any("reload" in name for name in found.values())
+    for pid, name in found.items():
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "tensorflow" not in maps and "keras" not in maps, name
+        resident = next(
+            int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line
+        )
+        assert resident < 400 * 1024, (name, resident)
+
+
+def test_promotion_and_rollback_under_load_fail_nothing_and_are_visible_within_five_seconds(running: Running) -> None:
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def load() -> None:
+        with httpx.Client(trust_env=False, timeout=30) as http:
+            while not stop.is_set():
+                statuses.append(http.post(f"{running.url}/api/v3/aiops/predict/threat", json=THREAT).status_code)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for route, body, version in (
+            ("models/rollback", {"name": THREAT_MODEL}, "1"),
+            ("models/promote", {"name": THREAT_MODEL, "version": 2}, "2"),
+        ):
+            answer = running.post(route, body)
+            assert answer.status_code == 200, answer.text
+
+            def everywhere(version: str = version) -> bool:
+                return all(running.version(THREAT_MODEL) == version for _ in range(6))
+
+            wait(everywhere, 5)
+        # From outside, as `aiops models promote` or MLflow's own pages do it.
+        code = f"from aiops_core import tracking; tracking.promote('{THREAT_MODEL}', 1)"
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env={"MLFLOW_TRACKING_URI": running.uri, "PATH": "/usr/bin:/bin"}
+        )
+        wait(lambda: all(running.version(THREAT_MODEL) == "1" for _ in range(6)), 5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert set(statuses) == {200} and len(statuses) > 100
+    assert running.post("models/promote", {"name": THREAT_MODEL, "version": 2}).status_code == 200
+
+
+def test_what_the_registry_refuses_is_said(running: Running) -> None:
+    assert running.post("models/promote", {"name": THREAT_MODEL, "version": 99}).status_code == 404
+    assert running.post("models/rollback", {"name": "capacity_forecaster"}).status_code == 409
+    assert running.post("models/register", {"name": THREAT_MODEL, "run_id": "0" * 32}).status_code == 404
+    versions = running.http.get("models/versions").json()["versions"]
+    assert {v["version"] for v in versions if v["name"] == THREAT_MODEL} == {1, 2}
+
+
+def test_bad_requests_are_refused_through_the_proxy_too(running: Running) -> None:
+    assert running.post("predict/threat", {"xss": 1}).status_code == 422
+    assert running.http.post("predict/threat", content=b"{").status_code == 415
+    assert running.http.get("nothing").headers["content-type"] == "application/problem+json"
+    assert (
+        running.http.post(
+            "predict/threat", content=b" " * (65 << 20), headers={"content-type": "application/json"}
+        ).status_code
+        == 413
+    )
+
+
+@pytest.mark.slow
+def test_a_small_training_job_runs_end_to_end(running: Running) -> None:
+    body = {"models": ["threat_detector"], "use_synthetic_data": True, "n_samples": 600, "trials": 1, "seed": 5}
+    answer = running.post("models/train", body)
+    assert answer.status_code == 202
+    job = answer.json()["job_id"]
+    assert running.post("models/train", body).status_code == 409
+
+    def ended() -> bool:
+        return running.http.get(f"models/train/{job}").json()["status"] not in ("queued", "running")
+
+    wait(ended, 600)
+    found = running.http.get(f"models/train/{job}").json()
+    assert found["status"] == "succeeded", found
+    assert found["result"]["threat"]["gate"]["decision"] in ("champion", "challenger", "refused")
+
+
+def test_a_taken_port_is_said_in_one_sentence(running: Running) -> None:
+    port = running.url.rsplit(":", 1)[1]
+    found = subprocess.run(
+        [sys.executable, "-m", "serve_app", "--port", port],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+    )
+    assert found.returncode == 2 and found.stdout == ""
+    assert f"port {port} on 127.0.0.1 is taken" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.slow
+def test_models_in_deployments_of_their_own_answer_the_same(running: Running, registry: str, tmp_path: Path) -> None:
+    with serve(tmp_path, registry, "--placement", "deployments", "--replicas", "1") as apart:
+        here, there = (service.post("predict/threat", THREAT).json() for service in (running, apart))
+        assert here["probabilities"] == there["probabilities"]
+        assert apart.post("predict/threat", {"xss": 1}).json()["errors"][0]["path"] == "$.xss"
+        assert len(apart.http.get("models/status").json()["models"]) == 5
+        assert apart.http.get("health").json()["ready"]
+        assert total(apart, "aiops_predictions_total", task="threat") == 1
+        process = apart.process
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=90) == 0
+        assert serving_processes(apart) == {}
