@@ -595,6 +595,8 @@ def _tensorflow() -> tuple[Any, Any]:
         # TensorFlow has already run in this process: its threads cannot change any more.
         pass
     tf.config.experimental.enable_op_determinism()
+    # Every trial is another network: TensorFlow's advice against new traces does not apply.
+    tf.get_logger().setLevel("ERROR")
     return tf, keras
 
 
