@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from aiops_core.tables import RESERVED, Dataset, to_grid
@@ -156,7 +157,7 @@ def _search_progress(study: Study) -> Picture:
     colours = result.trials["status"].map({"completed": BLUE, "pruned": SOFT, "errored": RED}).to_numpy()
     axes.scatter(np.arange(1, len(values) + 1), values, c=colours, s=26, zorder=3)
     axes.step(np.arange(1, len(values) + 1), best, where="post", color=ORANGE)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial (blue: to the end, grey: pruned, line: best so far)")
     axes.set_ylabel(result.objective)
     return figure
@@ -174,7 +175,7 @@ def _learning_curves(study: Study) -> Picture:
             axes.plot(curve["step"], curve[result.objective], color=SOFT, linewidth=0.8, alpha=0.7)
     curve = result.curves[result.curves["trial"] == winner]
     axes.plot(curve["step"], curve[result.objective], color=ORANGE, linewidth=2)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(f"validation {result.objective}")
     return figure
