@@ -65,6 +65,19 @@ def absolute_uri(uri: str) -> str:
     return uri
 
 
+def _answer_at_once() -> None:
+    """Spare two tasks a request: nobody here looks out for clients that hang up.
+
+    Ray Serve does so by itself for requests that carry the header ``x-request-disconnect-disabled: ?1``; this treats all
+    of them like that, since a prediction is over before a hang-up could be noticed. Worth a fifth of the time of a
+    request. If a release of Ray names its function otherwise, everything works as before, only slower.
+    """
+    from ray.serve._private import replica
+
+    if hasattr(replica, "parse_disconnect_disabled_header"):
+        replica.parse_disconnect_disabled_header = lambda headers: True
+
+
 class _Process:
     """What every serving process starts: metrics, and the follower's supervisor."""
 
@@ -165,6 +178,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> Any:
         from serve_app.api import build_api
 
+        _answer_at_once()
         return build_api(self._services)
 
     def check_health(self) -> None:
