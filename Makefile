@@ -37,7 +37,7 @@ lab: setup ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 bench: setup ## throughput and latency side by side, as ratios, to reports/benchmark.md
-	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
+	$(BIN)/python tests/benchmarks/serving.py --write reports/benchmark.md $(ARGS)
 
 benchmark-data: setup ## all real data sets against their floors, to reports/real-data.md
 	$(BIN)/python tests/benchmarks/real_data.py $(ARGS)

@@ -20,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 STORE = ROOT / "reports" / "real-data.json"
 TABLE = ROOT / "reports" / "real-data.md"
+CURVE = ROOT / "reports" / "learning-curve.json"
 
 #: Source, task, metric, floor of an afternoon's work, target, and whether the target is a least or a most.
 MEASURES: dict[str, list[tuple[str, str, str, str, float, str]]] = {
@@ -97,6 +98,23 @@ def measure(source: str, datasets: Path, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def learning_curve(datasets: Path, seed: int) -> list[dict[str, Any]]:
+    """Return the azure-v1 error against the number of training rows: does more data of the same kind help?"""
+    from aiops_core import capacity, tables
+
+    data = capacity.prepare(tables.load_folder(datasets / "azure-v1"), seed=seed)
+    rows = []
+    full = capacity.FINAL_ROWS
+    for share in (0.05, 0.2, 0.5, 1.0):
+        capacity.FINAL_ROWS = int(full * share)
+        model = capacity.finish(capacity.defaults(data), data, seed=seed)
+        score = capacity.evaluate(data, capacity.predict(model, data, "test"), seed=seed)["mae"]
+        rows.append({"rows": capacity.FINAL_ROWS, **score})
+        print(rows[-1], flush=True)
+    capacity.FINAL_ROWS = full
+    return rows
+
+
 def write(rows: list[dict[str, Any]]) -> None:
     """Write the numbers and their table."""
     STORE.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -116,6 +134,19 @@ def write(rows: list[dict[str, Any]]) -> None:
             f"| {row['source']} | {row['measure']} | {shown} | {row['baseline']} | {row['floor']} | {row['target']} | "
             f"{'yes' if row['reached'] else 'no'} | {row['gate']} | {row['trials']} | {row['seconds']} |"
         )
+    if CURVE.is_file():
+        curve = json.loads(CURVE.read_text(encoding="utf-8"))
+        lines += [
+            "",
+            "## Learning curve of azure-v1",
+            "",
+            "MAE on the test origins of the default parameters against the cap on training rows",
+            "(`tests/benchmarks/real_data.py --curve`): what limits it is not the number of rows.",
+            "",
+            "| rows at most | MAE (95 % interval) |",
+            "| --- | --- |",
+            *[f"| {r['rows']:,} | {r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f}) |" for r in curve],
+        ]
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -123,10 +154,16 @@ def main() -> None:
     """Measure the sources asked for and rewrite the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--curve", action="store_true", help="only the learning curve of azure-v1")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     datasets = Path(os.environ.get("AIOPS_DATASETS_DIR", ROOT.parent / "shared" / "datasets")).resolve()
     rows = json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else []
+    if arguments.curve:
+        CURVE.write_text(json.dumps(learning_curve(datasets, arguments.seed), indent=1) + "\n", encoding="utf-8")
+        if rows:
+            write(rows)
+        return
     for source in arguments.only:
         print(f"== {source}", flush=True)
         fresh = measure(source, datasets, arguments.seed)
