@@ -109,7 +109,7 @@ def _failure(loaded: FailureServable, frame: pd.DataFrame) -> pd.DataFrame:
         index = ends[:, None] + reach
         windows = grid.values[np.maximum(index, 0)]
         windows[index < first[ends][:, None]] = np.nan
-        probability[at : at + CHUNK] = loaded.predict(windows)
+        probability[at : at + CHUNK] = loaded.predict(windows, last=grid.time[ends])
     return pd.DataFrame(
         {
             "resource_id": np.array(grid.resources)[grid.resource[rows]],
