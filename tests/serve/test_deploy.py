@@ -40,5 +40,6 @@ def test_the_environment_file_has_the_settings_of_aiops_serve() -> None:
     from serve_app.run import FAST
 
     lines = (DEPLOY / "environment.sh").read_text(encoding="utf-8").splitlines()
-    given = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+    pairs = (line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+    given = {name: value.strip('"') for name, value in pairs}
     assert given.items() <= FAST.items()
