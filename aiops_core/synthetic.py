@@ -116,9 +116,7 @@ CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
-def dataset(
-    n_samples: int = 8000, *, seed: int = 0, signal: float = 1.0, tasks: Sequence[str] = TASKS
-) -> Dataset:
+def dataset(n_samples: int = 8000, *, seed: int = 0, signal: float = 1.0, tasks: Sequence[str] = TASKS) -> Dataset:
     """Generate the default data set.
 
     Parameters
@@ -428,8 +426,10 @@ def _incident_table(
     length = np.ones(len(hour), dtype=np.int64)
     for k in range(1, INCIDENT_HOURS[1]):
         inside = hour + k < len(outage)
-        length += inside & (last[np.minimum(hour + k, len(outage) - 1), resource] == hour + k) & (
-            outage[np.minimum(hour + k, len(outage) - 1), resource] == k + 1
+        length += (
+            inside
+            & (last[np.minimum(hour + k, len(outage) - 1), resource] == hour + k)
+            & (outage[np.minimum(hour + k, len(outage) - 1), resource] == k + 1)
         )
     names = np.asarray(["sudden", *KINDS], dtype=object)
     begin = start[resource] + hour * HOUR
