@@ -1163,7 +1163,9 @@ def _boosted(data: ThreatData, rows: np.ndarray, seed: int) -> Prediction:
             max_iter=60,
             max_leaf_nodes=15,
             min_samples_leaf=5,
-            learning_rate=0.15,
+            learning_rate=0.1,
+            # Without it the leaves of classes with a handful of rows explode, and the baseline is a straw man.
+            l2_regularization=5.0,
             early_stopping=False,
             categorical_features=categorical if any(categorical) else None,
             random_state=seed,
