@@ -234,6 +234,6 @@ def test_a_deterministic_run_repeats_whole(tmp_path: Path) -> None:
     for name in ("a", "b"):
         home = tmp_path / name
         home.mkdir()
-        aiops(home, "report", "--n-samples", "600", "--trials", "3", "--deterministic", "--out", "out")
+        aiops(home, "report", "--n-samples", "600", "--trials", "2", "--deterministic", "--out", "out")
         reports.append(json.loads((home / "out" / "report.json").read_text()))
     assert stable(reports[0]) == stable(reports[1])
