@@ -197,8 +197,11 @@ def _name_key(decoder: Any, message: str, content: Any, path: str) -> str:
     """Replace the first ``[...]`` of a path by the key it stands for: the one that alone gives the same error."""
     before, _, after = path.partition("[...]")
     place = content
-    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", before):
-        place = place[name] if name else place[int(index)]
+    try:
+        for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", before):
+            place = place[name] if name else place[int(index)]
+    except (KeyError, IndexError, TypeError):
+        return path
     if not isinstance(place, dict):
         return path
     whole = dict(place)
@@ -207,7 +210,7 @@ def _name_key(decoder: Any, message: str, content: Any, path: str) -> str:
         place[key] = whole[key]
         try:
             decoder.decode(msgspec.json.encode(content))
-        except msgspec.ValidationError as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             if str(error) == message:
                 return f"{before}.{key[:64]}{after}"
     return path
