@@ -22,8 +22,9 @@ import pandas as pd
 import aiops_core
 from aiops_core import datasets, gate, servable, settings, tracking, tuning
 from aiops_core.errors import ServableError, UsageError
+from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.servable.failure import choose_threshold
-from aiops_core.tables import TASK_TABLES, TASKS, Dataset, suggestion
+from aiops_core.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS, Dataset, suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,6 +184,9 @@ class Study:
         _note(self.out, self.name, "final model and baselines")
         _, baselines, native = tuning.conclude(self.task, result, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native["prediction"], "baselines": baselines}
+        if self.name == "failure":
+            reference = StatisticalAnomalyDetector().learn(self._training_telemetry(), max_resources=0)
+            servable.update_card(self.servable, anomaly=reference)
         policy = self.dataset.config.get(self.name, {}).get("decision")
         if policy:
             chosen = choose_threshold(servable.load(self.servable, verify=False).card["decision"]["curve"], **policy)
@@ -325,6 +329,15 @@ class Study:
         write_json(self.folder / "details.json", self.details)
         write_json(self.folder / "section.json", section)
         return section
+
+    def _training_telemetry(self) -> pd.DataFrame:
+        """Return the telemetry that the anomaly detector's reference may be learned from: no test row is in it."""
+        telemetry = self.dataset.tables["telemetry"]
+        if "split" in telemetry.columns:
+            return telemetry[telemetry["split"] == "train"]
+        fraction = {**DEFAULT_CONFIG["failure"], **self.dataset.config.get("failure", {})}["test_fraction"]
+        place = telemetry.groupby("resource_id")["timestamp"].rank(method="first", pct=True)
+        return telemetry[place <= 1 - fraction]
 
     def _notes(self) -> list[str]:
         return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
