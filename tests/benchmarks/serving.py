@@ -187,7 +187,7 @@ def render(result: dict[str, Any], rounds: int, seconds: float) -> str:
     lines = [
         "# Serving: `predict/threat`, side by side",
         "",
-        f"`python tests/benchmarks/serving.py`, {machine}, median of {rounds} rounds of {seconds:g} s, load from the same cores.",
+        f"`make bench`, {machine}, median of {rounds} rounds of {seconds:g} s, load from the same cores.",
         "",
         "| stack | 1 connection, 1/s | p50 ms | 16 connections, 1/s | p50 ms | p99 ms | failed |",
         "| --- | --- | --- | --- | --- | --- | --- |",
