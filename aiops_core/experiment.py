@@ -332,13 +332,13 @@ class Study:
 
     def _training_telemetry(self) -> pd.DataFrame:
         """Return the telemetry that the anomaly detector's reference may be learned from: no test row is in it."""
-        telemetry = self.dataset.tables["telemetry"]
+        telemetry: pd.DataFrame = self.dataset.tables["telemetry"]
         if "split" in telemetry.columns:
-            place = telemetry["split"].map({"train": 0.0, "test": 1.0})
-            return telemetry.loc[place < 1]
+            return telemetry.loc[telemetry["split"] == "train"]
         fraction = {**DEFAULT_CONFIG["failure"], **self.dataset.config.get("failure", {})}["test_fraction"]
         place = telemetry.groupby("resource_id")["timestamp"].rank(method="first", pct=True)
-        return telemetry.loc[place <= 1 - fraction]
+        early: pd.DataFrame = telemetry.loc[place <= 1 - fraction]
+        return early
 
     def _notes(self) -> list[str]:
         return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
