@@ -511,17 +511,19 @@ def _native_parts(model: Any) -> dict[str, Any]:
     if own:
         return dict(own)
     found: dict[str, Any] = {}
+
+    def look(name: str, value: Any) -> None:
+        if type(value).__name__ in ("RandomForestClassifier", "Booster"):
+            found[name] = value
+        elif isinstance(value, Mapping):
+            for key, member in value.items():
+                look(f"{name}_{key}", member)
+        elif isinstance(value, (list, tuple)):
+            for i, member in enumerate(value):
+                look(f"{name}_{i}", member)
+
     for name, value in vars(model).items():
-        members = (
-            value.items()
-            if isinstance(value, Mapping)
-            else enumerate(value)
-            if isinstance(value, list)
-            else [("", value)]
-        )
-        for key, member in members:
-            if type(member).__name__ in ("RandomForestClassifier", "Booster"):
-                found[f"{name}_{key}" if key != "" else name] = member
+        look(name, value)
     return found
 
 

@@ -152,17 +152,23 @@ def test_every_trial_is_a_run_with_its_metrics(
 
 
 def test_scoring_a_file_equals_the_servable(small: Path) -> None:
-    from aiops_core import datasets, servable
+    from aiops_core import datasets, servable, tables
 
-    rows = datasets.load("synthetic", n_samples=300, seed=3).tables["activity"].drop(columns="threat_type")
-    rows.to_parquet(small / "in.parquet", index=False)
-    version = json.loads((small / "out" / "report.json").read_text())["tasks"]["threat"]["model_version"]
-    aiops(small, "score", "threat", "in.parquet", "scored.parquet", "--version", str(version))
+    telemetry = datasets.load("synthetic", n_samples=100, seed=3, tasks=["failure"]).tables["telemetry"]
+    telemetry = telemetry[telemetry["resource_id"] == telemetry["resource_id"].iloc[0]].iloc[:200]
+    telemetry.to_parquet(small / "in.parquet", index=False)
+    version = json.loads((small / "out" / "report.json").read_text())["tasks"]["failure"]["model_version"]
+    aiops(small, "score", "failure", "in.parquet", "scored.parquet", "--version", str(version))
     scored = pd.read_parquet(small / "scored.parquet")
-    loaded = servable.load(small / "out" / "threat" / "servable")
-    records = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    probability = loaded.predict(loaded.encode(records))  # type: ignore[attr-defined]
-    np.testing.assert_allclose(scored[loaded.classes].to_numpy(), probability, atol=1e-12)  # type: ignore[attr-defined]
+    assert len(scored) == len(telemetry)
+    loaded = servable.load(small / "out" / "failure" / "servable")
+    grid = tables.to_grid(telemetry, loaded.features)
+    window = loaded.card["window"]
+    ends = np.flatnonzero(grid.present)[-20:]
+    windows = np.stack([grid.values[end - window + 1 : end + 1] for end in ends])
+    probability = loaded.predict(windows, last=grid.time[ends])  # type: ignore[attr-defined]
+    np.testing.assert_allclose(scored["probability"].to_numpy()[-20:], probability, atol=1e-9)
+    assert scored["probability"].nunique() > 10
 
 
 def test_without_signal_nothing_is_promoted(tmp_path: Path) -> None:

@@ -111,15 +111,21 @@ def test_an_unusable_store_is_named_before_anything_is_made(
 
 def test_native_models_are_saved_with_their_flavor(tmp_path: Path) -> None:
     import mlflow
+    import xgboost
     from sklearn.ensemble import RandomForestClassifier
 
     class Model:
         def __init__(self) -> None:
             x = np.random.default_rng(0).normal(size=(50, 3))
             self.forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(x, x[:, 0] > 0)
+            booster = xgboost.train({}, xgboost.DMatrix(x, x[:, 0]), num_boost_round=2)
+            self.boosters: tuple[list[xgboost.Booster], ...] = ([], [booster])
 
     model = Model()
-    assert tracking.save_native(model, tmp_path / "native") == {"forest": "sklearn"}
+    assert tracking.save_native(model, tmp_path / "native") == {
+        "forest": "sklearn",
+        "boosters_1_0": "xgboost",
+    }
     loaded = mlflow.sklearn.load_model(str(tmp_path / "native" / "forest"))
     x = np.random.default_rng(1).normal(size=(5, 3))
     np.testing.assert_array_equal(loaded.predict_proba(x), model.forest.predict_proba(x))
