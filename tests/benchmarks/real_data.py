@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ MEASURES: dict[str, list[tuple[str, str, str, str, float, str]]] = {
 FOLDERS = ("smd", "azure-v1")
 
 
-def measure(source: str, datasets: Path, seed: int) -> list[dict[str, Any]]:
+def measure(source: str, datasets: Path, seed: int, keep: Path | None = None) -> list[dict[str, Any]]:
     """Run the ordinary command on one source, in a home of its own, and return its rows."""
     with tempfile.TemporaryDirectory() as home:
         argument = str(datasets / source) if source in FOLDERS else source
@@ -62,6 +63,10 @@ def measure(source: str, datasets: Path, seed: int) -> list[dict[str, Any]]:
         subprocess.run([*command, "--out", f"{home}/out"], env=environment, check=True)
         seconds = time.monotonic() - began
         content = json.loads(Path(home, "out", "report.json").read_text(encoding="utf-8"))
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            for name in ("report.html", "report.json"):
+                shutil.copy(Path(home, "out", name), keep / name)
     rows = []
     for task, metric, words, floor, target, sign in MEASURES[source]:
         section = content["tasks"][task]
@@ -154,6 +159,7 @@ def main() -> None:
     """Measure the sources asked for and rewrite the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--keep", type=Path, help="folder that gets the report, as reports/example did from synthetic")
     parser.add_argument("--curve", action="store_true", help="only the learning curve of azure-v1")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
@@ -166,7 +172,7 @@ def main() -> None:
         return
     for source in arguments.only:
         print(f"== {source}", flush=True)
-        fresh = measure(source, datasets, arguments.seed)
+        fresh = measure(source, datasets, arguments.seed, arguments.keep)
         rows = [row for row in rows if row["source"] != source] + fresh
         rows.sort(key=lambda row: list(MEASURES).index(row["source"]))
         write(rows)
