@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,10 +129,9 @@ def run(
         _workspace(target, {**asdict(options), "source": source}, resume) as (work, state),
         _kernel_environment() as address,
     ):
-        with ThreadPoolExecutor(1) as side:
-            checked = side.submit(_preflight, options, dataset, tasks)
-            address()
-            checked.result()
+        # One after the other: Ray forks, and a fork while another thread computes can stop both for good.
+        _preflight(options, dataset, tasks)
+        address()
         tracking.prepare_store()
         tell("validation", "done")
         common = {"source": source, "seed": options.seed, "out": str(work)}
