@@ -149,7 +149,7 @@ def write(rows: list[dict[str, Any]]) -> None:
             "## Learning curve of azure-v1",
             "",
             "MAE on the test origins of the default parameters against the cap on training rows",
-            "(`tests/benchmarks/real_data.py --curve`): what limits it is not the number of rows.",
+            "(`tests/benchmarks/real_data.py --curve`).",
             "",
             "| rows at most | MAE (95 % interval) |",
             "| --- | --- |",
