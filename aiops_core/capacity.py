@@ -75,6 +75,8 @@ MAX_EXOGENOUS = 8
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 #: Scaled residuals beyond this are cut in training: they carry no more information on a median.
 CUT = 15.0
+#: Relative change of the error below which the linear fit is settled.
+SETTLED = 1e-3
 #: Buckets of steps with an own conformal offset, and rows of one below which it joins the next.
 BUCKETS, MIN_BUCKET = 6, 60
 #: The boosters of the band edges: few, shallow trees, since the conformal offsets do the rest.
@@ -533,17 +535,25 @@ def _keys(data: CapacityData, part: str) -> pd.DataFrame:
 # The linear backbone -------------------------------------------------------------------------------------------------
 
 
-def _least_absolute(a: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float, rounds: int = 12) -> np.ndarray:
+def _least_absolute(
+    a: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float, start: np.ndarray | None = None, rounds: int = 12
+) -> np.ndarray:
     """Minimise the weighted absolute error by iteratively reweighted least squares (Schlossmacher 1973)."""
-    solution = np.zeros(a.shape[1])
-    residual = y
+    # Single precision is ample for the weights of a design that is scaled; the small system is solved in double.
+    a, y, weight = a.astype(np.float32), y.astype(np.float32), weight.astype(np.float32)
+    solution = np.zeros(a.shape[1]) if start is None else start
+    last = 0.0
     for _ in range(rounds):
+        residual = y - a @ solution.astype(np.float32)
+        error = float(np.average(np.abs(residual), weights=weight))
+        if abs(error - last) <= SETTLED * last:
+            break
+        last = error
         w = weight / np.maximum(np.abs(residual), 0.03)
         weighted = a * w[:, None]
-        gram = weighted.T @ a
-        gram[np.diag_indices_from(gram)] += ridge * w.sum()
-        solution = np.linalg.solve(gram, weighted.T @ y)
-        residual = y - a @ solution
+        gram = (weighted.T @ a).astype(np.float64)
+        gram[np.diag_indices_from(gram)] += ridge * float(w.sum())
+        solution = np.linalg.solve(gram, (weighted.T @ y).astype(np.float64))
     return solution
 
 
@@ -551,15 +561,18 @@ def _backbone(
     train: Block, checked: Block | None, layout: Layout, ridge: float | None = None
 ) -> tuple[float, np.ndarray]:
     """Fit one linear model a target; the ridge penalty is the one with the smallest validation error."""
-    fits: dict[float, np.ndarray] = {}
-    for strength in RIDGES if ridge is None else (ridge,):
-        columns = []
-        for j in range(len(layout.targets)):
-            rows = np.flatnonzero(train.target == j)[:LINEAR_ROWS]
-            a = design(train.x[rows], layout)
-            y = np.clip(train.y[rows], -CUT, CUT)
-            columns.append(_least_absolute(a, y, train.weight[rows], strength) if len(rows) else np.zeros(a.shape[1]))
-        fits[strength] = np.stack(columns, axis=1)
+    strengths = RIDGES if ridge is None else (ridge,)
+    columns: dict[float, list[np.ndarray]] = {s: [] for s in strengths}
+    for j in range(len(layout.targets)):
+        rows = np.flatnonzero(train.target == j)[:LINEAR_ROWS]
+        a = design(train.x[rows], layout)
+        y = np.clip(train.y[rows], -CUT, CUT)
+        found: np.ndarray | None = None
+        for strength in strengths:
+            # Penalties in turn start from each other's solution.
+            found = _least_absolute(a, y, train.weight[rows], strength, found) if len(rows) else np.zeros(a.shape[1])
+            columns[strength].append(found)
+    fits = {s: np.stack(c, axis=1) for s, c in columns.items()}
     if checked is None or len(fits) == 1:
         best = next(iter(fits))
         return best, fits[best]

@@ -21,8 +21,8 @@ from aiops_core.tracking import ModelVersion
 __all__ = ["live", "models", "verdicts"]
 
 STAGES = {
-    "validation": "Validate data, start Ray",
-    "data": "Look at the data",
+    "validation": "Validate data",
+    "data": "Look at the data, start Ray",
     "failure": "Failure predictor (LSTM)",
     "threat": "Threat detector (random forest)",
     "capacity": "Capacity forecaster (XGBoost)",
@@ -40,7 +40,7 @@ def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
     """
     console = Console(stderr=True)
     target = Path(out).resolve() if out else experiment.folder_of(None, source)
-    progress = target.with_name(f"{target.name}.partial") / "progress.json"
+    work = target.with_name(f"{target.name}.partial")
     states: dict[str, str] = dict.fromkeys(STAGES, "waiting")
     began: dict[str, float] = {}
     ended: dict[str, float] = {}
@@ -57,7 +57,7 @@ def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
         shown = Table.grid(padding=(0, 2))
         for stage, state in states.items():
             seconds = (ended.get(stage, time.monotonic()) - began[stage]) if stage in began else None
-            detail = _detail(progress, stage) if state == "running" else ""
+            detail = _detail(work / stage) if state == "running" else ""
             style = {"running": "bold", "waiting": "dim", "skipped": "dim", "failed": "red"}.get(state, "")
             shown.add_row(
                 Text(MARKS[state]),
@@ -88,12 +88,10 @@ def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
             screen.update(table())
 
 
-def _detail(progress: Path, stage: str) -> str:
+def _detail(folder: Path) -> str:
     try:
-        state = json.loads(progress.read_text(encoding="utf-8"))
+        state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ""
-    if state.get("task") != stage:
         return ""
     return experiment.progress_words(state) if state.get("stage") == "search" else str(state.get("stage", ""))
 

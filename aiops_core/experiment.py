@@ -171,7 +171,7 @@ class Study:
                 folder=self.folder / "search",
                 log=log,
                 deterministic=self.deterministic,
-                progress=live_line(self.out),
+                progress=live_line(self.folder),
             )
         except BaseException as error:
             tracking.fail_run(self.run_id, str(error) or type(error).__name__)
@@ -181,7 +181,7 @@ class Study:
     def finish(self) -> dict[str, Any]:
         """Fit the final model and the baselines side by side, write the servable, and return its card."""
         result = self._need(self.result, "search")
-        _note(self.out, self.name, "final model and baselines")
+        _note(self.folder, "final model and baselines")
         _, baselines, native = tuning.conclude(self.task, result, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native["prediction"], "baselines": baselines}
         if self.name == "failure":
@@ -218,7 +218,7 @@ class Study:
             One row each for the candidate, the baselines and the oracle; columns are metrics.
         """
         self._need(self._predictions, "finish")
-        _note(self.out, self.name, "test set")
+        _note(self.folder, "test set")
         loaded = servable.load(self.servable)
         candidate = self._predictions["candidate"] = self.task.score(loaded, self.data, "test")
         self.parity = _largest_difference(candidate, self._predictions["native"])
@@ -271,7 +271,7 @@ class Study:
 
         verdict = self._need(self.verdict, "decide")
         result = self._need(self.result, "search")
-        _note(self.out, self.name, "registration")
+        _note(self.folder, "registration")
         servable.update_card(
             self.servable,
             metrics=self.metrics,
@@ -294,8 +294,7 @@ class Study:
             self.run_id,
             metrics=flat,
             params={f"best_{k}": v for k, v in result.best_params.items()},
-            figures=figures,
-            folders={"native": self.folder / "native"} if (self.folder / "native").is_dir() else {},
+            folders={n: self.folder / n for n in ("figures", "native") if (self.folder / n).is_dir()},
             tags={"gate": verdict.decision, "reasons": " | ".join(verdict.reasons)},
         )
         uri = tracking.log_servable(self.run_id, self.servable)
@@ -530,11 +529,11 @@ def _largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     return max(gaps, default=math.nan)
 
 
-def _note(out: Path, task: str, stage: str) -> None:
-    write_json(out / "progress.json", {"task": task, "stage": stage})
+def _note(folder: Path, stage: str) -> None:
+    write_json(folder / "progress.json", {"stage": stage})
 
 
-def live_line(out: Path) -> Callable[[dict[str, Any]], None]:
+def live_line(folder: Path) -> Callable[[dict[str, Any]], None]:
     """Return a progress receiver: a file for the command line, and one self-updating line in a notebook."""
     handle: Any = None
     last = 0.0
@@ -545,7 +544,7 @@ def live_line(out: Path) -> Callable[[dict[str, Any]], None]:
         if now - last < 0.5 and state["done"] < state["total"]:
             return
         last = now
-        write_json(out / "progress.json", {**state, "stage": "search"})
+        write_json(folder / "progress.json", {**state, "stage": "search"})
         line = progress_words(state)
         shell = _shell()
         if shell is None:

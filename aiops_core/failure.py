@@ -737,7 +737,7 @@ def _train(
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
     optimizer.build(network.trainable_variables)
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
     def step(index: Any, clock: Any, wanted: Any, importance: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = network(feed(index, clock), training=True)
@@ -747,7 +747,7 @@ def _train(
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         return loss
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
     def forward(index: Any, clock: Any) -> Any:
         return network(feed(index, clock), training=False)[:, MAIN]
 
@@ -819,7 +819,7 @@ def _summaries(data: FailureData, patch: int, wanted: list[np.ndarray]) -> tuple
     rows = np.flatnonzero(needed)[1:] - 1
     width = data.values.shape[1]
 
-    @tf.function(input_signature=[tf.TensorSpec((None, patch, width), tf.float32)])  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, patch, width), tf.float32)])  # type: ignore[untyped-decorator]
     def summarise(windows: Any) -> Any:
         return _patches(windows, patch, patch, data)[:, 0]
 

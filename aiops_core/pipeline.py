@@ -15,7 +15,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ NOTEBOOKS = {
     "report": "05_training_report",
 }
 STATE = "run.json"
+#: Task notebooks that run at the same time: while one fits its models in the cluster, another draws and logs.
+LANES = 2
+#: The longest first, so that the lanes end together.
+ORDER = ("failure", "capacity", "threat")
 Progress = Callable[[str, str], None]
 
 
@@ -127,18 +132,16 @@ def run(
     _refuse_foreign(target)
     with (
         _workspace(target, {**asdict(options), "source": source}, resume) as (work, state),
-        _kernel_environment() as address,
+        _kernel_environment() as start,
     ):
-        # One after the other: Ray forks, and a fork while another thread computes can stop both for good.
+        # Before Ray starts: a fork while another thread computes can stop both for good.
         _preflight(options, dataset, tasks)
-        address()
-        tracking.prepare_store()
         tell("validation", "done")
         common = {"source": source, "seed": options.seed, "out": str(work)}
         made = {"n_samples": options.n_samples, "signal": options.signal}
         search = {"n_trials": options.n_trials, "deterministic": options.deterministic}
-        _stage("data", work, {**common, **made, "tasks": list(options.tasks)}, tell)
-        for task in TASKS:
+        waiting: list[tuple[str, dict[str, Any]]] = []
+        for task in sorted(TASKS, key=ORDER.index):
             section = work / task / "section.json"
             if task not in tasks:
                 asked = task in options.tasks
@@ -146,18 +149,18 @@ def run(
                 reason = f"source has no {absent} table" if asked else "not asked for"
                 experiment.write_json(section, report.empty_section(task, "skipped", reason))
                 tell(task, "skipped")
-                continue
-            if section.is_file() and json.loads(section.read_text())["status"] == "trained":
+            elif section.is_file() and json.loads(section.read_text())["status"] == "trained":
                 tell(task, "done")
-                continue
-            config = dict(options.config.get(task, {}))
-            try:
-                _stage(task, work, {**common, **made, **search, "config": config}, tell)
-            except AiopsError:
-                raise
-            except _NotebookError as error:
-                experiment.write_json(section, report.empty_section(task, "failed", str(error)))
-                tell(task, "failed")
+            else:
+                config = dict(options.config.get(task, {}))
+                waiting.append((task, {**common, **made, **search, "config": config}))
+        with _Lanes(work, tell) as lanes:
+            look = lanes.begin("data", {**common, **made, "tasks": list(options.tasks)})
+            # Neither needs the other, and each keeps one core busy.
+            start(min(LANES, len(waiting)))
+            tracking.prepare_store()
+            look.result()
+            lanes.run(waiting)
         facts = {
             "source": options.source,
             "seed": options.seed,
@@ -177,8 +180,19 @@ def run(
     return target, content
 
 
-def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
+def execute(name: str, output: Path, parameters: Mapping[str, Any], kernels: list[Any] | None = None) -> None:
     """Run one notebook with parameters it knows.
+
+    Parameters
+    ----------
+    name : str
+        One of `NOTEBOOKS`' values.
+    output : Path
+        Where the executed notebook is written.
+    parameters : mapping
+        None stands for the notebook's own default.
+    kernels : list, optional
+        Gets the manager of the kernel, so that the caller can end it.
 
     Raises
     ------
@@ -198,16 +212,19 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
         if parameter not in known:
             raise UsageError(f"notebook {path.name} has no parameter '{parameter}'{suggestion(parameter, known)}")
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(output),
-            parameters={key: value for key, value in parameters.items() if value is not None},
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=False,
-            cwd=str(settings.load().home),
-            kernel_manager_class=_local_kernel(),
-        )
+        with tempfile.TemporaryDirectory(prefix="aiops-") as sockets:
+            papermill.execute_notebook(
+                str(path),
+                str(output),
+                parameters={key: value for key, value in parameters.items() if value is not None},
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+                # A kernel logs the interrupt that ends it.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                cwd=str(settings.load().home),
+                kernel_manager_class=_local_kernel(Path(sockets), [] if kernels is None else kernels),
+            )
     except PapermillExecutionError as error:
         kind = getattr(errors, str(error.ename), None)
         if isinstance(kind, type) and issubclass(kind, AiopsError) and kind is not AiopsError:
@@ -217,15 +234,23 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any]) -> None:
         raise _NotebookError(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from error
 
 
-def _local_kernel() -> type:
-    """Return a kernel manager that talks over files instead of TCP ports, which every user of the machine could reach."""
+def _local_kernel(folder: Path, started: list[Any]) -> type:
+    """Return a kernel manager that talks over files in a folder, since every user of the machine could reach a port."""
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
     class LocalKernelManager(AsyncKernelManager):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            started.append(self)
+
         @default("transport")
         def _transport_over_files(self) -> str:
             return "ipc"
+
+        @default("ip")
+        def _files_of_its_own(self) -> str:
+            return str(folder / "kernel")
 
     return LocalKernelManager
 
@@ -234,12 +259,54 @@ class _NotebookError(Exception):
     """A notebook stopped with an error that is not the user's."""
 
 
-def _stage(stage: str, work: Path, parameters: Mapping[str, Any], tell: Progress) -> None:
+def _stage(
+    stage: str, work: Path, parameters: Mapping[str, Any], tell: Progress, kernels: list[Any] | None = None
+) -> None:
     output = work / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     tell(stage, "running")
-    execute(NOTEBOOKS[stage], output, parameters)
+    execute(NOTEBOOKS[stage], output, parameters, kernels)
     tell(stage, "done")
+
+
+class _Lanes:
+    """Run notebooks side by side; leaving the block early ends those that still run."""
+
+    def __init__(self, work: Path, tell: Progress) -> None:
+        self._work, self._tell = work, tell
+        self._kernels: list[Any] = []
+        self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="aiops-lane")
+
+    def __enter__(self) -> _Lanes:
+        # Imported by one thread, before several need it.
+        importlib.import_module("papermill")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for kernel in self._kernels:
+                process = getattr(kernel.provisioner, "process", None)
+                if process is not None and process.poll() is None:
+                    process.kill()
+        self._pool.shutdown(wait=True)
+
+    def begin(self, stage: str, parameters: Mapping[str, Any]) -> Future[None]:
+        """Start one notebook as soon as a lane is free."""
+        return self._pool.submit(_stage, stage, self._work, parameters, self._tell, self._kernels)
+
+    def run(self, stages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Run task notebooks; one that fails for itself is noted in the report, a user's error ends all."""
+        running = [self._pool.submit(self._task, task, parameters) for task, parameters in stages]
+        for future in wait(running, return_when=FIRST_EXCEPTION).done:
+            future.result()
+
+    def _task(self, task: str, parameters: Mapping[str, Any]) -> None:
+        try:
+            _stage(task, self._work, parameters, self._tell, self._kernels)
+        except _NotebookError as error:
+            experiment.write_json(self._work / task / "section.json", report.empty_section(task, "failed", str(error)))
+            self._tell(task, "failed")
 
 
 def _load(options: Options, source: str) -> Dataset:
@@ -329,20 +396,20 @@ def _no_space(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kernel_environment() -> Iterator[Callable[[], str]]:
-    """Yield a function that starts the one Ray cluster of the run; kernels join it and share store and mirror."""
+def _kernel_environment() -> Iterator[Callable[[int], None]]:
+    """Yield a function that starts the run's one Ray cluster for some searches; kernels share it, store and mirror."""
     from aiops_core import tuning
 
     current = settings.load()
     given = {"MLFLOW_TRACKING_URI": current.mlflow_tracking_uri, "AIOPS_HOME": str(current.home)}
     if current.datasets_dir is not None:
         given["AIOPS_DATASETS_DIR"] = str(current.datasets_dir.resolve())
-    saved = {key: os.environ.get(key) for key in (*given, "RAY_ADDRESS")}
+    saved = {key: os.environ.get(key) for key in (*given, "RAY_ADDRESS", "AIOPS_CONCURRENT_SEARCHES")}
     os.environ.update(given)
 
-    def start() -> str:
-        os.environ["RAY_ADDRESS"] = address = tuning.connect()
-        return address
+    def start(searches: int) -> None:
+        os.environ["AIOPS_CONCURRENT_SEARCHES"] = str(max(1, searches))
+        os.environ["RAY_ADDRESS"] = tuning.connect()
 
     try:
         yield start
@@ -356,8 +423,10 @@ def _kernel_environment() -> Iterator[Callable[[], str]]:
 
 
 def _replace(work: Path, target: Path) -> None:
-    for name in (STATE, "progress.json", "facts.json"):
+    for name in (STATE, "facts.json"):
         (work / name).unlink(missing_ok=True)
+    for progress in work.glob("*/progress.json"):
+        progress.unlink()
     for search in work.glob("*/search"):
         shutil.rmtree(search, ignore_errors=True)
     old = None

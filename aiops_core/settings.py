@@ -28,6 +28,8 @@ class Settings(BaseSettings):
         MLflow store; by default the SQLite file ``mlflow.db`` in `home`.
     ray_address : str or None
         Ray cluster to join; ``None`` starts a local one.
+    concurrent_searches : int
+        Searches that share the cluster at the same time; each takes its part of the CPUs.
     webhooks : dict
         Remediation action id to the URL its signed body is posted to.
     webhook_secret : str or None
@@ -42,6 +44,7 @@ class Settings(BaseSettings):
     state_dir: Path = Path(".aiops")
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
+    concurrent_searches: int = Field(default=1, ge=1)
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
 

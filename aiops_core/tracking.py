@@ -22,7 +22,6 @@ from aiops_core import servable, settings
 from aiops_core.errors import ServableError, TrackingError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 __all__ = [
@@ -249,11 +248,10 @@ def log_results(
     *,
     metrics: Mapping[str, float],
     params: Mapping[str, Any],
-    figures: Mapping[str, Figure],
     folders: Mapping[str, Path],
     tags: Mapping[str, str],
 ) -> None:
-    """Log what a search ended with to its parent run and close it: test metrics, best parameters, figures, folders."""
+    """Log what a search ended with to its parent run and close it: test metrics, best parameters, folders."""
     from mlflow.entities import Metric, Param, RunTag
 
     now = int(time.time() * 1000)
@@ -264,8 +262,6 @@ def log_results(
             params=[Param(k, str(v)) for k, v in params.items()],
             tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()],
         )
-        for name, figure in figures.items():
-            client.log_figure(run_id, figure, f"figures/{name}.png")
         for name, folder in folders.items():
             client.log_artifacts(run_id, str(folder), name)
         client.set_terminated(run_id)

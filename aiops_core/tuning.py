@@ -26,6 +26,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+from threadpoolctl import threadpool_limits
 
 from aiops_core import settings
 from aiops_core.errors import AiopsError, ClusterError, UsageError
@@ -267,7 +268,8 @@ def _search(
     for noisy in ("ray.tune", "ray.tune.execution.tune_controller", "ray.tune.tune", "ray.tune.tuner"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     watcher = _Watcher(task, n_trials, folder, log, progress, resume)
-    concurrent = 1 if deterministic else max(1, int(ray.cluster_resources().get("CPU", 1)))
+    share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
+    concurrent = 1 if deterministic else max(1, share)
     trainable = tune.with_resources(
         tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed, deterministic=deterministic),
         {"cpu": 1},
@@ -333,7 +335,7 @@ def _trial(config: dict[str, Any], *, module: str, data: Any, seed: int, determi
 def conclude(
     task: ModuleType, result: SearchResult, data: Any, folder: str | Path, *, seed: int
 ) -> tuple[Path, dict[str, dict[str, Any]], dict[str, Any]]:
-    """Make the final model and the baselines side by side, each in a worker of its own.
+    """Make the final model in a worker, and the baselines in this process meanwhile.
 
     Parameters
     ----------
@@ -356,12 +358,12 @@ def conclude(
     with cluster():
         shared = ray.put(data)
         work = ray.remote(num_cpus=1)(_finish)
-        compare = ray.remote(num_cpus=1)(_baselines)
         folder = Path(folder).resolve()
         final = work.remote(task.__name__, result.ranked, shared, str(folder), seed)
-        others = compare.remote(task.__name__, shared, seed)
-        native = ray.get(final)
-        return folder, ray.get(others), native
+        # A worker of their own would spend longer on imports than on most baselines.
+        with threadpool_limits(1):
+            others = dict(task.baselines(data, seed=seed))
+        return folder, others, ray.get(final)
 
 
 def _finish(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, seed: int) -> dict[str, Any]:
@@ -373,12 +375,6 @@ def _finish(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, s
 
     files = tracking.save_native(model, Path(folder).with_name("native"))
     return {"prediction": task.predict(model, data, "test"), "files": files}
-
-
-def _baselines(module: str, data: Any, seed: int) -> dict[str, dict[str, Any]]:
-    os.environ.update(_ONE_THREAD)
-    task = importlib.import_module(module)
-    return dict(task.baselines(data, seed=seed))
 
 
 class _Asha(ASHAScheduler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from conftest import RUN, Service, point
 
 from aiops_core import servable
 from serve_app.answers import UNCALIBRATED, quality
+from serve_app.reload import STALE_SECONDS
 from serve_app.remediation import catalogue
 from serve_app.services import MODELS
 
@@ -74,7 +76,17 @@ def test_five_models_are_in_the_status(client: Client) -> None:
         "rule_based_failure_predictor": "rule_based",
         "statistical_anomaly_detector": "statistical",
     }
-    assert all(m["status"] == "loaded" for m in status["models"]) and status["mlflow"]["reachable"]
+    assert all(m["status"] == "loaded" for m in status["models"])
+
+
+def test_the_registry_is_reachable_as_long_as_the_follower_reports(make_service: Callable[..., Service]) -> None:
+    service = make_service()
+    for age, reachable in ((0.0, True), (2 * STALE_SECONDS, False)):
+        point(service.state, {}, asked=time.time() - age)
+        service.host.watch.look()
+        found = service.client.get("models/status").json()["mlflow"]
+        assert found["reachable"] is reachable
+        assert found["error"] == (None if reachable else "the follower has stopped reporting")
 
 
 def test_health_is_healthy_and_ready(client: Client) -> None:
