@@ -42,7 +42,7 @@ from aiops_core.servable.capacity import (
     features,
 )
 from aiops_core.splits import rolling_origins
-from aiops_core.synthetic import UNITS
+from aiops_core.synthetic import unit_of
 from aiops_core.tables import Dataset
 
 NAME = "capacity"
@@ -977,9 +977,7 @@ def _schema(data: CapacityData) -> list[dict[str, Any]]:
             "mean": float(x.mean()) if len(x) else 0.0,
             "std": float(x.std()) if len(x) else 0.0,
         }
-        # The catalogue knows units by name; a name alone does not make a column a percentage.
-        known = UNITS.get(name)
-        unit = known.unit if known is not None and reference["max"] <= known.high else ""
+        unit = unit_of(name, reference["max"])
         out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
     return out
 

@@ -188,6 +188,34 @@ def data_fetch(name: str, out: Path | None = None) -> None:
         typer.echo(f"written to {out}")
 
 
+@data_app.command("prometheus")
+def data_prometheus(
+    url: Annotated[str, typer.Argument(help="the server, such as http://prometheus:9090")],
+    out: Annotated[Path, typer.Argument(help="folder that gets the table")],
+    metric: Annotated[list[str], typer.Option(help="column=PromQL, once for every column")],
+    start: Annotated[str, typer.Option(help="first time, with timezone: 2026-01-01T00:00Z")],
+    end: Annotated[str, typer.Option(help="last time, with timezone")],
+    step: Annotated[int, typer.Option(help="seconds between rows")] = 3600,
+    label: Annotated[str, typer.Option(help="label that names the resource")] = "instance",
+    table: Annotated[str, typer.Option(help="usage (capacity) or telemetry (failure)")] = "usage",
+) -> None:
+    """Read a table from a Prometheus server and write it as a folder of contract tables."""
+    from aiops_core import datasets, tables
+
+    queries = dict(_assignment(text) for text in metric)
+    dataset = datasets.prometheus(
+        url,
+        queries,
+        start=_time("--start", start),
+        end=_time("--end", end),
+        step_seconds=step,
+        label=label,
+        table=table,
+    )
+    tables.save_folder(dataset, out)
+    typer.echo(f"{table}: {len(dataset.tables[table])} rows written to {out}")
+
+
 @data_app.command("validate")
 def data_validate(source: str) -> None:
     """Check contract tables and print what was counted."""
@@ -198,6 +226,25 @@ def data_validate(source: str) -> None:
         typer.echo(f"{table}: {len(frame)} rows, {len(frame.columns)} columns, valid")
         for note in dataset.notes.get(table, []):
             typer.echo(f"  {note}")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, query = text.partition("=")
+    if not equals or not name.strip() or not query.strip():
+        raise UsageError(f"--metric {text!r} is not of the form column=query")
+    return name.strip(), query.strip()
+
+
+def _time(option: str, text: str) -> Any:
+    import pandas as pd
+
+    try:
+        stamp = pd.Timestamp(text)
+    except ValueError:
+        raise UsageError(f"{option} '{text}' is no time; write it like 2026-01-01T00:00Z") from None
+    if stamp.tzinfo is None:
+        raise UsageError(f"{option} '{text}' has no timezone; write it like 2026-01-01T00:00Z")
+    return stamp.tz_convert("UTC")
 
 
 def _known(name: str) -> str:

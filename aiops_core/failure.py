@@ -32,6 +32,7 @@ from aiops_core import metrics, rules, servable, splits, tables
 from aiops_core.errors import DataError
 from aiops_core.metrics import Metric
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
+from aiops_core.synthetic import unit_of
 from aiops_core.tables import Dataset
 
 __all__ = [
@@ -484,19 +485,7 @@ def _feature(name: str, values: np.ndarray) -> dict[str, Any]:
         "mean": float(seen.mean()),
         "std": float(seen.std()),
     }
-    return {"name": name, "unit": UNITS.get(name, ""), "dtype": "number", "reference": reference}
-
-
-UNITS = {
-    "cpu_usage": "%",
-    "memory_usage": "%",
-    "disk_io": "ops/s",
-    "network_traffic": "MB/s",
-    "network_errors": "1/min",
-    "error_rate": "1/min",
-    "response_time": "ms",
-    "request_rate": "1/s",
-}
+    return {"name": name, "unit": unit_of(name, reference["max"]), "dtype": "number", "reference": reference}
 
 
 def _oracle_rows(frame: pd.DataFrame | None, data: FailureData) -> np.ndarray | None:

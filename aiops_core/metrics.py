@@ -27,7 +27,6 @@ __all__ = [
     "pinball",
     "precision_recall_curve",
     "reliability_curve",
-    "temperature_fit",
     "threat",
     "threat_values",
 ]
@@ -422,35 +421,3 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     scaled -= scaled.max(axis=1, keepdims=True)
     odds = np.exp(scaled)
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
-
-def temperature_fit(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Return the temperature in [0.05, 20] of least log loss on held-out rows (Guo et al. 2017).
-
-    Parameters
-    ----------
-    logits : ndarray, (n, n_classes)
-        For class probabilities, their logarithms.
-    truth : ndarray, (n,), int
-    """
-    rows = np.arange(len(truth))
-
-    def loss(log_temperature: float) -> float:
-        probability = apply_temperature(logits, float(np.exp(log_temperature)))
-        return float(-np.mean(np.log(np.clip(probability[rows, truth], 1e-12, 1.0))))
-
-    low, high = np.log(0.05), np.log(20.0)
-    golden = (np.sqrt(5.0) - 1) / 2
-    # Golden-section search: the loss is unimodal in the temperature.
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    for _ in range(40):
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - golden * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + golden * (high - low)
-            at_right = loss(right)
-    return float(np.exp((low + high) / 2))

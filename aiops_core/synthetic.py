@@ -43,6 +43,7 @@ __all__ = [
     "activity_posterior",
     "dataset",
     "telemetry",
+    "unit_of",
     "usage",
 ]
 
@@ -98,6 +99,13 @@ UNITS: dict[str, Feature] = {
     "privilege_escalation_score": Feature("score", 0.0, 1.0, (0.0, 0.9), "similarity of calls to privilege changes"),
     "data_transfer_rate": Feature("MB/s", 0.0, _INF, (0.1, 600.0), "bytes sent out"),
 }
+
+
+def unit_of(name: str, largest: float) -> str:
+    """Return the unit of a feature known by name, "" for others or when the largest value cannot have that unit."""
+    known = UNITS.get(name)
+    return known.unit if known is not None and largest <= known.high else ""
+
 
 #: Settings of the default data set, see `aiops_core.tables.CONFIG`.
 CONFIG: dict[str, dict[str, Any]] = {

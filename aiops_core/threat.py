@@ -41,6 +41,7 @@ from aiops_core.servable.threat import (
     expected_cost_label,
 )
 from aiops_core.splits import TEST, TRAIN
+from aiops_core.synthetic import unit_of
 from aiops_core.tables import Dataset
 
 NAME = "threat"
@@ -467,9 +468,9 @@ def _encode_table(
             if len(known) == 0 or known.min() == known.max():
                 dropped.append(f"{name} (constant in training)")
                 continue
-            features.append(
-                {"name": name, "unit": None, "dtype": "number", "reference": _reference(values, train, benign)}
-            )
+            reference = _reference(values, train, benign)
+            unit = unit_of(name, reference["max"])
+            features.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
         elif pd.api.types.is_datetime64_any_dtype(column):
             dropped.append(f"{name} (a date)")
             continue
@@ -484,7 +485,7 @@ def _encode_table(
             features.append(
                 {
                     "name": name,
-                    "unit": None,
+                    "unit": "",
                     "dtype": "category",
                     "categories": categories,
                     "reference": _reference(values, train, benign, category=True),

@@ -62,6 +62,25 @@ def test_report_refuses_options(
     assert words in refused(home, capsys, monkeypatch, "report", *n, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--start": "2026-01-01"}, "--start '2026-01-01' has no timezone"),
+        ({"--end": "soon"}, "--end 'soon' is no time"),
+        ({"--end": "2025-01-01T00:00Z"}, "is no range"),
+        ({"--metric": "cpu"}, "--metric 'cpu' is not of the form column=query"),
+        ({"--table": "incidents"}, "--table incidents must be usage or telemetry"),
+        ({}, "no Prometheus server answers at 'http://127.0.0.1:1'"),
+    ],
+)
+def test_prometheus_refuses_what_makes_no_sense(
+    changed: dict[str, str], words: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"--metric": "cpu=up", "--start": "2026-01-01T00:00Z", "--end": "2026-01-02T00:00Z"} | changed
+    pairs = [part for pair in options.items() for part in pair]
+    assert words in refused(home, capsys, monkeypatch, "data", "prometheus", "http://127.0.0.1:1", "out", *pairs)
+
+
 def folder_of(home: Path, **tables: pd.DataFrame) -> str:
     folder = home / "own"
     folder.mkdir()

@@ -100,12 +100,6 @@ def test_calibration_error_is_small_for_honest_and_large_for_boastful_probabilit
     assert metrics.ece(truth, np.where(honest > 0.5, 0.99, 0.01)) > 0.2
 
 
-def test_temperature_recovers_the_factor_that_was_applied() -> None:
-    probability = RNG.dirichlet(np.ones(5), 6000)
-    truth = np.array([RNG.choice(5, p=p) for p in probability])
-    assert metrics.temperature_fit(3 * np.log(probability), truth) == pytest.approx(3, rel=0.05)
-
-
 def test_the_f1_threshold_is_the_best_of_all_thresholds() -> None:
     truth = RNG.integers(0, 2, 300)
     probability = np.clip(0.4 * truth + 0.6 * RNG.random(300), 0, 1)
