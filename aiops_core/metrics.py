@@ -49,12 +49,15 @@ Weighted = Callable[[np.ndarray], Values]
 
 
 def interval(value: float, replicates: np.ndarray) -> Metric:
-    """Return a value with the 2.5 and 97.5 percentiles of its bootstrap replicates; non-finite ones are left out."""
+    """Return a value with the 2.5 and 97.5 percentiles of its bootstrap replicates; non-finite ones are left out.
+
+    Resampling adds to a calibration error, so that all replicates can lie above it: the interval reaches to the value.
+    """
     finite = replicates[np.isfinite(replicates)]
     if len(finite) == 0 or not np.isfinite(value):
         return {"value": float(value), "low": float("nan"), "high": float("nan")}
     low, high = np.percentile(finite, [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return {"value": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value))}
 
 
 def _replicates(n: int, clusters: np.ndarray | None, seed: int, n_boot: int) -> list[np.ndarray]:

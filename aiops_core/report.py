@@ -325,4 +325,9 @@ def _short(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1g}"
+    # Counts that became floats on their way through a table.
+    if abs(value) >= 2 and value == int(value):
+        return f"{value:,.0f}"
     return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
