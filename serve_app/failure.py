@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from aiops_core.rules import failure_actions
+from aiops_core.servable.failure import choose_threshold
 from serve_app import legacy
 from serve_app.answers import UNCALIBRATED, Ranges, parse_stamp, quality, say_missing, severity
 from serve_app.problems import invalid
-from serve_app.schemas import FailureBatch, FailureRequest, feature_range
+from serve_app.schemas import FailureBatch, FailureRequest, Policy, feature_range
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch, legacy_block, unknown_names
 from serve_app.windows import Windows
 
@@ -37,11 +39,16 @@ class _Ready:
         self.window: int = servable.window
         self.step: int = servable.step_seconds
         self.threshold = float(servable.threshold)
+        self.curve = card["decision"].get("curve") or {}
+        self.chosen = lru_cache(maxsize=256)(self._choose)
         self.horizon_seconds = int(servable.horizon) * self.step
         self.ranges = Ranges(card["features"])
         self.block = msgspec.Raw(_encode(live.block))
         self.kind = str(card.get("kind"))
         self.signature = (tuple(self.names), self.window, self.step)
+
+    def _choose(self, policy: Policy) -> float:
+        return choose_threshold(self.curve, **msgspec.structs.asdict(policy))
 
     def row(self, metrics: Mapping[str, float | None], path: str) -> np.ndarray:
         """Return one model row, (n_features,) float32, NaN where not given."""
@@ -100,7 +107,8 @@ class FailureService(Service):
             last = _last(request)
             p = float(ready.servable.predict(window[None], last)[0])
             drivers = ready.servable.explain(window, last=last) if request.explain is not False else []
-            return _encode(self._envelope(ready, request, window, p, drivers, note, request_id))
+            threshold = _threshold(ready, request.decision, "$.decision")
+            return _encode(self._envelope(ready, request, window, p, threshold, drivers, note, request_id))
         batch = decode(self._batch_decoder, body, self._known)
         out: list[dict[str, Any] | None] = [None] * len(batch.instances)
         waiting: list[tuple[int, np.ndarray, list[str]]] = []
@@ -134,7 +142,8 @@ class FailureService(Service):
             request = batch.instances[i]
             wanted = batch.explain if request.explain is None else request.explain
             drivers = ready.servable.explain(window, last=_last(request)) if wanted else []
-            out[i] = self._envelope(ready, request, window, p, drivers, note, f"{request_id}-{i}")
+            threshold = _threshold(ready, request.decision or batch.decision, f"$.instances[{i}].decision")
+            out[i] = self._envelope(ready, request, window, p, threshold, drivers, note, f"{request_id}-{i}")
 
     async def _window(
         self, ready: _Ready | None, request: FailureRequest, path: str
@@ -185,6 +194,7 @@ class FailureService(Service):
         request: FailureRequest,
         window: np.ndarray,
         p: float,
+        threshold: float,
         drivers: list[Any],
         note: list[str],
         request_id: str,
@@ -198,7 +208,7 @@ class FailureService(Service):
         outside = ready.ranges.outside(latest)
         for j in outside:
             warnings.append(ready.ranges.say(j, float(latest[j])))
-        failing = p >= ready.threshold
+        failing = p >= threshold
         prediction = "failure" if failing else "no_failure"
         # Cells, not columns: a window of one row is nearly all missing.
         missing = int(np.count_nonzero(np.isnan(window)))
@@ -209,8 +219,8 @@ class FailureService(Service):
             "prediction": prediction,
             "probability": round(p, 6),
             "confidence": round((p if failing else 1.0 - p) * factor, 6),
-            "severity": severity(p, ready.threshold),
-            "threshold": round(ready.threshold, 6),
+            "severity": severity(p, threshold),
+            "threshold": round(threshold, 6),
             "horizon_seconds": ready.horizon_seconds,
             "drivers": drivers,
             "recommended_actions": failure_actions(_raising(drivers), failing),
@@ -229,6 +239,8 @@ class FailureService(Service):
         absent = [name for name in legacy.RULE_METRICS if name not in verdict.used]
         if absent and verdict.used:
             warnings.append(say_missing(absent, "the rules leave them out"))
+        if request.decision is not None:
+            warnings.append("the rules have a threshold of their own: decision was not used")
         ignored = [name for name in given if name not in verdict.used]
         if ignored:
             warnings.append(f"the rules do not use {', '.join(ignored)}")
@@ -251,6 +263,14 @@ class FailureService(Service):
             "request_id": request_id,
             "model": self._rules,
         }
+
+
+def _threshold(ready: _Ready, policy: Policy | None, path: str) -> float:
+    if policy is None:
+        return ready.threshold
+    if not ready.curve:
+        raise invalid(path, "this model's card has no policy curve to choose from")
+    return ready.chosen(policy)
 
 
 def _last(request: FailureRequest) -> np.ndarray:

@@ -127,6 +127,14 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
     parts["Snapshot"] = {**snapshot, "title": "Snapshot", "description": "Metrics of one resource at one time."}
     row = _features(cards["threat"]) if "threat" in cards else {}
     named = {"type": ["string", "null"], "maxLength": 256}
+    cost = {"type": "number", "minimum": 0, "maximum": MAX_NUMBER}
+    classes = {"propertyNames": {"enum": cards["threat"]["classes"]}} if "threat" in cards else {}
+    costs = {
+        "type": ["object", "null"],
+        "description": "Cost of deciding a class when another is true, {true: {decided: cost}}; 1 where left out.",
+        "additionalProperties": {"type": "object", "additionalProperties": cost, **classes},
+        **classes,
+    }
     parts["ThreatRequest"] = {
         "title": "ThreatRequest",
         "description": "One row of activity; at least one feature.",
@@ -135,6 +143,7 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
             "source_ip": {**named, "description": "Comes back in the answer.", "examples": ["192.168.1.100"]},
             "resource_id": named,
             "explain": {"type": ["boolean", "null"], "description": "Name the drivers; yes for a single row."},
+            "costs": costs,
             **row,
         },
         "additionalProperties": not row,
@@ -151,6 +160,7 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
                 "maxItems": schemas.MAX_INSTANCES,
             },
             "explain": {"type": "boolean", "default": False},
+            "costs": costs,
         },
         "required": ["instances"],
         "additionalProperties": False,

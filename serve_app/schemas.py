@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -105,6 +105,15 @@ Stamp = Annotated[
 Row = dict[str, Number | None]
 
 
+class Policy(Struct, forbid_unknown_fields=True, frozen=True):
+    """When a probability becomes an alarm, instead of the threshold in the model's card."""
+
+    rule: Literal["max_f1", "cost", "alert_budget"]
+    cost_missed: Annotated[float, Meta(gt=0, le=MAX_NUMBER, description="Of a missed step; rule cost.")] = 10.0
+    cost_false_alarm: Annotated[float, Meta(gt=0, le=MAX_NUMBER, description="Of a false alarm; rule cost.")] = 1.0
+    alerts_per_day: Annotated[float, Meta(gt=0, le=MAX_NUMBER, description="Of a resource; rule alert_budget.")] = 1.0
+
+
 class FailureRequest(Struct, forbid_unknown_fields=True):
     """One resource: a snapshot in `metrics`, or a window in `time_series`, oldest row first."""
 
@@ -113,12 +122,14 @@ class FailureRequest(Struct, forbid_unknown_fields=True):
     time_series: Annotated[list[Row], Meta(min_length=1, max_length=MAX_SERIES)] | None = None
     timestamp: Stamp | None = None
     explain: bool | None = None
+    decision: Policy | None = None
 
 
 class FailureBatch(Struct, forbid_unknown_fields=True):
-    """Up to 10,000 resources."""
+    """Up to 10,000 resources; an instance's own `decision` comes before that of the batch."""
 
     instances: Annotated[list[FailureRequest], Meta(min_length=1, max_length=MAX_INSTANCES)]
+    decision: Policy | None = None
     explain: Annotated[bool, Meta(description="Name the drivers of every prediction.")] = False
 
 
@@ -329,6 +340,10 @@ class ProblemDetails(Struct):
     errors: list[dict[str, str]] | UnsetType = UNSET
 
 
+#: Cost of deciding one class when another is true: ``{true: {decided: cost}}``.
+Costs = dict[str, dict[str, Annotated[float, Meta(ge=0, le=MAX_NUMBER)]]]
+
+
 def threat_request(features: Sequence[Mapping[str, Any]]) -> type[Struct]:
     """Build the struct of one activity row for a card's features.
 
@@ -348,6 +363,8 @@ def threat_request(features: Sequence[Mapping[str, Any]]) -> type[Struct]:
     fields += [(name, extra, None) for name in ("source_ip", "resource_id") if name not in taken]
     if "explain" not in taken:
         fields.append(("explain", bool | None, None))
+    if "costs" not in taken:
+        fields.append(("costs", Costs | None, None))
     return msgspec.defstruct("ThreatRequest", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
+from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
-from aiops_core.servable.threat import NORMAL, UNKNOWN
+from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
 from serve_app import schemas
 from serve_app.answers import Ranges, quality, say_missing
 from serve_app.problems import invalid
@@ -33,20 +35,24 @@ class _Ready:
         self.classes: list[str] = servable.classes
         self.normal = self.classes.index(NORMAL) if NORMAL in self.classes else None
         weights = np.asarray(card["decision"].get("weights") or np.ones(len(self.classes)), dtype=float)
-        # What a class needs against `normal` alone; with several attacks competing it is the lower bound.
-        base = weights[self.normal] if self.normal is not None else 0.0
-        self.thresholds = [round(float(base / (base + w)), 6) if w + base > 0 else None for w in weights]
+        stored = servable.costs
+        self.thresholds = self.against_normal(
+            np.where(np.eye(len(weights)), 0.0, weights[:, None]) if stored is None else stored
+        )
         self.ranges = Ranges(card["features"])
         self.low: list[float] = self.ranges.low.tolist()
         self.high: list[float] = self.ranges.high.tolist()
-        self.benign_threshold = max((t for t in self.thresholds if t is not None), default=0.5)
         self.numeric = not any(f.get("dtype") == "category" for f in card["features"])
         row = schemas.threat_request(card["features"])
         self.single = msgspec.json.Decoder(row)
         limit = msgspec.Meta(min_length=1, max_length=schemas.MAX_INSTANCES)
         batch = msgspec.defstruct(
             "ThreatBatch",
-            [("instances", Annotated[list[row], limit]), ("explain", bool, False)],  # type: ignore[valid-type]
+            [
+                ("instances", Annotated[list[row], limit]),  # type: ignore[valid-type]
+                ("explain", bool, False),
+                ("costs", schemas.Costs | None, None),
+            ],
             forbid_unknown_fields=True,
         )
         self.batch = msgspec.json.Decoder(batch)
@@ -56,6 +62,34 @@ class _Ready:
 
         #: The same sources leave out the same features again and again.
         self.say_missing = lru_cache(maxsize=4096)(self._say_missing)
+
+    def against_normal(self, costs: np.ndarray) -> list[float | None]:
+        """Return what each class needs against `normal` alone; with several attacks competing it is the lower bound.
+
+        `normal` itself holds as long as no attack reaches the highest of them.
+        """
+        if self.normal is None:
+            return [None] * len(self.classes)
+        false_alarm, missed = costs[self.normal].tolist(), costs[:, self.normal].tolist()
+        out = [round(a / (a + m), 6) if a + m > 0 else None for a, m in zip(false_alarm, missed, strict=True)]
+        out[self.normal] = None
+        out[self.normal] = max((t for t in out if t is not None), default=0.5)
+        return out
+
+    def matrix(self, costs: Mapping[str, Mapping[str, float]] | None) -> np.ndarray | None:
+        """Return a request's costs as a matrix.
+
+        Raises
+        ------
+        Problem
+            422 for an unknown class.
+        """
+        if costs is None:
+            return None
+        try:
+            return cost_matrix(costs, self.classes)
+        except DataError as error:
+            raise invalid("$.costs", str(error)) from None
 
     def _say_missing(self, missing: tuple[int, ...]) -> str:
         return say_missing([self.names[j] for j in missing], _TREATMENT)
@@ -100,28 +134,33 @@ class ThreatService(Service):
             return await self._batch(ready, body, request_id)
         request: Any = decode(ready.single, body, ready.known)
         row = ready.rows([request])[0]
+        costs = ready.matrix(request.costs)
         if request.explain is False:
             probability, drivers = ready.servable.predict(row[None])[0], []
-            label = int(ready.servable.decide(probability[None])[0])
+            label = int(ready.servable.decide(probability[None], costs)[0])
         else:
-            probability, label, drivers = ready.servable.occlude(row)
-        return _encode(self._envelope(ready, request, row, probability.tolist(), label, drivers, request_id, "$"))
+            probability, label, drivers = ready.servable.occlude(row, costs=costs)
+        p = probability.tolist()
+        return _encode(self._envelope(ready, request, row, p, label, costs, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
         batch: Any = decode(ready.batch, body, ready.known)
+        costs = ready.matrix(batch.costs)
+        for i, request in enumerate(batch.instances):
+            if request.costs is not None:
+                raise invalid(f"$.instances[{i}].costs", "costs hold for a whole batch: name them beside instances")
         rows = ready.rows(batch.instances)
         out: list[dict[str, Any]] = []
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             probabilities = ready.servable.predict(part)
-            labels = ready.servable.decide(probabilities).tolist()
+            labels = ready.servable.decide(probabilities, costs).tolist()
             for i, (p, label) in enumerate(zip(probabilities.tolist(), labels, strict=True), start):
                 request = batch.instances[i]
                 wanted = batch.explain if request.explain is None else request.explain
-                drivers = ready.servable.explain(rows[i]) if wanted else []
-                out.append(
-                    self._envelope(ready, request, rows[i], p, label, drivers, f"{request_id}-{i}", f"$.instances[{i}]")
-                )
+                drivers = ready.servable.occlude(rows[i], costs=costs)[2] if wanted else []
+                name, path = f"{request_id}-{i}", f"$.instances[{i}]"
+                out.append(self._envelope(ready, request, rows[i], p, label, costs, drivers, name, path))
             await breathe(0)
         return _encode({"predictions": out})
 
@@ -132,6 +171,7 @@ class ThreatService(Service):
         row: np.ndarray,
         p: list[float],
         label: int,
+        costs: np.ndarray | None,
         drivers: list[Any],
         request_id: str,
         path: str,
@@ -151,9 +191,9 @@ class ThreatService(Service):
         if label == UNKNOWN:
             prediction, probability, threshold = "unknown", max(p), None
         else:
-            prediction, probability, threshold = ready.classes[label], p[label], ready.thresholds[label]
+            thresholds = ready.thresholds if costs is None else ready.against_normal(costs)
+            prediction, probability, threshold = ready.classes[label], p[label], thresholds[label]
         if label == ready.normal:
-            threshold = ready.benign_threshold
             level = "medium" if attack >= 0.25 else "low"
         else:
             level = "critical" if attack >= 0.9 else "high" if attack >= 0.5 else "medium"

@@ -227,7 +227,9 @@ class ThreatServable(Servable):
         """Name the features behind one prediction; see `occlude`."""
         return self.occlude(x, top)[2]
 
-    def occlude(self, x: np.ndarray, top: int = 3) -> tuple[np.ndarray, int, list[Driver]]:
+    def occlude(
+        self, x: np.ndarray, top: int = 3, costs: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int, list[Driver]]:
         """Predict one row and name the features behind it, in one run of the graph.
 
         The explained number is the probability of the decided class when that is an attack, else the probability
@@ -239,13 +241,15 @@ class ThreatServable(Servable):
         x : ndarray, (n_features,), float32
         top : int, default 3
             Largest number of drivers.
+        costs : ndarray, (n_classes, n_classes), optional
+            As in `decide`; the card's by default.
 
         Returns
         -------
         probability : ndarray, (n_classes,), float64
             As from `predict`.
         label : int
-            As from `decide` with the card's costs.
+            As from `decide`.
         drivers : list of Driver
             Strongest first. A positive contribution raised the explained number.
         """
@@ -267,7 +271,8 @@ class ThreatServable(Servable):
         for i, j in enumerate(order, start=1):
             batch[i, j] = self._usual[j]
         P = self.predict(batch)
-        label = int((P[0] * self.weights).argmax()) if self.costs is None else int(self.decide(P[:1])[0])
+        plain = costs is None and self.costs is None
+        label = int((P[0] * self.weights).argmax()) if plain else int(self.decide(P[:1], costs)[0])
         # "Any attack" is 1 - P(normal): its change is that of P(normal), turned round.
         column, sign = (self._normal, -1.0) if label == self._normal and self._normal is not None else (label, 1.0)
         number = P[:, column].tolist()

@@ -316,3 +316,43 @@ def test_one_missing_champion_leaves_the_others_in_service(
     client = make_service().client
     assert client.post("predict/threat", THREAT).json()["model"]["version"] == "7"
     assert client.post("predict/capacity", {"resource_id": "r", "current_metrics": {"cpu_usage": 1}}).status == 503
+
+
+# Decisions at run time -----------------------------------------------------------------------------------------------
+
+
+def test_a_request_may_bring_its_own_decision_policy(client: Client, servables: dict[str, Path]) -> None:
+    from aiops_core.servable.failure import choose_threshold
+
+    rows = [{**SNAPSHOT, "cpu_usage": 40 + i} for i in range(24)]
+    body = {"resource_id": "w", "time_series": rows}
+    plain = client.post("predict/failure", body).json()
+    curve = servable.load(servables["failure"]).card["decision"]["curve"]
+    for cost in (0.01, 1000.0):
+        policy = {"rule": "cost", "cost_missed": cost}
+        answer = client.post("predict/failure", {**body, "decision": policy}).json()
+        assert answer["probability"] == plain["probability"]
+        assert answer["threshold"] == pytest.approx(choose_threshold(curve, "cost", cost_missed=cost), abs=1e-6)
+        assert answer["prediction"] == ("failure" if answer["probability"] >= answer["threshold"] else "no_failure")
+        batch = client.post("predict/failure", {"instances": [body], "decision": policy}).json()["predictions"][0]
+        assert batch["threshold"] == answer["threshold"]
+    assert client.post("predict/failure", {**body, "decision": {"rule": "cost", "cost_missed": 0}}).status == 422
+    snapshot = {"resource_id": "by-rules", "metrics": SNAPSHOT, "decision": {"rule": "max_f1"}}
+    assert any("decision was not used" in w for w in client.post("predict/failure", snapshot).json()["warnings"])
+
+
+def test_costs_of_a_request_decide_the_class(client: Client) -> None:
+    plain = client.post("predict/threat", THREAT).json()
+    feared = sorted(plain["probabilities"], key=lambda name: plain["probabilities"][name])[-2]
+    # Missing this one class costs so much that its share is enough.
+    costs = {feared: {name: 1e6 for name in plain["probabilities"] if name != feared}}
+    answer = client.post("predict/threat", {**THREAT, "costs": costs}).json()
+    assert answer["prediction"] == feared != plain["prediction"]
+    assert answer["probabilities"] == plain["probabilities"]
+    assert answer["threshold"] is None or answer["threshold"] < 1e-5
+    batch = client.post("predict/threat", {"instances": [THREAT], "costs": costs}).json()["predictions"][0]
+    assert batch["prediction"] == feared
+    wrong = client.post("predict/threat", {**THREAT, "costs": {"flu": {"normal": 3}}})
+    assert wrong.status == 422 and "'flu'" in wrong.json()["detail"]
+    inside = client.post("predict/threat", {"instances": [{**THREAT, "costs": costs}]})
+    assert inside.status == 422 and "whole batch" in inside.json()["detail"]
