@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -190,18 +191,24 @@ class Ingress:
             process.supervisor.close()
 
 
-def build(args: Args) -> Application:
+def build(args: Args | Mapping[str, Any]) -> Application:
     """Build the application.
 
     Parameters
     ----------
-    args : Args
-        Validated by Ray Serve when it comes from a config file.
+    args : Args or mapping
+        A mapping is what Ray Serve passes from the ``args:`` of a config file; it is validated as `Args`.
 
     Returns
     -------
     ray.serve.Application
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For an unknown argument or one out of range.
     """
+    args = Args.model_validate(args)
     current = settings.load()
     state = Path(args.state_dir or current.state_dir).resolve()
     config = {

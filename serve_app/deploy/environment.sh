@@ -7,3 +7,5 @@ export RAY_SERVE_HAPROXY_LOG_TARGET="127.0.0.1:514 sample 1:10000"
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_worker_niceness=0
 export OMP_NUM_THREADS=1
+# A cluster asks its clients for the token in ~/.ray/auth_token; `ray get-auth-token --generate` makes one.
+export RAY_AUTH_MODE=token

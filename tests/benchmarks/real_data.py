@@ -212,6 +212,7 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets = Path(os.environ.get("AIOPS_DATASETS_DIR", ROOT.parent / "shared" / "datasets")).resolve()
     rows = json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else []
+    os.environ["AIOPS_DATASETS_DIR"] = str(datasets)
     if arguments.curve:
         curve = [row for source in CURVES for row in learning_curve(source, datasets, arguments.seed)]
         CURVE.write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ DEPLOY = Path(__file__).parents[2] / "serve_app" / "deploy"
 
 @pytest.mark.parametrize("name", ["one-node.yaml", "deployments.yaml", "several-nodes.yaml"])
 def test_a_config_file_is_what_ray_serve_accepts(name: str) -> None:
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
     from ray.serve.schema import ServeDeploySchema
 
     from serve_app.app import Args, build
@@ -22,7 +23,7 @@ def test_a_config_file_is_what_ray_serve_accepts(name: str) -> None:
     (application,) = parsed.applications
     assert application.import_path == "serve_app.app:build"
     arguments = Args.model_validate(content["applications"][0]["args"])
-    bound = build(arguments)
+    bound = call_user_app_builder_with_args_if_necessary(build, content["applications"][0]["args"])
     overridden = {d["name"] for d in content["applications"][0].get("deployments", [])}
     expected = {"ingress"} if arguments.placement == "ingress" else {"ingress", "failure", "threat", "capacity"}
     assert overridden <= expected
@@ -42,4 +43,6 @@ def test_the_environment_file_has_the_settings_of_aiops_serve() -> None:
     lines = (DEPLOY / "environment.sh").read_text(encoding="utf-8").splitlines()
     pairs = (line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
     given = {name: value.strip('"') for name, value in pairs}
+    # `aiops serve` starts and joins its cluster in one process, which needs no token mode for clients.
+    assert given.pop("RAY_AUTH_MODE") == "token"
     assert given.items() <= FAST.items()
