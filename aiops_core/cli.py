@@ -79,8 +79,12 @@ def report(
         config=_settings(setting or []),
     )
     options.check()
-    with console.live(out, source) as tell:
-        folder, content = pipeline.run(options, out, resume=resume, progress=tell)
+    try:
+        with console.live(out, source) as tell:
+            folder, content = pipeline.run(options, out, resume=resume, progress=tell)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command with --resume goes on from here", err=True)
+        raise typer.Exit(130) from None
     console.verdicts(content)
     typer.echo(f"report: {folder / 'report.html'}")
     if any(section["status"] == "failed" for section in content["tasks"].values()):

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import importlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -284,6 +285,9 @@ class _Lanes:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
+            # The others are about to lose their kernels, which is no news.
+            for name in ("papermill", "traitlets"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
             self._pool.shutdown(wait=False, cancel_futures=True)
             for kernel in self._kernels:
                 process = getattr(kernel.provisioner, "process", None)

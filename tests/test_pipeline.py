@@ -213,6 +213,48 @@ def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> N
     assert kept["trial"].is_unique and len(kept) == 6
 
 
+def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
+    arguments = ["report", "--n-samples", "1000", "--trials", "6", "--tasks", "threat,capacity", "--out", "out"]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(
+            [*AIOPS, *arguments],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            stdout=log,
+            stderr=log,
+            # A shell's background job has Ctrl-C switched off.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        deadline = time.monotonic() + 300
+        work = tmp_path / "out.partial"
+        while process.poll() is None and len(list(work.glob("*/search/events.jsonl"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    said = (tmp_path / "log").read_text().splitlines()
+    assert said[-1] == "stopped; the same command with --resume goes on from here"
+    assert "Traceback" not in "".join(said)
+    assert (work / "run.json").is_file() and not (tmp_path / "out").exists()
+    deadline = time.monotonic() + 30
+    while processes_of(tmp_path):
+        assert time.monotonic() < deadline, processes_of(tmp_path)
+        time.sleep(0.5)
+
+
+def processes_of(home: Path) -> list[str]:
+    """Return the command lines of the processes that work for a home: its path is in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"AIOPS_HOME={home}\0".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            # It ended meanwhile.
+            continue
+    return found
+
+
 def test_a_notebook_runs_under_plain_papermill(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
     notebook = ROOT / "notebooks" / "03_threat_detector.ipynb"
