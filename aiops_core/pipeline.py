@@ -203,6 +203,7 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], kernels: lis
         If the notebook stopped with one.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     path = notebook_folder() / f"{name}.ipynb"
@@ -233,6 +234,8 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], kernels: lis
         if error.ename == "OSError" and f"Errno {errno.ENOSPC}" in str(error.evalue):
             raise UsageError(f"the disk is full: {error.evalue}") from None
         raise _NotebookError(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from error
+    except DeadKernelError as error:
+        raise _NotebookError(f"{path.name}: its kernel was ended from outside, perhaps for want of memory") from error
 
 
 def _local_kernel(folder: Path, started: list[Any]) -> type:
@@ -276,6 +279,8 @@ class _Lanes:
     def __init__(self, work: Path, tell: Progress) -> None:
         self._work, self._tell = work, tell
         self._kernels: list[Any] = []
+        self._begun: list[Future[None]] = []
+        self._ending = False
         self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="aiops-lane")
 
     def __enter__(self) -> _Lanes:
@@ -288,20 +293,29 @@ class _Lanes:
             # The others are about to lose their kernels, which is no news.
             for name in ("papermill", "traitlets"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            self._ending = True
             self._pool.shutdown(wait=False, cancel_futures=True)
-            for kernel in self._kernels:
-                process = getattr(kernel.provisioner, "process", None)
-                if process is not None and process.poll() is None:
-                    process.kill()
+            # Again and again: a kernel may be just about to start.
+            while not all(future.done() for future in self._begun):
+                for kernel in self._kernels:
+                    process = getattr(kernel.provisioner, "process", None)
+                    if process is not None and process.poll() is None:
+                        process.kill()
+                time.sleep(0.2)
         self._pool.shutdown(wait=True)
 
     def begin(self, stage: str, parameters: Mapping[str, Any]) -> Future[None]:
         """Start one notebook as soon as a lane is free."""
-        return self._pool.submit(_stage, stage, self._work, parameters, self._tell, self._kernels)
+        return self._submit(_stage, stage, self._work, parameters, self._tell, self._kernels)
+
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> Future[None]:
+        future = self._pool.submit(work, *arguments)
+        self._begun.append(future)
+        return future
 
     def run(self, stages: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Run task notebooks; one that fails for itself is noted in the report, a user's error ends all."""
-        running = [self._pool.submit(self._task, task, parameters) for task, parameters in stages]
+        running = [self._submit(self._task, task, parameters) for task, parameters in stages]
         for future in wait(running, return_when=FIRST_EXCEPTION).done:
             future.result()
 
@@ -309,6 +323,8 @@ class _Lanes:
         try:
             _stage(task, self._work, parameters, self._tell, self._kernels)
         except _NotebookError as error:
+            if self._ending:
+                return
             experiment.write_json(self._work / task / "section.json", report.empty_section(task, "failed", str(error)))
             self._tell(task, "failed")
 

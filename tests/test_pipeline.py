@@ -242,13 +242,33 @@ def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.5)
 
 
-def processes_of(home: Path) -> list[str]:
-    """Return the command lines of the processes that work for a home: its path is in their environment."""
-    found = []
+def test_a_killed_kernel_fails_its_task_and_no_other(tmp_path: Path) -> None:
+    arguments = ["report", "--n-samples", "1000", "--trials", "1", "--tasks", "threat,capacity", "--out", "out"]
+    process = subprocess.Popen(
+        [*AIOPS, *arguments], cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "out.partial" / "threat" / "progress.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    kernels = [pid for pid, line in processes_of(tmp_path).items() if "ipykernel_launcher" in line]
+    os.kill(max(kernels), signal.SIGKILL)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 1
+    tasks = json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]
+    failed = [task for task, section in tasks.items() if section["status"] == "failed"]
+    assert len(failed) == 1 and "its kernel was ended from outside" in tasks[failed[0]]["reason"]
+    assert sorted(section["status"] for section in tasks.values()) == ["failed", "skipped", "trained"]
+    assert b"failed" in said
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """Return the command lines of the processes that work for a home, by id: its path is in their environment."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"AIOPS_HOME={home}\0".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             # It ended meanwhile.
             continue
