@@ -76,6 +76,10 @@ class _Ready:
         out[self.normal] = max((t for t in out if t is not None), default=0.5)
         return out
 
+    def thresholds_of(self, costs: np.ndarray | None) -> list[float | None]:
+        """Return the thresholds for a request's costs; the card's without any."""
+        return self.thresholds if costs is None else self.against_normal(costs)
+
     def matrix(self, costs: Mapping[str, Mapping[str, float]] | None) -> np.ndarray | None:
         """Return a request's costs as a matrix.
 
@@ -140,12 +144,13 @@ class ThreatService(Service):
             label = int(ready.servable.decide(probability[None], costs)[0])
         else:
             probability, label, drivers = ready.servable.occlude(row, costs=costs)
-        p = probability.tolist()
-        return _encode(self._envelope(ready, request, row, p, label, costs, drivers, request_id, "$"))
+        p, thresholds = probability.tolist(), ready.thresholds_of(costs)
+        return _encode(self._envelope(ready, request, row, p, label, thresholds, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
         batch: Any = decode(ready.batch, body, ready.known)
         costs = ready.matrix(batch.costs)
+        thresholds = ready.thresholds_of(costs)
         for i, request in enumerate(batch.instances):
             if request.costs is not None:
                 raise invalid(f"$.instances[{i}].costs", "costs hold for a whole batch: name them beside instances")
@@ -160,7 +165,7 @@ class ThreatService(Service):
                 wanted = batch.explain if request.explain is None else request.explain
                 drivers = ready.servable.occlude(rows[i], costs=costs)[2] if wanted else []
                 name, path = f"{request_id}-{i}", f"$.instances[{i}]"
-                out.append(self._envelope(ready, request, rows[i], p, label, costs, drivers, name, path))
+                out.append(self._envelope(ready, request, rows[i], p, label, thresholds, drivers, name, path))
             await breathe(0)
         return _encode({"predictions": out})
 
@@ -171,7 +176,7 @@ class ThreatService(Service):
         row: np.ndarray,
         p: list[float],
         label: int,
-        costs: np.ndarray | None,
+        thresholds: list[float | None],
         drivers: list[Any],
         request_id: str,
         path: str,
@@ -191,7 +196,6 @@ class ThreatService(Service):
         if label == UNKNOWN:
             prediction, probability, threshold = "unknown", max(p), None
         else:
-            thresholds = ready.thresholds if costs is None else ready.against_normal(costs)
             prediction, probability, threshold = ready.classes[label], p[label], thresholds[label]
         if label == ready.normal:
             level = "medium" if attack >= 0.25 else "low"
