@@ -267,11 +267,11 @@ def log_results(
         client.set_terminated(run_id)
 
 
-def fail_run(run_id: str, reason: str) -> None:
-    """Close a parent run as failed, with the reason as a tag."""
+def fail_run(run_id: str, reason: str, status: str = "FAILED") -> None:
+    """Close a parent run as ``FAILED`` or ``KILLED``, with the reason as a tag."""
     with _client() as client:
         client.set_tag(run_id, "reason", reason[:500])
-        client.set_terminated(run_id, status="FAILED")
+        client.set_terminated(run_id, status=status)
 
 
 def log_servable(run_id: str, folder: Path) -> str:
