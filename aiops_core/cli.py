@@ -72,7 +72,8 @@ def report(
     ] = None,
 ) -> None:
     """Tune three models, judge them, and write the training report."""
-    from aiops_core import console, pipeline
+    from aiops_core import console
+    from aiops_core import job as pipeline
 
     options = pipeline.Options(
         source=source,
@@ -106,7 +107,8 @@ def score(
     version: Annotated[int | None, typer.Option(help="registered version; the champion by default")] = None,
 ) -> None:
     """Score a file through the champion's servable."""
-    from aiops_core import scoring, servable, settings, tracking
+    from aiops_core import servable, settings, tracking
+    from aiops_core.tracking import scoring
 
     if task not in tracking.MODELS:
         raise UsageError(f"unknown task '{task}'; known: {', '.join(tracking.MODELS)}")
@@ -177,7 +179,8 @@ def models_rollback(name: str) -> None:
 @data_app.command("generate")
 def data_generate(out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0) -> None:
     """Write the synthetic data set as a folder of contract tables."""
-    from aiops_core import datasets, tables
+    from aiops_core.data import sources as datasets
+    from aiops_core.data import tables
 
     dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal)
     tables.save_folder(dataset, out)
@@ -187,7 +190,8 @@ def data_generate(out: Path, n_samples: Samples = None, seed: Seed = 7, signal: 
 @data_app.command("fetch")
 def data_fetch(name: str, out: Path | None = None) -> None:
     """Fetch a public data set, and write it as contract tables if a folder is named."""
-    from aiops_core import datasets, tables
+    from aiops_core.data import sources as datasets
+    from aiops_core.data import tables
 
     if name not in datasets.PUBLIC:
         raise UsageError(f"unknown data set '{name}'{tables.suggestion(name, datasets.PUBLIC)}")
@@ -211,7 +215,8 @@ def data_prometheus(
     table: Annotated[str, typer.Option(help="usage (capacity) or telemetry (failure)")] = "usage",
 ) -> None:
     """Read a table from a Prometheus server and write it as a folder of contract tables."""
-    from aiops_core import datasets, tables
+    from aiops_core.data import sources as datasets
+    from aiops_core.data import tables
 
     queries = dict(_assignment(text) for text in metric)
     dataset = datasets.prometheus(
@@ -230,7 +235,7 @@ def data_prometheus(
 @data_app.command("validate")
 def data_validate(source: str) -> None:
     """Check contract tables and print what was counted."""
-    from aiops_core import datasets
+    from aiops_core.data import sources as datasets
 
     dataset = datasets.load(source)
     for table, frame in dataset.tables.items():
@@ -259,7 +264,8 @@ def _time(option: str, text: str) -> Any:
 
 
 def _known(name: str) -> str:
-    from aiops_core import tables, tracking
+    from aiops_core import tracking
+    from aiops_core.data import tables
 
     if name not in tracking.MODELS.values():
         raise UsageError(f"unknown model '{name}'{tables.suggestion(name, tracking.MODELS.values())}")

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aiops_core import experiment, report
+from aiops_core.study import experiment, report
 from aiops_core.tracking import ModelVersion
 
 __all__ = ["live", "models", "verdicts"]

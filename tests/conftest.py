@@ -52,7 +52,7 @@ def store(tmp_path: Path, store_template: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """One local Ray cluster for every test of this process that needs one."""
-    from aiops_core import tuning
+    from aiops_core import search as tuning
 
     with tuning.cluster() as address:
         yield address

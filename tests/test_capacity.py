@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core import capacity, servable, tables
+from aiops_core import servable
+from aiops_core.data import tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
+from aiops_core.tasks import capacity
 
 SEASON, DAYS = 24, 40
 CONFIG = {"season": SEASON, "horizon": 48, "origins": 4, "origin_step": 13, "score_steps": [1, 6, 24]}

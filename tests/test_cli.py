@@ -127,7 +127,7 @@ def test_report_refuses_broken_tables(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from aiops_core import tuning
+    from aiops_core import search as tuning
 
     # The check of the data comes before the cluster is of use; starting one here would only cost time.
     monkeypatch.setattr(tuning, "connect", lambda address=None: "127.0.0.1:0")
@@ -177,7 +177,7 @@ def test_report_says_when_the_disk_is_full(
 ) -> None:
     import errno
 
-    from aiops_core import experiment
+    from aiops_core.study import experiment
 
     def full(path: Path, content: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -9,8 +9,9 @@ from typing import Any
 import nbformat
 import pytest
 
-from aiops_core import experiment, pipeline, report
+from aiops_core import job as pipeline
 from aiops_core.errors import UsageError
+from aiops_core.study import experiment, report
 
 KNOWN = ("source", "seed", "n_trials")
 

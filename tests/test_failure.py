@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core import failure, servable, splits
+from aiops_core import servable
+from aiops_core.data import splits
+from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable.failure import FailureServable, apply_calibration, choose_threshold, clock_of, fit_to_window
-from aiops_core.tables import Dataset
+from aiops_core.tasks import failure
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 PARAMS = {

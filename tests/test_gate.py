@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aiops_core import gate, metrics, report
+from aiops_core.judge import gate, metrics
+from aiops_core.study import report
 
 N = 600
 METRICS = ("roc_auc", "average_precision", "f1", "brier")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from aiops_core import metrics
+from aiops_core.judge import metrics
 
 RNG = np.random.default_rng(0)
 

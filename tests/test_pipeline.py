@@ -152,7 +152,9 @@ def test_every_trial_is_a_run_with_its_metrics(
 
 
 def test_scoring_a_file_equals_the_servable(small: Path) -> None:
-    from aiops_core import datasets, servable, tables
+    from aiops_core import servable
+    from aiops_core.data import sources as datasets
+    from aiops_core.data import tables
 
     telemetry = datasets.load("synthetic", n_samples=100, seed=3, tasks=["failure"]).tables["telemetry"]
     telemetry = telemetry[telemetry["resource_id"] == telemetry["resource_id"].iloc[0]].iloc[:200]

@@ -13,7 +13,7 @@ import papermill
 import pytest
 
 import aiops_core
-from aiops_core import pipeline
+from aiops_core import job as pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -110,8 +110,8 @@ def test_an_unknown_notebook_parameter_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_notebook_refuses_what_papermill_only_warns_about() -> None:
-    from aiops_core import experiment
     from aiops_core.errors import UsageError
+    from aiops_core.study import experiment
 
     namespace = {"n_samples": 100, "n_trails": 2, "In": ["", "# Parameters\nn_trails = 2\n"]}
     with pytest.raises(UsageError, match="no parameter 'n_trails'; did you mean 'n_trials'"):

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs
 import pandas as pd
 import pytest
 
-from aiops_core import datasets, tables
+from aiops_core.data import sources as datasets
+from aiops_core.data import tables
 from aiops_core.errors import DataError, UsageError
 
 START, END = pd.Timestamp("2026-01-05T00:00Z"), pd.Timestamp("2026-01-25T23:00Z")

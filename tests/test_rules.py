@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core import rules, synthetic
+from aiops_core import rules
+from aiops_core.data import synthetic
 from aiops_core.errors import UsageError
 
 SNAPSHOT = {"cpu_usage": 85.5, "memory_usage": 78.2, "disk_io": 1200, "network_errors": 15}

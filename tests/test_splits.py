@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aiops_core import splits
+from aiops_core.data import splits
 from aiops_core.errors import DataError
 
 

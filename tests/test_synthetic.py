@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core import synthetic
+from aiops_core.data import synthetic
+from aiops_core.data.tables import Dataset, validate_all
 from aiops_core.errors import UsageError
-from aiops_core.tables import Dataset, validate_all
 
 HOUR = pd.Timedelta(hours=1)
 

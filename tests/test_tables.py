@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core import tables
+from aiops_core.data import tables
 from aiops_core.errors import DataError, UsageError
 
 STAMPS = pd.date_range("2026-01-01", periods=6, freq="h", tz="UTC")

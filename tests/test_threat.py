@@ -11,11 +11,14 @@ import optuna
 import pandas as pd
 import pytest
 
-from aiops_core import metrics, servable, synthetic, threat
+from aiops_core import servable
+from aiops_core.data import synthetic
+from aiops_core.data.splits import TEST, TRAIN
+from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError, ServableError
+from aiops_core.judge import metrics
 from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
-from aiops_core.splits import TEST, TRAIN
-from aiops_core.tables import Dataset
+from aiops_core.tasks import threat
 
 #: Largest fall of the attack probability that more failed logins may cause in 95 of 100 rows, and, from four failed
 #: logins on, in any row. A forest is not monotone by construction; below four logins the truth is not either.

@@ -14,7 +14,7 @@ import optuna
 import pytest
 import toy_task
 
-from aiops_core import tuning
+from aiops_core import search as tuning
 from aiops_core.errors import AiopsError, ClusterError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def test_a_killed_search_resumes_without_repeating_finished_trials(tmp_path: Pat
         textwrap.dedent(
             f"""
             import toy_task
-            from aiops_core import tuning
+            from aiops_core import search as tuning
             data = {{"journal": {str(tmp_path / "journal")!r}, "pause": 0.15, "fail_below": None}}
             result = tuning.search(toy_task, data, n_trials=8, folder={str(tmp_path / "s")!r})
             print(result.counts["trials"], result.counts["errored"], len(set(result.trials["param:x"])))

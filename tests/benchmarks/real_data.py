@@ -113,8 +113,8 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 
 def learning_curve(source: str, datasets: Path, seed: int) -> list[dict[str, Any]]:
     """Return the test error of the default parameters against the share of the training data: would more data help?"""
-    from aiops_core import capacity, failure, threat
-    from aiops_core.datasets import load
+    from aiops_core.data.sources import load
+    from aiops_core.tasks import capacity, failure, threat
 
     dataset = load(str(datasets / source) if source in FOLDERS else source, seed=seed)
     task: Any = next(t for t in (capacity, failure, threat) if dataset.has(t.NAME))
@@ -133,7 +133,8 @@ def learning_curve(source: str, datasets: Path, seed: int) -> list[dict[str, Any
 
 def _less(dataset: Any, data: Any, share: float, seed: int) -> Any:
     """Return what is learned from: fewer machines, engines or rows, or the most recent part of each one's past."""
-    from aiops_core import capacity, failure, splits, threat
+    from aiops_core.data import splits
+    from aiops_core.tasks import capacity, failure, threat
 
     if share == 1:
         return data

@@ -38,7 +38,8 @@ def train(folder: Path, n_samples: int) -> None:
     """Export a threat servable, and a native forest of 200 trees on the same rows."""
     from sklearn.ensemble import RandomForestClassifier
 
-    from aiops_core import synthetic, threat
+    from aiops_core.data import synthetic
+    from aiops_core.tasks import threat
 
     dataset = synthetic.dataset(n_samples, seed=7, tasks=("threat",))
     data = threat.prepare(dataset, seed=7)

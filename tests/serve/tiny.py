@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aiops_core import synthetic
-from aiops_core.tables import Dataset
+from aiops_core.data import synthetic
+from aiops_core.data.tables import Dataset
 
 #: Enough to predict sensibly, little enough to train in seconds.
 SAMPLES = {"failure": 600, "threat": 1500, "capacity": 300}
@@ -38,7 +38,7 @@ def dataset(task: str, *, seed: int = 3) -> Dataset:
 
 def train(task: str, folder: Path, *, seed: int = 3) -> Path:
     """Train one task with its first default parameters on few rows, and export it."""
-    module = importlib.import_module(f"aiops_core.{task}")
+    module = importlib.import_module(f"aiops_core.tasks.{task}")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in LESS[task].items():
             patch.setattr(module, name, value)

@@ -22,17 +22,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiops_core import datasets, errors, experiment, report, settings, tracking
+from aiops_core import errors, settings, tracking
+from aiops_core.data import sources as datasets
+from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import AiopsError, UsageError
-from aiops_core.tables import TASK_TABLES, TASKS, Dataset, suggestion
+from aiops_core.facts import FACTS
+from aiops_core.study import experiment, report
 
 __all__ = ["NOTEBOOKS", "Options", "execute", "notebook_folder", "run"]
 
 NOTEBOOKS = {
     "data": "01_data",
-    "failure": "02_failure_predictor",
-    "threat": "03_threat_detector",
-    "capacity": "04_capacity_forecaster",
+    **{task: facts.notebook for task, facts in FACTS.items()},
     "report": "05_training_report",
 }
 STATE = "run.json"
@@ -86,7 +87,7 @@ class Options:
 
 def notebook_folder() -> Path:
     """Return the folder of the notebooks: beside the package in a checkout."""
-    return Path(__file__).resolve().parent.parent / "notebooks"
+    return Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def run(
@@ -132,7 +133,7 @@ def run(
     tracking.check()
     given = settings.load().ray_address
     if given:
-        from aiops_core import tuning
+        from aiops_core import search as tuning
 
         tuning.check_address(given)
     _refuse_foreign(target)
@@ -354,7 +355,7 @@ def _load(options: Options, source: str) -> Dataset:
 def _preflight(options: Options, dataset: Dataset, tasks: list[str]) -> None:
     """Prepare every task once before anything is written, so that a data error of the last spares the first."""
     for task in tasks:
-        importlib.import_module(f"aiops_core.{task}").prepare(dataset, seed=options.seed)
+        importlib.import_module(f"aiops_core.tasks.{task}").prepare(dataset, seed=options.seed)
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -431,7 +432,7 @@ def _no_space(target: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[Callable[[int], None]]:
     """Yield a function that starts the run's one Ray cluster for some searches; kernels share it, store and mirror."""
-    from aiops_core import tuning
+    from aiops_core import search as tuning
 
     current = settings.load()
     given = {"MLFLOW_TRACKING_URI": current.mlflow_tracking_uri, "AIOPS_HOME": str(current.home)}

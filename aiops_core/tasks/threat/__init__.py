@@ -29,8 +29,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from aiops_core import metrics, rules, servable, tables
+from aiops_core import rules, servable
+from aiops_core.data import tables
+from aiops_core.data.splits import TEST, TRAIN
+from aiops_core.data.synthetic import unit_of
+from aiops_core.data.tables import Dataset
+from aiops_core.facts import FACTS
 from aiops_core.errors import DataError
+from aiops_core.judge import metrics
 from aiops_core.servable.threat import (
     GRAPH,
     NORMAL,
@@ -40,13 +46,9 @@ from aiops_core.servable.threat import (
     encode_category,
     expected_cost_label,
 )
-from aiops_core.splits import TEST, TRAIN
-from aiops_core.synthetic import unit_of
-from aiops_core.tables import Dataset
 
 NAME = "threat"
-MODEL = "threat_detector"
-KIND = "random_forest"
+MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "macro_f1"
 OBJECTIVE = "selection"
 MODE = "max"
@@ -1410,3 +1412,8 @@ def _unusual(data: ThreatData, values: np.ndarray, count: int = 4) -> dict[str, 
             feature, value = data.features[j], float(values[j])
             out[feature["name"]] = feature["categories"][int(value)] if feature["dtype"] == "category" else value
     return out
+
+
+def steps(data: Any) -> int:
+    """Return the most steps that `fit` reports: what a full trial has."""
+    return MAX_STEPS

@@ -21,11 +21,14 @@ import numpy as np
 import pandas as pd
 
 import aiops_core
-from aiops_core import datasets, gate, servable, settings, tracking, tuning
+from aiops_core import search as tuning
+from aiops_core import servable, settings, tracking
+from aiops_core.data import sources as datasets
+from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import ServableError, UsageError
+from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.servable.failure import choose_threshold
-from aiops_core.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS, Dataset, suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +59,7 @@ class Study:
     ----------
     task : {"failure", "threat", "capacity"}
     source : str
-        As in `aiops_core.datasets.load`.
+        As in `aiops_core.data.sources.load`.
     n_samples : int or None
         Examples, synthetic data only.
     n_trials : int
@@ -105,7 +108,7 @@ class Study:
         if n_trials < 1:
             raise UsageError(f"n_trials = {n_trials} must be at least 1")
         self.began = time.monotonic()
-        self.task: ModuleType = importlib.import_module(f"aiops_core.{task}")
+        self.task: ModuleType = importlib.import_module(f"aiops_core.tasks.{task}")
         self.name, self.source, self.seed = task, source, int(seed)
         self.n_trials, self.deterministic, self.promote = int(n_trials), bool(deterministic), promote
         self.out = folder_of(out, source)
@@ -284,7 +287,7 @@ class Study:
         dict
             The task's section of ``report.json``.
         """
-        from aiops_core import plots, report
+        from aiops_core.study import plots, report
 
         if self._section and self._section["gate"] == self._need(self.verdict, "decide").as_dict():
             # The cell was run again: the same servable needs no second version.

@@ -221,7 +221,7 @@ def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> i
         "data": joblib.hash(data),
         "space": {name: repr(distribution) for name, distribution in task.space(data).items()},
         "seed": seed,
-        "code": hashlib.sha256(Path(str(task.__file__)).read_bytes()).hexdigest(),
+        "code": _code_digest(Path(str(task.__file__))),
     }
     path = folder / "key.json"
     try:
@@ -237,6 +237,12 @@ def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> i
         return 0
     events = folder / "events.jsonl"
     return events.read_text(encoding="utf-8").count('"event": "ended"') if events.is_file() else 0
+
+
+def _code_digest(path: Path) -> str:
+    """Return the sha256 of a task's code: all files of its package, or its one file."""
+    files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def search(
@@ -256,7 +262,7 @@ def search(
     Parameters
     ----------
     task : module
-        `aiops_core.failure`, `aiops_core.threat` or `aiops_core.capacity`.
+        `aiops_core.tasks.failure`, `aiops_core.tasks.threat` or `aiops_core.tasks.capacity`.
     data : object
         What the task's ``prepare`` returned.
     n_trials : int, default 20
@@ -349,8 +355,8 @@ def _search(
                     time_attr="step",
                     metric=task.OBJECTIVE,
                     mode=task.MODE,
-                    max_t=task.MAX_STEPS,
-                    grace_period=min(GRACE_STEPS, task.MAX_STEPS),
+                    max_t=task.steps(data),
+                    grace_period=min(GRACE_STEPS, task.steps(data)),
                     reduction_factor=REDUCTION,
                 ),
                 num_samples=left,

@@ -140,7 +140,7 @@ class RuleBasedFailurePredictor:
         Parameters
         ----------
         values : ndarray, (n, len(names)) or (len(names),)
-            In the units of `aiops_core.synthetic.UNITS`; NaN is missing.
+            In the units of `aiops_core.data.synthetic.UNITS`; NaN is missing.
         names : sequence of str
             Metric of each column; metrics without a rule are ignored.
 

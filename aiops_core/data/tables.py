@@ -36,6 +36,7 @@ import pandera.errors
 import pandera.pandas as pa
 
 from aiops_core.errors import DataError, UsageError
+from aiops_core.facts import FACTS, TASKS
 
 __all__ = [
     "TABLES",
@@ -51,13 +52,8 @@ __all__ = [
     "validate_all",
 ]
 
-TASKS = ("failure", "threat", "capacity")
 TABLES = ("telemetry", "incidents", "activity", "usage")
-TASK_TABLES: dict[str, tuple[str, ...]] = {
-    "failure": ("telemetry", "incidents"),
-    "threat": ("activity",),
-    "capacity": ("usage",),
-}
+TASK_TABLES: dict[str, tuple[str, ...]] = {task: facts.tables for task, facts in FACTS.items()}
 REQUIRED: dict[str, tuple[str, ...]] = {
     "telemetry": ("resource_id", "timestamp"),
     "incidents": ("resource_id", "start", "end"),

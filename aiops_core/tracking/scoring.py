@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from aiops_core import servable
+from aiops_core.data.tables import to_grid, validate
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity import CapacityServable
 from aiops_core.servable.failure import FailureServable
 from aiops_core.servable.threat import ThreatServable
-from aiops_core.tables import to_grid, validate
 
 __all__ = ["ServableModel", "score_file", "score_table"]
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aiops_core.data.tables import TASKS, Dataset
 from aiops_core.errors import UsageError
-from aiops_core.tables import TASKS, Dataset
 
 __all__ = [
     "ACTIVITY_FEATURES",
@@ -107,7 +107,7 @@ def unit_of(name: str, largest: float) -> str:
     return known.unit if known is not None and largest <= known.high else ""
 
 
-#: Settings of the default data set, see `aiops_core.tables.CONFIG`.
+#: Settings of the default data set, see `aiops_core.data.tables.CONFIG`.
 CONFIG: dict[str, dict[str, Any]] = {
     # One label a day: windows of a resource do not overlap, so every sample is a new one.
     "failure": {"window": 24, "horizon": 24, "stride": 24, "test_fraction": 0.25},

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aiops_core import settings, synthetic
+from aiops_core import settings
+from aiops_core.data import synthetic
+from aiops_core.data.tables import TASKS, Dataset, load_folder, suggestion, validate_all
 from aiops_core.errors import DataError, UsageError
-from aiops_core.tables import TASKS, Dataset, load_folder, suggestion, validate_all
 
 __all__ = ["DEFAULT_SAMPLES", "PUBLIC", "load", "paths", "prometheus"]
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from aiops_core import metrics
-from aiops_core.metrics import Gain
+from aiops_core.judge import metrics
+from aiops_core.judge.metrics import Gain
 
 __all__ = ["MIN_GAIN", "Verdict", "comparable", "decide", "lesser", "margin", "opponent_words"]
 

@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 
 from aiops_core import servable, settings
 from aiops_core.errors import ServableError, TrackingError
+from aiops_core.facts import MODELS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 EXPERIMENT = "aiops-models"
-MODELS = {"failure": "failure_predictor", "threat": "threat_detector", "capacity": "capacity_forecaster"}
 CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tag of a registered model: versions that were champion, oldest first, comma separated.
 HISTORY = "champion_history"
@@ -554,6 +554,6 @@ def _signature(loaded: servable.Servable) -> Any:
 
 
 def _pyfunc() -> type:
-    from aiops_core.scoring import ServableModel
+    from aiops_core.tracking.scoring import ServableModel
 
     return ServableModel

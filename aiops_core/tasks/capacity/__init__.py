@@ -29,8 +29,14 @@ import xgboost as xgb
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from threadpoolctl import threadpool_limits
 
-from aiops_core import metrics, servable, tables
+from aiops_core import servable
+from aiops_core.data import tables
+from aiops_core.data.splits import rolling_origins
+from aiops_core.data.synthetic import unit_of
+from aiops_core.data.tables import Dataset
+from aiops_core.facts import FACTS
 from aiops_core.errors import DataError
+from aiops_core.judge import metrics
 from aiops_core.servable.capacity import (
     LINEAR,
     CapacityServable,
@@ -41,13 +47,9 @@ from aiops_core.servable.capacity import (
     feature_names,
     features,
 )
-from aiops_core.splits import rolling_origins
-from aiops_core.synthetic import unit_of
-from aiops_core.tables import Dataset
 
 NAME = "capacity"
-MODEL = "capacity_forecaster"
-KIND = "xgboost"
+MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "r2"
 OBJECTIVE = "nmae"
 MODE = "min"
@@ -1274,3 +1276,8 @@ def _examples(data: CapacityData, prediction: Mapping[str, np.ndarray], scaled: 
             shown.update({q: prediction[q][mine].tolist() for q in ("p10", "p50", "p90") if q in prediction})
             out.append(shown)
     return out
+
+
+def steps(data: Any) -> int:
+    """Return the most steps that `fit` reports: what a full trial has."""
+    return MAX_STEPS

@@ -15,9 +15,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from aiops_core import experiment, metrics
+from aiops_core.data.tables import TASKS
 from aiops_core.errors import UsageError
-from aiops_core.tables import TASKS
+from aiops_core.facts import FACTS
+from aiops_core.judge import metrics
+from aiops_core.study import experiment
 from aiops_core.tracking import MODELS
 
 __all__ = [
@@ -31,11 +33,11 @@ __all__ = [
     "verdicts",
 ]
 
-TASK_WORDS = {"failure": "Failure prediction", "threat": "Threat detection", "capacity": "Capacity forecast"}
+TASK_WORDS = {task: facts.title for task, facts in FACTS.items()}
 METRIC_WORDS = metrics.WORDS
 #: Below so many incidents in the test part a figure says more about chance than about the model.
 FEW_INCIDENTS = 10
-KIND_WORDS = {"lstm": "LSTM", "random_forest": "random forest", "xgboost": "XGBoost"}
+KIND_WORDS = {facts.kind: facts.kind_words for facts in FACTS.values()}
 
 
 def empty_section(task: str, status: str, reason: str) -> dict[str, Any]:

@@ -28,12 +28,15 @@ import numpy as np
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from aiops_core import metrics, rules, servable, splits, tables
+from aiops_core import rules, servable
+from aiops_core.data import splits, tables
+from aiops_core.data.synthetic import unit_of
+from aiops_core.data.tables import Dataset
+from aiops_core.facts import FACTS
 from aiops_core.errors import DataError
-from aiops_core.metrics import Metric
+from aiops_core.judge import metrics
+from aiops_core.judge.metrics import Metric
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
-from aiops_core.synthetic import unit_of
-from aiops_core.tables import Dataset
 
 __all__ = [
     "GATE_METRICS",
@@ -66,11 +69,11 @@ __all__ = [
     "prepare",
     "score",
     "space",
+    "steps",
 ]
 
 NAME = "failure"
-MODEL = "failure_predictor"
-KIND = "lstm"
+MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "roc_auc"
 OBJECTIVE = "average_precision"
 MODE = "max"
@@ -1507,3 +1510,8 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
         }
         for n, t in ranked
     ]
+
+
+def steps(data: Any) -> int:
+    """Return the most steps that `fit` reports: what a full trial has."""
+    return MAX_STEPS

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from aiops_core.tables import RESERVED, Dataset, to_grid
+from aiops_core.data.tables import RESERVED, Dataset, to_grid
 
 if TYPE_CHECKING:
-    from aiops_core.experiment import Study
+    from aiops_core.study.experiment import Study
 
 __all__ = ["Picture", "Gallery", "available", "draw", "figures", "gallery", "overview", "overviews", "save"]
 

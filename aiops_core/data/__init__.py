@@ -1,0 +1,1 @@
+"""Contract tables and where they come from."""

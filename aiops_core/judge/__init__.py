@@ -1,0 +1,1 @@
+"""Numbers in, verdicts out: metrics with intervals, and the gate. Knows no task."""

@@ -1,0 +1,1 @@
+"""One task from data to verdict, its pictures and the report."""

@@ -1,0 +1,1 @@
+"""One package a task, with the same names in each."""
