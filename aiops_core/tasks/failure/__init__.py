@@ -32,8 +32,8 @@ from aiops_core import rules, servable
 from aiops_core.data import splits, tables
 from aiops_core.data.synthetic import unit_of
 from aiops_core.data.tables import Dataset
-from aiops_core.facts import FACTS
 from aiops_core.errors import DataError
+from aiops_core.facts import FACTS
 from aiops_core.judge import metrics
 from aiops_core.judge.metrics import Metric
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of

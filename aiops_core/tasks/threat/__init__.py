@@ -34,8 +34,8 @@ from aiops_core.data import tables
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.synthetic import unit_of
 from aiops_core.data.tables import Dataset
-from aiops_core.facts import FACTS
 from aiops_core.errors import DataError
+from aiops_core.facts import FACTS
 from aiops_core.judge import metrics
 from aiops_core.servable.threat import (
     GRAPH,
