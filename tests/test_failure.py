@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -347,14 +348,11 @@ def test_extreme_logits_stay_probabilities() -> None:
 def trained(
     data: failure.FailureData, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[failure.FailureModel, FailureServable]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(failure, "FOLDS", 2)
-        patch.setattr(failure, "MAX_STEPS", 4)
-        patch.setattr(failure, "EPOCH_ROWS", (1_000, 1_500))
-        prepared = failure.prepare(dataset(*telemetry()), seed=0)
-        model = failure.finish(
-            [PARAMS, {**PARAMS, "patch": 5, "clock": 0, "local": 0, "input_dropout": 0.1}], prepared, seed=0
-        )
+    effort = failure.Effort(folds=2, max_steps=4, epoch_rows=(1_000, 1_500))
+    prepared = failure.prepare(dataset(*telemetry()), seed=0, effort=effort)
+    model = failure.finish(
+        [PARAMS, {**PARAMS, "patch": 5, "clock": 0, "local": 0, "input_dropout": 0.1}], prepared, seed=0
+    )
     folder = tmp_path_factory.mktemp("failure") / "servable"
     failure.export(model, data, folder)
     loaded = servable.load(folder)
@@ -458,11 +456,8 @@ def test_wrong_window_shapes_are_refused(trained: tuple[failure.FailureModel, Fa
 
 
 @pytest.mark.slow
-def test_training_repeats_exactly_and_reports_every_epoch(
-    data: failure.FailureData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(failure, "MAX_STEPS", 2)
-    monkeypatch.setattr(failure, "EPOCH_ROWS", (300, 400))
+def test_training_repeats_exactly_and_reports_every_epoch(data: failure.FailureData) -> None:
+    data = replace(data, effort=failure.Effort(max_steps=2, epoch_rows=(300, 400)))
     reports: list[list[tuple[int, dict[str, float]]]] = [[], []]
     for log in reports:
         failure.fit(PARAMS, data, seed=3, report=lambda step, found, log=log: log.append((step, found)))

@@ -134,7 +134,7 @@ def learning_curve(source: str, datasets: Path, seed: int) -> list[dict[str, Any
 def _less(dataset: Any, data: Any, share: float, seed: int) -> Any:
     """Return what is learned from: fewer machines, engines or rows, or the most recent part of each one's past."""
     from aiops_core.data import splits
-    from aiops_core.tasks import capacity, failure, threat
+    from aiops_core.tasks import capacity, threat
 
     if share == 1:
         return data
@@ -151,7 +151,7 @@ def _less(dataset: Any, data: Any, share: float, seed: int) -> Any:
     learned = data.fold >= 0
     if data.by_resource:
         names = rng.permutation(np.unique(data.resource[learned]))
-        learned &= np.isin(data.resource, names[: max(failure.FOLDS, round(share * len(names)))])
+        learned &= np.isin(data.resource, names[: max(data.effort.folds, round(share * len(names)))])
         fold = np.where(learned, data.fold, -1).astype(np.int8)
     else:
         position = np.arange(len(data.fold)) - data.start
@@ -160,7 +160,7 @@ def _less(dataset: Any, data: Any, share: float, seed: int) -> Any:
         whole = length[data.resource]
         oldest = (whole * (1 - share)).astype(np.int64)
         learned &= position >= oldest
-        fold = np.where(learned, (position - oldest) * failure.FOLDS // np.maximum(whole - oldest, 1), -1).astype(
+        fold = np.where(learned, (position - oldest) * data.effort.folds // np.maximum(whole - oldest, 1), -1).astype(
             np.int8
         )
     ends = {name: rows if name == "test" else rows[learned[rows]] for name, rows in data.ends.items()}

@@ -17,7 +17,7 @@ from aiops_core.data.tables import Dataset
 SAMPLES = {"failure": 600, "threat": 1500, "capacity": 300}
 #: What makes a final model slow to train.
 LESS: dict[str, dict[str, Any]] = {
-    "failure": {"EPOCH_ROWS": (600, 600), "MAX_STEPS": 3},
+    "failure": {"epoch_rows": (600, 600), "max_steps": 3},
     "threat": {"FINAL_TREES": 40},
     "capacity": {"SEARCH_ROWS": 2000, "FINAL_ROWS": 4000, "EDGE_ROWS": 2000, "LINEAR_ROWS": 2000, "SCORED_ROWS": 2000},
 }
@@ -40,9 +40,13 @@ def train(task: str, folder: Path, *, seed: int = 3) -> Path:
     """Train one task with its first default parameters on few rows, and export it."""
     module = importlib.import_module(f"aiops_core.tasks.{task}")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in LESS[task].items():
-            patch.setattr(module, name, value)
-        data = module.prepare(dataset(task, seed=seed), seed=seed)
+        effort: dict[str, Any] = {}
+        if hasattr(module, "Effort"):
+            effort["effort"] = module.Effort(**LESS[task])
+        else:
+            for name, value in LESS[task].items():
+                patch.setattr(module, name, value)
+        data = module.prepare(dataset(task, seed=seed), seed=seed, **effort)
         params = module.defaults(data)[0]
         module.export(module.finish([params], data, seed=seed), data, folder)
     return folder

@@ -42,7 +42,6 @@ __all__ = [
     "GATE_METRICS",
     "KIND",
     "MAIN_METRIC",
-    "MAX_STEPS",
     "MODE",
     "MODEL",
     "NAME",
@@ -50,6 +49,7 @@ __all__ = [
     "PROBABILITY_METRICS",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
+    "Effort",
     "FailureData",
     "FailureModel",
     "baselines",
@@ -77,8 +77,6 @@ MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "roc_auc"
 OBJECTIVE = "average_precision"
 MODE = "max"
-#: Epochs of a full trial.
-MAX_STEPS = 8
 #: What the gate compares; simple baselines by the first one only.
 GATE_METRICS = ("roc_auc", "average_precision", "f1")
 #: One of these must beat the class prior: a ranking alone is no probability.
@@ -91,18 +89,9 @@ VALIDATION_FRACTION = 0.2
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 MULTIPLE_WEIGHTS = (0.5, 0.5, 1.0, 0.5, 0.5)
 MAIN = MULTIPLES.index(1.0)
-#: Least and most rows an epoch, rows scored after an epoch, rows of the gradient-boosted baseline.
-EPOCH_ROWS = (6_000, 16_000)
-VALIDATION_ROWS = 8_000
-BASELINE_ROWS = 15_000
 BATCH = 128
 CHUNK = 4096
 SUMMARY_CHUNK = 16_384
-#: Rows that the training of one network may draw from.
-POOL_ROWS = 400_000
-FOLDS = 4
-#: Distinct parameter sets of the search in the final mean.
-FINALISTS = 2
 #: Share of training windows whose time of day is hidden, so that the model also works without it.
 CLOCK_DROPOUT = 0.25
 CLOCK_BINS = 48
@@ -111,8 +100,6 @@ CLIP = 6.0
 #: The rules need this many of their metrics to be a fair baseline.
 MIN_RULE_METRICS = 3
 LEAST_SLOPE = 0.05
-#: Rows on which the networks of the final model are brought to one scale.
-ALIGN_ROWS = 4_000
 GOLDEN_ROWS = 24
 CURVE_POINTS = 120
 DAY_SECONDS = 86_400
@@ -121,6 +108,40 @@ Params = Mapping[str, Any]
 Prediction = dict[str, np.ndarray]
 Report = Callable[[int, dict[str, float]], None]
 _PART = {"train": splits.TRAIN, "validation": splits.VALIDATION, "test": splits.TEST}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work training is given; less makes a quick run of lower quality.
+
+    Attributes
+    ----------
+    max_steps : int
+        Epochs of a full trial.
+    epoch_rows : (int, int)
+        Least and most rows an epoch.
+    validation_rows : int
+        Most rows scored after an epoch.
+    baseline_rows : int
+        Most rows that the gradient-boosted baseline learns from.
+    pool_rows : int
+        Rows that the training of one network may draw from.
+    folds : int
+        Blocks of the cross-fitting, one network of the final model each.
+    finalists : int
+        Distinct parameter sets of the search in the final mean.
+    align_rows : int
+        Rows on which the networks of the final model are brought to one scale.
+    """
+
+    max_steps: int = 8
+    epoch_rows: tuple[int, int] = (6_000, 16_000)
+    validation_rows: int = 8_000
+    baseline_rows: int = 15_000
+    pool_rows: int = 400_000
+    folds: int = 4
+    finalists: int = 2
+    align_rows: int = 4_000
 
 
 @dataclass
@@ -158,6 +179,7 @@ class FailureData:
     center, scale : ndarray, (n_features,), float32
         Median and robust standard deviation of training rows.
     oracle : ndarray, (n_test,) or None
+    effort : Effort
     info : dict
     """
 
@@ -182,6 +204,7 @@ class FailureData:
     stride: int
     step_seconds: int
     oracle: np.ndarray | None
+    effort: Effort = Effort()
     info: dict[str, Any] = field(default_factory=dict)
 
     def windows(self, ends: np.ndarray) -> np.ndarray:
@@ -240,7 +263,7 @@ class FailureData:
 # Data ----------------------------------------------------------------------------------------------------------
 
 
-def prepare(dataset: Dataset, *, seed: int) -> FailureData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> FailureData:
     """Turn telemetry and incidents into labelled, split series.
 
     Parameters
@@ -250,6 +273,8 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
         test_fraction``.
     seed : int
         Chooses the held-out resources where whole resources are held out.
+    effort : Effort, optional
+        Kept as ``data.effort`` for all that follows.
 
     Returns
     -------
@@ -279,7 +304,9 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
     example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
 
     official = "split" in frame.columns
-    part, by_resource, sentence = _parts(frame, grid, config, position, start, np.random.default_rng([seed, 11]))
+    part, by_resource, sentence = _parts(
+        frame, grid, config, position, start, np.random.default_rng([seed, 11]), folds=effort.folds
+    )
     on_stride = (position - (window - 1)) % stride == 0
     ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in _PART.items()}
     for name, rows in ends.items():
@@ -308,7 +335,7 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
         example=example,
         part=part,
         ends=ends,
-        fold=_folds(part, grid.resource, start, by_resource, np.random.default_rng([seed, 12])),
+        fold=_folds(part, grid.resource, start, by_resource, np.random.default_rng([seed, 12]), folds=effort.folds),
         by_resource=by_resource,
         incidents=table,
         resources=grid.resources,
@@ -320,6 +347,7 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
         stride=stride,
         step_seconds=grid.step_seconds,
         oracle=None,
+        effort=effort,
     )
     data.oracle = _oracle_rows(dataset.oracles.get("failure"), data)
     data.info = {
@@ -395,6 +423,8 @@ def _parts(
     position: np.ndarray,
     start: np.ndarray,
     rng: np.random.Generator,
+    *,
+    folds: int,
 ) -> tuple[np.ndarray, bool, str]:
     """Return the part of every row, whether whole resources are held out, and the sentence that says so."""
     embargo = int(config["window"]) + int(config["horizon"])
@@ -416,7 +446,7 @@ def _parts(
         # Resources of the test part are new ones: validate on whole resources as well.
         part = np.where(tested, splits.TEST, splits.TRAIN).astype(np.int8)
         rows = np.flatnonzero(part == splits.TRAIN)
-        if len(np.unique(grid.resource[rows])) >= FOLDS:
+        if len(np.unique(grid.resource[rows])) >= folds:
             part[rows[splits.by_group(grid.resource[rows], VALIDATION_FRACTION, rng)]] = splits.VALIDATION
             return part, True, "official split; whole resources of its training part validate"
     # Rows before the first test row of a resource can be learned from, less an embargo.
@@ -453,14 +483,20 @@ def _test_rows(frame: pd.DataFrame, grid: tables.Grid, start: np.ndarray) -> np.
 
 
 def _folds(
-    part: np.ndarray, resource: np.ndarray, start: np.ndarray, by_resource: bool, rng: np.random.Generator
+    part: np.ndarray,
+    resource: np.ndarray,
+    start: np.ndarray,
+    by_resource: bool,
+    rng: np.random.Generator,
+    *,
+    folds: int,
 ) -> np.ndarray:
-    """Assign every row that is not test to one of `FOLDS` blocks: whole resources, or stretches of time."""
+    """Assign every row that is not test to one of ``folds`` blocks: whole resources, or stretches of time."""
     fold: np.ndarray = np.full(len(part), -1, dtype=np.int8)
     if by_resource:
         names = np.unique(resource[part != splits.TEST])
         own = np.zeros(int(resource.max()) + 1, dtype=np.int8)
-        own[rng.permutation(names)] = np.arange(len(names)) % FOLDS
+        own[rng.permutation(names)] = np.arange(len(names)) % folds
         fold[:] = own[resource]
         fold[part == splits.TEST] = -1
         return fold
@@ -470,7 +506,7 @@ def _folds(
     np.maximum.at(last, resource, learned)
     length = (last + 1)[resource]
     inside = position < length
-    fold[inside] = (position[inside] * FOLDS) // length[inside]
+    fold[inside] = (position[inside] * folds) // length[inside]
     return fold
 
 
@@ -732,8 +768,10 @@ def _train(
         patches = {"patches": tf.gather(table, index)}
         return {**patches, "clock": clock} if clocked else patches
 
-    per_epoch = math.ceil(int(np.clip(len(np.unique(rows // data.stride)), *EPOCH_ROWS)) / BATCH)
-    schedule = keras.optimizers.schedules.CosineDecay(params["learning_rate"], per_epoch * MAX_STEPS, alpha=0.02)
+    per_epoch = math.ceil(int(np.clip(len(np.unique(rows // data.stride)), *data.effort.epoch_rows)) / BATCH)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        params["learning_rate"], per_epoch * data.effort.max_steps, alpha=0.02
+    )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
     optimizer.build(network.trainable_variables)
 
@@ -757,7 +795,7 @@ def _train(
 
     truth = data.label(check)
     best, best_score, best_logits = network.get_weights(), -np.inf, np.zeros(len(check))
-    for epoch in range(1, MAX_STEPS + 1):
+    for epoch in range(1, data.effort.max_steps + 1):
         chosen = _epoch(rows, data.stride, per_epoch * BATCH, rng)
         hidden = rng.random(len(chosen)) < CLOCK_DROPOUT
         loss = 0.0
@@ -777,15 +815,15 @@ def _train(
 
 
 def _pool(data: FailureData, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Keep at most about `POOL_ROWS` rows, in whole stretches of time, so that memory is bounded on any data set."""
-    if len(rows) <= POOL_ROWS:
+    """Keep at most about ``pool_rows`` of the effort, in whole stretches of time, so that memory is bounded on any data set."""
+    if len(rows) <= data.effort.pool_rows:
         return rows
     length = 20 * data.window
     stretch = data.resource[rows].astype(np.int64) * (len(data.time) // length + 2) + rows // length
     _, index, counts = np.unique(stretch, return_inverse=True, return_counts=True)
     order = rng.permutation(len(counts))
     kept = np.zeros(len(counts), dtype=bool)
-    kept[order[np.cumsum(counts[order]) <= POOL_ROWS]] = True
+    kept[order[np.cumsum(counts[order]) <= data.effort.pool_rows]] = True
     return rows[kept[index]]
 
 
@@ -900,7 +938,7 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
     """
     rows = np.flatnonzero((data.part == splits.TRAIN) & data.example)
     held = np.isin(data.part, (splits.VALIDATION, splits.TEST))
-    check = _spread(data.ends["validation"], VALIDATION_ROWS)
+    check = _spread(data.ends["validation"], data.effort.validation_rows)
     network, logits = _train(params, data, rows, _bound(data, held), check, seed=seed, report=report)
     model = FailureModel([network], [dict(params)], [(1.0, 0.0)])
     _decide(model, data, check, logits)
@@ -908,9 +946,9 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
 
 
 def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> FailureModel:
-    """Train the final model: `FOLDS` networks, each without one block of the training and validation data.
+    """Train the final model: a network a block of ``data.fold``, each without one block of the training and validation data.
 
-    The networks take the best `FINALISTS` parameter sets in turn. What each predicts for its left-out block
+    The networks take the best ``finalists`` parameter sets in turn. What each predicts for its left-out block
     calibrates their mean and gives the policy curve.
 
     Parameters
@@ -918,12 +956,12 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     ranked : list of dict
         Parameter sets of the search, best first.
     """
-    distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][:FINALISTS]
+    distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     networks, used, checks, outputs = [], [], [], []
     embargo = data.window + data.horizon
     strided = np.zeros(len(data.part), dtype=bool)
     strided[np.concatenate([data.ends["train"], data.ends["validation"]])] = True
-    for k in range(FOLDS):
+    for k in range(data.effort.folds):
         block = data.fold == k
         check = np.flatnonzero(block & data.example & strided)
         away = ~block if data.by_resource else ~_near(data, block, embargo)
@@ -933,7 +971,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         if len(rows) == 0 or data.label(rows).sum() == 0 or truth.sum() in (0, len(truth)):
             continue
         params = distinct[k % len(distinct)]
-        check = _spread(check, VALIDATION_ROWS)
+        check = _spread(check, data.effort.validation_rows)
         bound = _bound(data, block | (data.part == splits.TEST))
         network, logits = _train(params, data, rows, bound, check, seed=seed + k)
         networks.append(network)
@@ -955,7 +993,7 @@ def _alignment(networks: list[Any], params: list[dict[str, Any]], data: FailureD
     The surer network would otherwise dominate the mean, and no single calibration would fit all held-out blocks.
     Labels are not looked at.
     """
-    rows = _spread(np.flatnonzero((data.fold >= 0) & data.example), ALIGN_ROWS)
+    rows = _spread(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
     single = [FailureModel([n], [p], [(1.0, 0.0)]) for n, p in zip(networks, params, strict=True)]
     found = [_logits(model, data, rows) for model in single]
     mean, spread = np.array([f.mean() for f in found]), np.array([max(f.std(), 1e-6) for f in found])
@@ -1182,9 +1220,9 @@ def _boosting(data: FailureData, seed: int) -> Prediction:
         return np.concatenate(parts)
 
     train, validation = (data.ends[p] for p in ("train", "validation"))
-    check = _spread(validation, BASELINE_ROWS)
-    threshold = highest_f1(data.label(check), probability(learn(_spread(train, BASELINE_ROWS)), check))
-    both = _spread(np.sort(np.concatenate([train, validation])), BASELINE_ROWS)
+    check = _spread(validation, data.effort.baseline_rows)
+    threshold = highest_f1(data.label(check), probability(learn(_spread(train, data.effort.baseline_rows)), check))
+    both = _spread(np.sort(np.concatenate([train, validation])), data.effort.baseline_rows)
     found = probability(learn(both), data.ends["test"])
     return {"probability": found, "alarm": found >= threshold}
 
@@ -1512,6 +1550,6 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
     ]
 
 
-def steps(data: Any) -> int:
+def steps(data: FailureData) -> int:
     """Return the most steps that `fit` reports: what a full trial has."""
-    return MAX_STEPS
+    return data.effort.max_steps
