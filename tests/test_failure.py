@@ -15,6 +15,10 @@ from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable.failure import FailureServable, apply_calibration, choose_threshold, clock_of, fit_to_window
 from aiops_core.tasks import failure
+from aiops_core.tasks.failure.model import platt
+from aiops_core.tasks.failure.network import summarise_patches
+from aiops_core.tasks.failure.split import near, steps_to_next
+from aiops_core.tasks.failure.training import draw_epoch, patch_ends, patch_summaries
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 PARAMS = {
@@ -131,18 +135,18 @@ def test_no_window_and_no_label_reaches_from_one_part_into_another(data: failure
 
 def test_left_out_blocks_of_the_final_model_are_embargoed(data: failure.FailureData) -> None:
     block = data.fold == 1
-    near = failure._near(data, block, 18)
+    embargoed = near(data, block, 18)
     inside = np.flatnonzero(block & (data.resource == 2))
     expected = (data.resource == 2) & (
         np.abs(np.arange(len(block)) - np.clip(np.arange(len(block)), inside.min(), inside.max())) <= 18
     )
-    assert (near[data.resource == 2] == expected[data.resource == 2]).all()
+    assert (embargoed[data.resource == 2] == expected[data.resource == 2]).all()
     assert (data.fold[data.part == splits.TEST] == -1).all()
 
 
 def test_longer_horizons_do_not_look_past_the_boundary_of_a_part(data: failure.FailureData) -> None:
     held = np.isin(data.part, (splits.VALIDATION, splits.TEST))
-    bound = failure._bound(data, held)
+    bound = steps_to_next(data, held)
     train = np.flatnonzero((data.part == splits.TRAIN) & (data.resource == 0))
     first_held = np.flatnonzero(held & (data.resource == 0))[0]
     np.testing.assert_array_equal(bound[train], first_held - train)
@@ -175,7 +179,7 @@ def test_a_stride_thins_the_examples_but_not_the_rows_to_learn_from() -> None:
     position = prepared.ends["train"] - prepared.start[prepared.ends["train"]]
     assert set(position % 12) == {11}
     rows = np.flatnonzero((prepared.part == splits.TRAIN) & prepared.example)
-    chosen = failure._epoch(rows, 12, 100, np.random.default_rng(0))
+    chosen = draw_epoch(rows, 12, 100, np.random.default_rng(0))
     assert len(np.unique(rows[chosen][:50] // 12)) == 50
     assert len(np.unique(rows[chosen] % 12)) > 6
 
@@ -228,7 +232,7 @@ def test_f1_is_compared_at_thresholds_that_one_rule_chose_on_validation(data: fa
     check = data.ends["validation"]
     score = np.linspace(0, 1, len(check))
     curve = failure.policies(data, check, score)
-    assert failure.highest_f1(data.label(check), score) == failure.choose_threshold(curve, "max_f1")
+    assert failure.highest_f1(data.label(check), score) == choose_threshold(curve, "max_f1")
     trees = failure.baselines(data, seed=0)["hist_gradient_boosting"]
     assert 0 < trees["alarm"].sum() < len(trees["alarm"])
 
@@ -319,10 +323,10 @@ def test_calibration_recovers_a_distorted_probability() -> None:
     rng = np.random.default_rng(0)
     logit = rng.normal(-2, 2, 20_000)
     truth = (rng.random(20_000) < 1 / (1 + np.exp(-logit))).astype(int)
-    slope, offset = failure._platt(logit * 3 + 1, truth)
+    slope, offset = platt(logit * 3 + 1, truth)
     assert slope == pytest.approx(1 / 3, abs=0.02)
     assert offset == pytest.approx(-1 / 3, abs=0.05)
-    assert failure._platt(-logit, truth)[0] > 0
+    assert platt(-logit, truth)[0] > 0
 
 
 # Servable ------------------------------------------------------------------------------------------------------
@@ -394,9 +398,9 @@ def test_training_sees_the_same_channels_as_serving(
     model, _ = trained
     ends = data.ends["train"][[0, 3, 200]]
     for network, params in zip(model.networks, model.params, strict=True):
-        places = failure._places(data, params["patch"])(ends)
-        store, slot = failure._summaries(data, params["patch"], [places])
-        seen = np.asarray(failure._patches(data.windows(ends), data.window, params["patch"], data))
+        places = patch_ends(data, params["patch"])(ends)
+        store, slot = patch_summaries(data, params["patch"], [places])
+        seen = np.asarray(summarise_patches(data.windows(ends), data.window, params["patch"], data))
         np.testing.assert_allclose(store[slot[places + 1]], seen, atol=1e-6)
         assert network.input["patches"].shape[1:] == seen.shape[1:]
 

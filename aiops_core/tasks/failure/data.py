@@ -1,0 +1,203 @@
+"""What the failure task is and works on: its names and metrics, the effort, and the labelled, split series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aiops_core.facts import FACTS
+
+__all__ = [
+    "CHUNK",
+    "FULL_EFFORT",
+    "GATE_METRICS",
+    "KIND",
+    "MAIN_METRIC",
+    "MODE",
+    "MODEL",
+    "NAME",
+    "OBJECTIVE",
+    "PROBABILITY_METRICS",
+    "SIMPLE_BASELINES",
+    "STRONG_BASELINES",
+    "Effort",
+    "FailureData",
+    "Params",
+    "Prediction",
+    "Report",
+]
+
+NAME = "failure"
+MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
+MAIN_METRIC = "roc_auc"
+OBJECTIVE = "average_precision"
+MODE = "max"
+#: What the gate compares; simple baselines by the first one only.
+GATE_METRICS = ("roc_auc", "average_precision", "f1")
+#: One of these must beat the class prior: a ranking alone is no probability.
+PROBABILITY_METRICS = ("brier",)
+SIMPLE_BASELINES = ("class_prior", "rules")
+STRONG_BASELINES = ("hist_gradient_boosting",)
+#: Windows that are computed at a time.
+CHUNK = 4096
+Params = Mapping[str, Any]
+Prediction = dict[str, np.ndarray]
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work training is given; less makes a quick run of lower quality.
+
+    Attributes
+    ----------
+    max_steps : int
+        Epochs of a full trial.
+    epoch_rows : (int, int)
+        Least and most rows an epoch.
+    validation_rows : int
+        Most rows scored after an epoch.
+    baseline_rows : int
+        Most rows that the gradient-boosted baseline learns from.
+    pool_rows : int
+        Rows that the training of one network may draw from.
+    folds : int
+        Blocks of the cross-fitting, one network of the final model each.
+    finalists : int
+        Distinct parameter sets of the search in the final mean.
+    align_rows : int
+        Rows on which the networks of the final model are brought to one scale.
+    """
+
+    max_steps: int = 8
+    epoch_rows: tuple[int, int] = (6_000, 16_000)
+    validation_rows: int = 8_000
+    baseline_rows: int = 15_000
+    pool_rows: int = 400_000
+    folds: int = 4
+    finalists: int = 2
+    align_rows: int = 4_000
+
+
+#: What a model for use is given.
+FULL_EFFORT = Effort()
+
+
+@dataclass
+class FailureData:
+    """Series, labels and parts of one failure data set; windows are cut out when needed.
+
+    Attributes
+    ----------
+    values : ndarray, (n_rows, n_features), float32
+        Metrics on the regular grid, raw units; NaN is missing.
+    start : ndarray, (n_rows,), int64
+        Position of the first row of the row's resource.
+    resource : ndarray, (n_rows,), int32
+        Index into ``resources``.
+    time : ndarray, (n_rows,), datetime64[s]
+        UTC.
+    until : ndarray, (n_rows,), float64
+        Steps to the start of the next incident, inf when none is known.
+    known : ndarray, (n_rows,), float64
+        Steps after the row for which incidents are known.
+    example : ndarray, (n_rows,), bool
+        Rows that have a label.
+    part : ndarray, (n_rows,), int8
+        Part of the row by time or resource, whether or not it is an example; -1 is embargo.
+    ends : dict of str to ndarray
+        Positions of the examples of each part, ascending: every ``stride``-th row.
+    fold : ndarray, (n_rows,), int8
+        Block of the row in the cross-fitting of the final model, -1 for the test part.
+    by_resource : bool
+        Whole resources are held out, instead of the end of every resource's time.
+    incidents : DataFrame
+        ``resource`` (index), ``start`` and ``end``, datetime64[s].
+    features : list of dict
+        As in the card.
+    center, scale : ndarray, (n_features,), float32
+        Median and robust standard deviation of training rows.
+    oracle : ndarray, (n_test,) or None
+    effort : Effort
+    info : dict
+    """
+
+    values: np.ndarray
+    start: np.ndarray
+    resource: np.ndarray
+    time: np.ndarray
+    until: np.ndarray
+    known: np.ndarray
+    example: np.ndarray
+    part: np.ndarray
+    ends: dict[str, np.ndarray]
+    fold: np.ndarray
+    by_resource: bool
+    incidents: pd.DataFrame
+    resources: list[str]
+    features: list[dict[str, Any]]
+    center: np.ndarray
+    scale: np.ndarray
+    window: int
+    horizon: int
+    stride: int
+    step_seconds: int
+    oracle: np.ndarray | None
+    effort: Effort = FULL_EFFORT
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def windows(self, ends: np.ndarray) -> np.ndarray:
+        """Cut out the windows that end at the given rows, padded on the left with NaN.
+
+        Returns
+        -------
+        ndarray, (n, window, n_features), float32
+        """
+        index = ends[:, None] + np.arange(1 - self.window, 1)
+        out = self.values[np.maximum(index, 0)]
+        out[index < self.start[ends][:, None]] = np.nan
+        return out
+
+    def label(self, ends: np.ndarray) -> np.ndarray:
+        """Return 1 where an incident starts within the horizon, (n,), int64."""
+        return np.asarray(self.until[ends] <= self.horizon, dtype=np.int64)
+
+    def truth(self, part: str) -> np.ndarray:
+        """Return the labels of a part's examples, (n,), int64."""
+        return self.label(self.ends[part])
+
+    def keys(self, part: str) -> pd.DataFrame:
+        """Return ``resource_id`` and ``timestamp`` of a part's examples."""
+        ends = self.ends[part]
+        names = np.array(self.resources, dtype=object)[self.resource[ends]]
+        return pd.DataFrame({"resource_id": names, "timestamp": pd.DatetimeIndex(self.time[ends]).tz_localize("UTC")})
+
+    def clusters(self, part: str) -> np.ndarray:
+        """Return the bootstrap cluster of each example: its resource, or its stretch of window + horizon steps."""
+        ends = self.ends[part]
+        owner: np.ndarray = self.resource[ends].astype(np.int64)
+        if self.by_resource:
+            return owner
+        block: np.ndarray = (ends - self.start[ends]) // (self.window + self.horizon)
+        return np.asarray(owner * (int(block.max(initial=0)) + 1) + block)
+
+    def summary(self) -> pd.DataFrame:
+        """Return examples, positives and incidents by part, for a notebook."""
+        rows = {}
+        for part, ends in self.ends.items():
+            truth = self.label(ends)
+            next_start = self.time[ends][truth == 1] + (self.until[ends][truth == 1] * self.step_seconds).astype(
+                "timedelta64[s]"
+            )
+            rows[part] = {
+                "examples": len(ends),
+                "positive": int(truth.sum()),
+                "base_rate": float(truth.mean()) if len(ends) else float("nan"),
+                "resources": len(np.unique(self.resource[ends])),
+                "incidents": len(set(zip(self.resource[ends][truth == 1].tolist(), next_start.tolist(), strict=True))),
+            }
+        return pd.DataFrame(rows).T.rename_axis("part")

@@ -1,0 +1,131 @@
+"""What alarms mean to an on-call engineer: events, alerts, and the policy curve that thresholds are chosen on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from aiops_core.servable.failure import choose_threshold
+from aiops_core.tasks.failure.data import FailureData
+
+__all__ = ["CURVE_POINTS", "DAY_SECONDS", "events", "highest_f1", "policies"]
+
+CURVE_POINTS = 120
+DAY_SECONDS = 86_400
+
+
+def events(data: FailureData, ends: np.ndarray, alarm: np.ndarray) -> dict[str, Any]:
+    """Translate alarms into what an on-call engineer asks.
+
+    An alert is an alarm that is not within ``horizon`` steps after an earlier alert of the same resource: an alert
+    is valid for the horizon, and repeats after it. It is false when no incident starts within the horizon.
+    An incident counts when at least one example lies within the horizon before it; it is caught when one of these
+    is an alarm, and its lead is the time from the earliest one.
+
+    Parameters
+    ----------
+    ends : ndarray, (n,)
+        Positions of the examples, ascending.
+    alarm : ndarray, (n,), bool
+
+    Returns
+    -------
+    dict
+        ``incidents, caught, share_caught, leads_hours`` (list), ``median_lead_hours, alerts, false_alerts,
+        resource_days, alerts_per_resource_day, false_alerts_per_resource_day``.
+    """
+    hours = data.step_seconds / 3600
+    days = len(ends) * data.stride * data.step_seconds / DAY_SECONDS
+    until = data.until[ends]
+    soon = until <= data.horizon
+    # An incident is known by the resource and the place of its start.
+    key = np.round((ends + until)[soon], 6)
+    names = np.unique(key)
+    hit = soon & alarm
+    lead = np.full(len(names), -np.inf)
+    np.maximum.at(lead, np.searchsorted(names, np.round((ends + until)[hit], 6)), until[hit])
+    leads = lead[np.isfinite(lead)] * hours
+    alerts = _alerts(data, ends[alarm])
+    false = int((data.until[alerts] > data.horizon).sum())
+    return {
+        "incidents": len(names),
+        "caught": len(leads),
+        "share_caught": len(leads) / len(names) if len(names) else float("nan"),
+        "leads_hours": np.sort(leads).tolist(),
+        "median_lead_hours": float(np.median(leads)) if len(leads) else None,
+        "alerts": len(alerts),
+        "false_alerts": false,
+        "resource_days": days,
+        "alerts_per_resource_day": len(alerts) / days if days else 0.0,
+        "false_alerts_per_resource_day": false / days if days else 0.0,
+    }
+
+
+def _alerts(data: FailureData, alarms: np.ndarray) -> np.ndarray:
+    """Return the positions of the alarms that are alerts."""
+    chosen, i = [], 0
+    # The next alarm that counts lies past the horizon of this one, or in the next resource.
+    stop = np.r_[np.flatnonzero(np.diff(data.resource[alarms])) + 1, len(alarms)] if len(alarms) else np.zeros(0, int)
+    quiet = np.searchsorted(alarms, alarms + data.horizon, side="right")
+    following = (
+        np.minimum(quiet, stop[np.searchsorted(stop, np.arange(len(alarms)), side="right")]) if len(alarms) else quiet
+    )
+    while i < len(alarms):
+        chosen.append(alarms[i])
+        i = int(following[i])
+    return np.array(chosen, dtype=np.int64)
+
+
+def policies(data: FailureData, ends: np.ndarray, probability: np.ndarray) -> dict[str, list[float]]:
+    """Return what each threshold would mean, as `choose_threshold` and the report need it.
+
+    Parameters
+    ----------
+    ends : ndarray, (n,)
+        Positions of the examples, ascending.
+    probability : ndarray, (n,)
+
+    Returns
+    -------
+    dict of str to list
+        ``threshold`` descending, ``precision, recall, f1``, ``missed`` and ``false_alarms`` (shares of all rows),
+        ``alerts_per_resource_day, false_alerts_per_resource_day, share_caught, median_lead_hours``.
+    """
+    truth = data.label(ends)
+    cut, threshold, hit = _cuts(truth, probability)
+    tp, raised = hit.astype(float), (cut + 1).astype(float)
+    out: dict[str, list[float]] = {
+        "threshold": threshold.tolist(),
+        "precision": (tp / raised).tolist(),
+        "recall": (tp / max(truth.sum(), 1)).tolist(),
+        "f1": (2 * tp / (raised + truth.sum())).tolist(),
+        "missed": ((truth.sum() - tp) / len(truth)).tolist(),
+        "false_alarms": ((raised - tp) / len(truth)).tolist(),
+    }
+    seen = [events(data, ends, probability >= t) for t in threshold]
+    for name in ("alerts_per_resource_day", "false_alerts_per_resource_day", "share_caught"):
+        out[name] = [float(e[name]) for e in seen]
+    out["median_lead_hours"] = [float(e["median_lead_hours"] or 0.0) for e in seen]
+    return out
+
+
+def _cuts(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return up to `CURVE_POINTS` places to cut the ranking, with the threshold and the positives above each."""
+    order = np.argsort(-probability, kind="stable")
+    ranked, hit = probability[order], np.cumsum(truth[order])
+    cut = np.flatnonzero(np.r_[np.diff(ranked) != 0, True])
+    f1 = 2 * hit[cut] / (cut + 1 + truth.sum())
+    # Denser where few rows alarm: that is where thresholds are chosen. The best F1 is always among them.
+    place = np.unique(np.r_[np.geomspace(1, len(cut), CURVE_POINTS).astype(int) - 1, int(np.argmax(f1))])
+    cut = cut[place]
+    below = np.r_[ranked, ranked[-1] * 0.9][cut + 1]
+    # Half way to the next lower score: rounding in another runtime must not flip the decision.
+    return cut, (ranked[cut] + below) / 2, hit[cut]
+
+
+def highest_f1(truth: np.ndarray, probability: np.ndarray) -> float:
+    """Return the threshold of rule ``max_f1``, as a servable's own is chosen: one rule for models and baselines."""
+    cut, threshold, hit = _cuts(truth, probability)
+    f1 = 2 * hit / (cut + 1 + truth.sum())
+    return choose_threshold({"threshold": threshold.tolist(), "f1": f1.tolist()}, "max_f1")

@@ -1,0 +1,97 @@
+"""Write the servable, and score data with a loaded one."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aiops_core import servable
+from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
+from aiops_core.tasks.failure.data import CHUNK, KIND, MODEL, NAME, FailureData, Prediction
+from aiops_core.tasks.failure.model import FailureModel, combine_networks
+from aiops_core.tasks.failure.network import import_tensorflow
+from aiops_core.tasks.failure.split import thin_rows
+
+__all__ = ["GOLDEN_ROWS", "export", "score"]
+
+GOLDEN_ROWS = 24
+
+
+def export(model: FailureModel, data: FailureData, folder: Path) -> None:
+    """Write the servable: one ONNX graph with all networks, the card and golden examples."""
+    combined = combine_networks(model, data)
+    clocked = "clock" in combined.input
+    graph = _onnx(combined)
+    card = {
+        "task": NAME,
+        "model": MODEL,
+        "kind": KIND,
+        "created": pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
+        "features": data.features,
+        "missing_values": "NaN is learned as missing; rows before the first one are padding",
+        "window": data.window,
+        "horizon": data.horizon,
+        "step_seconds": data.step_seconds,
+        "uses_time_of_day": clocked,
+        "networks": model.params,
+        "decision": {"rule": "max_f1", "threshold": model.threshold, "curve": model.curve},
+        "calibration": {"method": "platt", "parameters": {"slope": model.slope, "offset": model.offset}},
+    }
+    windows, last = _golden(data)
+    with tempfile.TemporaryDirectory() as scratch:
+        # The golden outputs are what the servable itself computes; parity with Keras is checked beside it.
+        path = Path(scratch) / "servable"
+        servable.write(path, card, {GRAPH: graph}, {"windows": windows, "last": last.astype(np.int64)})
+        found = FailureServable(path, servable._read_card(path)).predict(windows, last)
+    feed = {"window": windows, "clock": clock_of(last, len(last))}
+    native = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
+    expected = apply_calibration(native, model.slope, model.offset)
+    worst = float(np.abs(expected - found).max())
+    if worst > 1e-5:
+        raise RuntimeError(f"the ONNX graph differs from the Keras model by {worst:.2g} in probability")
+    servable.write(
+        folder,
+        card,
+        {GRAPH: graph},
+        {"windows": windows, "last": last.astype(np.int64), "expected_probability": expected},
+    )
+
+
+def _onnx(combined: Any) -> bytes:
+    import contextlib
+    import logging
+
+    _, keras = import_tensorflow()
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(scratch) / "model.onnx"
+        signature = {k: keras.InputSpec(shape=v.shape, dtype="float32", name=k) for k, v in combined.input.items()}
+        combined.export(str(path), format="onnx", verbose=False, input_signature=[signature])
+        return path.read_bytes()
+
+
+def _golden(data: FailureData) -> tuple[np.ndarray, np.ndarray]:
+    """Return test windows with the hard cases added: padding, missing values, an unknown time."""
+    ends = thin_rows(data.ends["test"], GOLDEN_ROWS)
+    windows, last = data.windows(ends), data.time[ends].copy()
+    windows[0, : data.window // 2] = np.nan
+    windows[1 % len(windows), :, 0] = np.nan
+    windows[2 % len(windows)] = np.nan
+    last[3 % len(last)] = np.datetime64("NaT")
+    return windows, last
+
+
+def score(model: FailureServable, data: FailureData, part: str) -> Prediction:
+    """Predict the examples of a part through the loaded servable; the keys of `predict`, and ``f1_alarm``."""
+    ends = data.ends[part]
+    probability = np.empty(len(ends))
+    for i in range(0, len(ends), CHUNK):
+        chosen = ends[i : i + CHUNK]
+        probability[i : i + CHUNK] = model.predict(data.windows(chosen), data.time[chosen])
+    of_f1 = choose_threshold(model.card["decision"]["curve"], "max_f1")
+    return {"probability": probability, "alarm": model.decide(probability), "f1_alarm": probability >= of_f1}

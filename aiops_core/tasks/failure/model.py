@@ -1,0 +1,266 @@
+"""The search space, and the model: the calibrated mean of cross-fitted networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from aiops_core.data import splits
+from aiops_core.servable.failure import apply_calibration, choose_threshold, clock_of
+from aiops_core.tasks.failure.data import CHUNK, MODEL, FailureData, Params, Prediction, Report
+from aiops_core.tasks.failure.decision import policies
+from aiops_core.tasks.failure.network import MAIN, import_tensorflow, patch_size, summarise_patches
+from aiops_core.tasks.failure.split import near, steps_to_next, thin_rows
+from aiops_core.tasks.failure.training import train_network
+
+__all__ = [
+    "LEAST_SLOPE",
+    "FailureModel",
+    "combine_networks",
+    "defaults",
+    "finish",
+    "fit",
+    "platt",
+    "predict",
+    "space",
+    "steps",
+]
+
+LEAST_SLOPE = 0.05
+
+
+def space(data: FailureData) -> dict[str, BaseDistribution]:
+    """Return the search space; ``patch`` is the number of steps that one LSTM step summarises."""
+    longest = max(1, data.window // 6)
+    return {
+        "units": CategoricalDistribution([16, 32, 48]),
+        "patch": CategoricalDistribution([p for p in (1, 2, 3, 5, 8, 10) if p <= longest]),
+        "local": CategoricalDistribution([0, 1]),
+        "clock": CategoricalDistribution([0, 1]),
+        "dense": CategoricalDistribution([16, 32]),
+        "dropout": FloatDistribution(0.0, 0.5),
+        "input_dropout": FloatDistribution(0.0, 0.3),
+        "learning_rate": FloatDistribution(5e-4, 1e-2, log=True),
+        "weight_decay": FloatDistribution(1e-5, 3e-2, log=True),
+    }
+
+
+def defaults(data: FailureData) -> list[dict[str, Any]]:
+    """Return the points that are tried first."""
+    patches = [p for p in (1, 2, 3, 5, 8, 10) if p <= max(1, data.window // 10)]
+    base: dict[str, Any] = {
+        "units": 32,
+        "patch": patches[-1],
+        "local": 1,
+        "clock": 1,
+        "dense": 16,
+        "dropout": 0.2,
+        "input_dropout": 0.0,
+        "learning_rate": 6e-3,
+        "weight_decay": 1e-4,
+    }
+    # The second is for few incidents in many metrics, where the first learns the incidents by heart.
+    careful = {**base, "local": 0, "dropout": 0.4, "input_dropout": 0.1, "learning_rate": 3e-3, "weight_decay": 1e-2}
+    return [base, careful, {**base, "clock": 0}]
+
+
+def steps(data: FailureData) -> int:
+    """Return the most steps that `fit` reports: what a full trial has."""
+    return data.effort.max_steps
+
+
+@dataclass
+class FailureModel:
+    """Networks whose mean logit is calibrated.
+
+    Attributes
+    ----------
+    networks : list
+        Keras models: ``{"patches", "clock"}`` to logits (n, number of horizons).
+    slope, offset : float
+        Calibration of the mean logit.
+    threshold : float
+        Alarm threshold of the rule ``max_f1``.
+    curve : dict
+        Policy curve on rows no network of the prediction was trained on, see `policies`.
+    params : list of dict
+        Parameters of each network.
+    aligned : list of (float, float)
+        Factor and shift that bring each network's logits to a common scale before the mean.
+    native : dict
+        The combined Keras model under its name.
+    """
+
+    networks: list[Any]
+    params: list[dict[str, Any]]
+    aligned: list[tuple[float, float]]
+    slope: float = 1.0
+    offset: float = 0.0
+    threshold: float = 0.5
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    native: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(params: Params, data: FailureData, *, seed: int, report: Report | None = None) -> FailureModel:
+    """Train one network on the training part; validation chooses its epoch.
+
+    Parameters
+    ----------
+    params : mapping
+        A point of `space`.
+    seed : int
+    report : callable, optional
+        Called after every epoch with validation ``average_precision, roc_auc, log_loss`` and ``train_loss``.
+
+    Returns
+    -------
+    FailureModel
+        Not calibrated; see `finish`.
+    """
+    rows = np.flatnonzero((data.part == splits.TRAIN) & data.example)
+    held = np.isin(data.part, (splits.VALIDATION, splits.TEST))
+    check = thin_rows(data.ends["validation"], data.effort.validation_rows)
+    network, logits = train_network(params, data, rows, steps_to_next(data, held), check, seed=seed, report=report)
+    model = FailureModel([network], [dict(params)], [(1.0, 0.0)])
+    _decide(model, data, check, logits)
+    return model
+
+
+def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> FailureModel:
+    """Train the final model: a network a block of ``data.fold``, each without one block of the training and validation data.
+
+    The networks take the best ``finalists`` parameter sets in turn. What each predicts for its left-out block
+    calibrates their mean and gives the policy curve.
+
+    Parameters
+    ----------
+    ranked : list of dict
+        Parameter sets of the search, best first.
+    """
+    distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
+    networks, used, checks, outputs = [], [], [], []
+    embargo = data.window + data.horizon
+    strided = np.zeros(len(data.part), dtype=bool)
+    strided[np.concatenate([data.ends["train"], data.ends["validation"]])] = True
+    for k in range(data.effort.folds):
+        block = data.fold == k
+        check = np.flatnonzero(block & data.example & strided)
+        away = ~block if data.by_resource else ~near(data, block, embargo)
+        rows = np.flatnonzero((data.fold >= 0) & (data.part != splits.TEST) & away & data.example)
+        rows = rows[steps_to_next(data, data.part == splits.TEST)[rows] > data.horizon]
+        truth = data.label(check)
+        if len(rows) == 0 or data.label(rows).sum() == 0 or truth.sum() in (0, len(truth)):
+            continue
+        params = distinct[k % len(distinct)]
+        check = thin_rows(check, data.effort.validation_rows)
+        bound = steps_to_next(data, block | (data.part == splits.TEST))
+        network, logits = train_network(params, data, rows, bound, check, seed=seed + k)
+        networks.append(network)
+        used.append(params)
+        checks.append(check)
+        outputs.append(logits)
+    if not networks:
+        return fit(ranked[0], data, seed=seed)
+    aligned = _alignment(networks, used, data)
+    outputs = [factor * logits + shift for logits, (factor, shift) in zip(outputs, aligned, strict=True)]
+    model = FailureModel(networks, used, aligned)
+    _decide(model, data, np.concatenate(checks), np.concatenate(outputs))
+    return model
+
+
+def _alignment(networks: list[Any], params: list[dict[str, Any]], data: FailureData) -> list[tuple[float, float]]:
+    """Return factor and shift of each network's logits that give all of them one mean and spread on the same rows.
+
+    The surer network would otherwise dominate the mean, and no single calibration would fit all held-out blocks.
+    Labels are not looked at.
+    """
+    rows = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
+    single = [FailureModel([n], [p], [(1.0, 0.0)]) for n, p in zip(networks, params, strict=True)]
+    found = [_logits(model, data, rows) for model in single]
+    mean, spread = np.array([f.mean() for f in found]), np.array([max(f.std(), 1e-6) for f in found])
+    factor = spread.mean() / spread
+    return [(float(k), float(mean.mean() - k * m)) for k, m in zip(factor, mean, strict=True)]
+
+
+def _decide(model: FailureModel, data: FailureData, rows: np.ndarray, logits: np.ndarray) -> None:
+    """Calibrate on held-out logits, then set the policy curve and the default threshold."""
+    truth = data.label(rows)
+    model.slope, model.offset = platt(logits, truth)
+    order = np.argsort(rows, kind="stable")
+    probability = apply_calibration(logits, model.slope, model.offset)[order]
+    model.curve = policies(data, rows[order], probability)
+    model.threshold = choose_threshold(model.curve, "max_f1")
+
+
+def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Fit slope and offset of a logistic curve by Newton's method, targets smoothed as Platt (1999) does."""
+    positive = float(truth.sum())
+    negative = float(len(truth)) - positive
+    if positive == 0 or negative == 0:
+        return 1.0, 0.0
+    target = np.where(truth == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    # Newton's steps are bounded, so the logits are brought to a common scale first.
+    middle, spread = float(np.mean(logits)), max(float(np.std(logits)), 1e-9)
+    x = np.c_[(logits - middle) / spread, np.ones(len(logits))]
+    theta = np.array([0.0, float(np.log(positive / negative))])
+    ridge = np.diag([1e-3, 1e-6])
+    for _ in range(50):
+        p = apply_calibration(x @ theta, 1.0, 0.0)
+        gradient = x.T @ (p - target) + ridge @ theta
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge
+        change = np.linalg.solve(hessian, gradient)
+        theta = theta - change * min(1.0, 2.0 / max(float(np.abs(change).max()), 1e-12))
+        if np.abs(change).max() < 1e-9:
+            break
+    slope = float(theta[0]) / spread
+    # A negative slope would turn the ranking round: held-out data that poor only sets the level.
+    if slope < LEAST_SLOPE:
+        rate = positive / len(truth)
+        return LEAST_SLOPE, float(np.log(rate / (1 - rate)) - LEAST_SLOPE * middle)
+    return slope, float(theta[1]) - slope * middle
+
+
+def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
+    """Predict the examples of a part with the Keras networks.
+
+    Returns
+    -------
+    dict
+        ``probability`` (n,), float64 and ``alarm`` (n,), bool.
+    """
+    logits = _logits(model, data, data.ends[part])
+    probability = apply_calibration(logits, model.slope, model.offset)
+    return {"probability": probability, "alarm": probability >= model.threshold}
+
+
+def _logits(model: FailureModel, data: FailureData, ends: np.ndarray) -> np.ndarray:
+    """Return the mean logits (n,), float64, of the windows that end at the given rows."""
+    combined = combine_networks(model, data)
+    logits = np.zeros(len(ends))
+    for i in range(0, len(ends), CHUNK):
+        chosen = ends[i : i + CHUNK]
+        feed = {"window": data.windows(chosen), "clock": clock_of(data.time[chosen], len(chosen))}
+        logits[i : i + CHUNK] = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
+    return logits
+
+
+def combine_networks(model: FailureModel, data: FailureData) -> Any:
+    """Return one Keras model: raw windows and clock to the mean logit of all networks, (n, 1)."""
+    if "keras" not in model.native:
+        _, keras = import_tensorflow()
+        from keras import layers
+
+        inputs = {"window": layers.Input((data.window, len(data.features)), name="window")}
+        if any("clock" in network.input for network in model.networks):
+            inputs["clock"] = layers.Input((1,), name="clock")
+        sizes = [patch_size(params, data) for params in model.params]
+        patches = {size: summarise_patches(inputs["window"], data.window, size, data) for size in sorted(set(sizes))}
+        feeds = [{**inputs, "patches": patches[size]} for size in sizes]
+        logits = [n({k: f[k] for k in n.input})[:, MAIN : MAIN + 1] for n, f in zip(model.networks, feeds, strict=True)]
+        scaled = [factor * x + shift for x, (factor, shift) in zip(logits, model.aligned, strict=True)]
+        mean = scaled[0] if len(scaled) == 1 else layers.Average()(scaled)
+        model.native["keras"] = keras.Model(inputs, mean, name=MODEL)
+    return model.native["keras"]

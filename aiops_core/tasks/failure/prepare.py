@@ -1,0 +1,161 @@
+"""Turn a data set's telemetry and incidents into `FailureData`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aiops_core.data import splits, tables
+from aiops_core.data.synthetic import unit_of
+from aiops_core.data.tables import Dataset
+from aiops_core.errors import DataError
+from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
+from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, incident_table, labels
+
+__all__ = ["prepare"]
+
+
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> FailureData:
+    """Turn telemetry and incidents into labelled, split series.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With tables ``telemetry`` and ``incidents``; ``config["failure"]`` may hold ``window, horizon, stride,
+        test_fraction``.
+    seed : int
+        Chooses the held-out resources where whole resources are held out.
+    effort : Effort, optional
+        Kept as ``data.effort`` for all that follows.
+
+    Returns
+    -------
+    FailureData
+
+    Raises
+    ------
+    DataError
+        If there are fewer rows than a window, or a part has no positive or no negative example.
+    """
+    config = {**tables.DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}
+    window, horizon, stride = int(config["window"]), int(config["horizon"]), int(config["stride"])
+    frame, incidents = dataset.tables["telemetry"], dataset.tables["incidents"]
+    columns = tables.feature_columns("telemetry", frame)
+    grid = tables.to_grid(frame, columns)
+    n = len(grid.resource)
+    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
+    lengths = np.diff(np.r_[starts, n])
+    start = np.repeat(starts, lengths)
+    position = np.arange(n) - start
+    if lengths.max() < window:
+        raise DataError(
+            f"the longest resource has {int(lengths.max())} steps, fewer than a window of {window}", table="telemetry"
+        )
+    table = incident_table(incidents, grid)
+    until, inside, known = labels(grid, table, starts, lengths)
+    example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
+
+    official = "split" in frame.columns
+    part, by_resource, sentence = assign_parts(
+        frame, grid, config, position, start, np.random.default_rng([seed, 11]), folds=effort.folds
+    )
+    on_stride = (position - (window - 1)) % stride == 0
+    ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
+    for name, rows in ends.items():
+        positive = int((until[rows] <= horizon).sum())
+        if positive == 0 or positive == len(rows):
+            lacking = "rows" if len(rows) == 0 else "positive rows" if positive == 0 else "negative rows"
+            raise DataError(
+                f"the {name} part has no {lacking} (window {window}, horizon {horizon} steps, {len(table)} incidents); "
+                "it needs more time, more incidents or other window and horizon",
+                table="incidents",
+            )
+    train = grid.values[(part == splits.TRAIN) & grid.present]
+    useful = [i for i in range(len(columns)) if len(np.unique(train[~np.isnan(train[:, i]), i])) > 1]
+    if not useful:
+        raise DataError("all feature columns are constant or missing in the training part", table="telemetry")
+    values, train = np.ascontiguousarray(grid.values[:, useful]), train[:, useful]
+    names = [columns[i] for i in useful]
+    center, scale = _scaling(train)
+    data = FailureData(
+        values=values,
+        start=start,
+        resource=grid.resource,
+        time=grid.time,
+        until=until,
+        known=known,
+        example=example,
+        part=part,
+        ends=ends,
+        fold=assign_folds(
+            part, grid.resource, start, by_resource, np.random.default_rng([seed, 12]), folds=effort.folds
+        ),
+        by_resource=by_resource,
+        incidents=table,
+        resources=grid.resources,
+        features=[_feature(name, train[:, i]) for i, name in enumerate(names)],
+        center=center,
+        scale=scale,
+        window=window,
+        horizon=horizon,
+        stride=stride,
+        step_seconds=grid.step_seconds,
+        oracle=None,
+        effort=effort,
+    )
+    data.oracle = _oracle_rows(dataset.oracles.get("failure"), data)
+    data.info = {
+        "rows": sum(len(rows) for rows in ends.values()),
+        "train_rows": len(ends["train"]),
+        "validation_rows": len(ends["validation"]),
+        "test_rows": len(ends["test"]),
+        "split": sentence,
+        "official_split": official,
+        "window": window,
+        "horizon": horizon,
+        "stride": stride,
+        "step_seconds": grid.step_seconds,
+        "features": names,
+        "resources": len(grid.resources),
+        "incidents": len(table),
+        "base_rate": float(data.truth("train").mean()),
+        "test_base_rate": float(data.truth("test").mean()),
+        "unlabelled_rows": int((grid.present & ~inside & ~example).sum()),
+        "rows_inside_incidents": int((grid.present & inside).sum()),
+        **{f"{part}_incidents": int(count) for part, count in data.summary()["incidents"].items()},
+    }
+    return data
+
+
+def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return median and robust standard deviation of each column (n_features,), float32."""
+    low, center, high = np.nanpercentile(train, [5, 50, 95], axis=0)
+    # The middle 90 % of a normal distribution spans 3.29 standard deviations.
+    robust, plain = (high - low) / 3.29, np.nanstd(train.astype(np.float64), axis=0)
+    # A column that is nearly always the same has no robust spread.
+    scale = np.where(robust > 1e-3 * plain, robust, plain)
+    return center.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
+
+
+def _feature(name: str, values: np.ndarray) -> dict[str, Any]:
+    seen = values[~np.isnan(values)].astype(np.float64)
+    low, median, high = np.percentile(seen, [1, 50, 99])
+    reference = {
+        "median": float(median),
+        "p01": float(low),
+        "p99": float(high),
+        "min": float(seen.min()),
+        "max": float(seen.max()),
+        "mean": float(seen.mean()),
+        "std": float(seen.std()),
+    }
+    return {"name": name, "unit": unit_of(name, reference["max"]), "dtype": "number", "reference": reference}
+
+
+def _oracle_rows(frame: pd.DataFrame | None, data: FailureData) -> np.ndarray | None:
+    if frame is None:
+        return None
+    found = data.keys("test").merge(frame, on=["resource_id", "timestamp"], how="left", validate="one_to_one")
+    return found["probability"].to_numpy(dtype=np.float64)
