@@ -152,6 +152,15 @@ def test_longer_horizons_do_not_look_past_the_boundary_of_a_part(data: failure.F
     np.testing.assert_array_equal(bound[train], first_held - train)
 
 
+def test_the_effort_sets_the_blocks_and_the_epochs_of_a_trial() -> None:
+    effort = failure.Effort(folds=2, max_steps=5)
+    prepared = failure.prepare(dataset(*telemetry()), seed=0, effort=effort)
+    assert prepared.effort == effort
+    assert set(prepared.fold[prepared.fold >= 0].tolist()) == {0, 1}
+    assert failure.steps(prepared) == 5
+    assert failure.steps(failure.prepare(dataset(*telemetry()), seed=0)) == failure.Effort().max_steps
+
+
 def test_an_official_split_holds_out_whole_resources_for_validation() -> None:
     frame, incidents = telemetry(resources=12)
     frame["split"] = np.where(frame["resource_id"].isin(["host-10", "host-11", "host-9"]), "test", "train")
@@ -319,6 +328,19 @@ def test_policies_agree_with_counting_by_hand(data: failure.FailureData) -> None
         assert found["missed"][i] == pytest.approx(((truth == 1) & ~alarm).mean())
 
 
+def test_details_bring_the_sentences_and_tables_of_the_report(data: failure.FailureData) -> None:
+    truth = data.truth("test").astype(float)
+    probability = 0.1 + 0.8 * truth
+    shown = failure.details(data, {"probability": probability, "alarm": truth > 0.5})
+    assert shown["sentences"][0] == f"At the chosen threshold: {shown['sentence']}."
+    assert [s.split(" alerts")[0] for s in shown["sentences"][1:]] == ["At most 1", "At most 2"]
+    assert "catches 100% of incidents, median 6 h ahead (threshold 0.500)" in shown["sentences"][1]
+    assert shown["tables"] == {
+        "Resources with the largest errors": shown["by_resource"][:8],
+        "The surest mistakes": shown["worst"][:8],
+    }
+
+
 def test_calibration_recovers_a_distorted_probability() -> None:
     rng = np.random.default_rng(0)
     logit = rng.normal(-2, 2, 20_000)
@@ -426,16 +448,17 @@ def test_an_explanation_names_the_driver_and_removing_it_moves_the_score(
 
 
 @pytest.mark.slow
-def test_a_policy_changes_the_threshold_of_a_loaded_servable(
+def test_the_curve_of_a_loaded_servable_gives_the_threshold_of_another_policy(
     data: failure.FailureData, trained: tuple[failure.FailureModel, FailureServable]
 ) -> None:
     loaded = servable.load(trained[1].folder)
     assert isinstance(loaded, FailureServable)
     assert loaded.threshold == pytest.approx(trained[0].threshold)
-    strict = loaded.with_policy("cost", cost_missed=1, cost_false_alarm=100)
-    loose = loaded.with_policy("cost", cost_missed=100, cost_false_alarm=1)
+    curve = loaded.card["decision"]["curve"]
+    strict = choose_threshold(curve, "cost", cost_missed=1, cost_false_alarm=100)
+    loose = choose_threshold(curve, "cost", cost_missed=100, cost_false_alarm=1)
     assert loose < strict
-    assert loaded.decide(np.array([loose])).all()
+    assert loaded.decide(np.array([loaded.threshold])).all()
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ class FailureServable(Servable):
         Steps.
     step_seconds : int
     threshold : float
-        An alarm is ``probability >= threshold``; see `with_policy`.
+        An alarm is ``probability >= threshold``; see `choose_threshold`.
     """
 
     def __init__(self, folder: Path, card: dict[str, Any]) -> None:
@@ -191,17 +191,6 @@ class FailureServable(Servable):
     def decide(self, probability: np.ndarray) -> np.ndarray:
         """Return the alarms (n,), bool: ``probability >= threshold``."""
         return np.asarray(probability) >= self.threshold
-
-    def with_policy(self, rule: str, **settings: float) -> float:
-        """Set the threshold by another policy, without retraining; see `choose_threshold`.
-
-        Returns
-        -------
-        float
-            The new threshold.
-        """
-        self.threshold = choose_threshold(self.card["decision"]["curve"], rule, **settings)
-        return self.threshold
 
     def explain(self, window: np.ndarray, top: int = 3, last: np.ndarray | None = None) -> list[Driver]:
         """Name the metrics behind one prediction, by occlusion in one batch.

@@ -512,23 +512,12 @@ def _clean(value: Any) -> Any:
 
 
 def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Add to a task's details the sentences and the tables that a report prints."""
+    """Return a task's details with the sentences and the tables that a report prints, added where they are missing."""
+    if "sentences" in details:
+        return details
     sentences: list[str] = []
     tables: dict[str, Any] = {}
-    if task == "failure":
-        sentences.append(f"At the chosen threshold: {details['sentence']}.")
-        curve = details["policies"]
-        for budget in (0.25, 1.0, 2.0):
-            within = [i for i, alerts in enumerate(curve["alerts_per_resource_day"]) if alerts <= budget]
-            if within:
-                best = max(within, key=lambda i: curve["share_caught"][i])
-                sentences.append(
-                    f"At most {budget:g} alerts a day a resource: catches {curve['share_caught'][best]:.0%} of incidents, "
-                    f"median {curve['median_lead_hours'][best]:.3g} h ahead (threshold {curve['threshold'][best]:.3f})."
-                )
-        tables["Resources with the largest errors"] = details["by_resource"][:8]
-        tables["The surest mistakes"] = details["worst"][:8]
-    elif task == "threat":
+    if task == "threat":
         details = {**details, "confusion_matrix": {"classes": details["classes"], "confusion": details["confusion"]}}
         if "attack_cost" in details:
             sentences.append(f"Attack or normal: {details['attack_cost']['words']}.")

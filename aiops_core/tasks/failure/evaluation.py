@@ -71,11 +71,14 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
     dict
         ``precision_recall``, ``reliability``, ``confusion`` ([[tn, fp], [fn, tp]]), ``events``, ``policies``,
         ``sentence``, ``by_resource`` (list, worst first), ``by_lead`` (recall by steps before the incident),
-        ``worst`` (the surest mistakes) and ``histogram`` of probabilities by class.
+        ``worst`` (the surest mistakes), ``histogram`` of probabilities by class, and what is printed as it is:
+        ``sentences`` (list of str) and ``tables`` (title to rows).
     """
     ends, truth = data.ends["test"], data.truth("test")
     probability, alarm = prediction["probability"], np.asarray(prediction["alarm"])
     seen = events(data, ends, alarm)
+    curve = policies(data, ends, probability)
+    by_resource, worst = _by_resource(data, probability, alarm), _worst(data, probability)
     edges = np.linspace(0, 1, 21)
     return {
         "precision_recall": metrics.precision_recall_curve(truth, probability),
@@ -85,16 +88,18 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
             [int((~alarm & (truth == 1)).sum()), int((alarm & (truth == 1)).sum())],
         ],
         "events": seen,
-        "policies": policies(data, ends, probability),
+        "policies": curve,
         "sentence": _sentence(seen),
-        "by_resource": _by_resource(data, probability, alarm),
+        "by_resource": by_resource,
         "by_lead": _by_lead(data, probability, alarm),
-        "worst": _worst(data, probability),
+        "worst": worst,
         "histogram": {
             "edges": edges.tolist(),
             "negative": np.histogram(probability[truth == 0], edges)[0].tolist(),
             "positive": np.histogram(probability[truth == 1], edges)[0].tolist(),
         },
+        "sentences": [f"At the chosen threshold: {_sentence(seen)}.", *_budget_sentences(curve)],
+        "tables": {"Resources with the largest errors": by_resource[:8], "The surest mistakes": worst[:8]},
     }
 
 
@@ -107,6 +112,20 @@ def _sentence(seen: Mapping[str, Any]) -> str:
         f"({seen['false_alerts_per_resource_day']:.2g} of them false): catches {seen['share_caught']:.0%} of "
         f"{seen['incidents']} incidents, median {seen['median_lead_hours']:.3g} h ahead"
     )
+
+
+def _budget_sentences(curve: Mapping[str, list[float]]) -> list[str]:
+    """Say for some budgets of alerts what the best threshold within each would catch."""
+    sentences = []
+    for budget in (0.25, 1.0, 2.0):
+        within = [i for i, alerts in enumerate(curve["alerts_per_resource_day"]) if alerts <= budget]
+        if within:
+            best = max(within, key=lambda i: curve["share_caught"][i])
+            sentences.append(
+                f"At most {budget:g} alerts a day a resource: catches {curve['share_caught'][best]:.0%} of incidents, "
+                f"median {curve['median_lead_hours'][best]:.3g} h ahead (threshold {curve['threshold'][best]:.3f})."
+            )
+    return sentences
 
 
 def _by_resource(data: FailureData, probability: np.ndarray, alarm: np.ndarray) -> list[dict[str, Any]]:

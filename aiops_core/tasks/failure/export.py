@@ -44,7 +44,7 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
     }
     windows, last = _golden(data)
     with tempfile.TemporaryDirectory() as scratch:
-        # The golden outputs are what the servable itself computes; parity with Keras is checked beside it.
+        # The golden outputs are the Keras model's: a trial copy of the servable must agree with them first.
         path = Path(scratch) / "servable"
         servable.write(path, card, {GRAPH: graph}, {"windows": windows, "last": last.astype(np.int64)})
         found = FailureServable(path, servable._read_card(path)).predict(windows, last)

@@ -130,7 +130,7 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
 
 
 def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> FailureModel:
-    """Train the final model: a network a block of ``data.fold``, each without one block of the training and validation data.
+    """Train the final model: ``folds`` networks, each without one block of the training and validation data.
 
     The networks take the best ``finalists`` parameter sets in turn. What each predicts for its left-out block
     calibrates their mean and gives the policy curve.

@@ -57,21 +57,15 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     until, inside, known = labels(grid, table, starts, lengths)
     example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
 
-    official = "split" in frame.columns
     part, by_resource, sentence = assign_parts(
         frame, grid, config, position, start, np.random.default_rng([seed, 11]), folds=effort.folds
     )
     on_stride = (position - (window - 1)) % stride == 0
     ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
     for name, rows in ends.items():
-        positive = int((until[rows] <= horizon).sum())
-        if positive == 0 or positive == len(rows):
-            lacking = "rows" if len(rows) == 0 else "positive rows" if positive == 0 else "negative rows"
-            raise DataError(
-                f"the {name} part has no {lacking} (window {window}, horizon {horizon} steps, {len(table)} incidents); "
-                "it needs more time, more incidents or other window and horizon",
-                table="incidents",
-            )
+        _refuse_one_class(
+            name, until[rows] <= horizon, f"window {window}, horizon {horizon} steps, {len(table)} incidents"
+        )
     train = grid.values[(part == splits.TRAIN) & grid.present]
     useful = [i for i in range(len(columns)) if len(np.unique(train[~np.isnan(train[:, i]), i])) > 1]
     if not useful:
@@ -106,27 +100,52 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         effort=effort,
     )
     data.oracle = _oracle_rows(dataset.oracles.get("failure"), data)
-    data.info = {
+    data.info = _info(
+        data,
+        split=sentence,
+        official="split" in frame.columns,
+        unlabelled=grid.present & ~inside & ~example,
+        inside=grid.present & inside,
+    )
+    return data
+
+
+def _refuse_one_class(name: str, positive: np.ndarray, settings: str) -> None:
+    """Raise DataError when the examples of a part are none, or all of one class."""
+    if positive.any() and not positive.all():
+        return
+    lacking = "rows" if len(positive) == 0 else "negative rows" if positive.any() else "positive rows"
+    raise DataError(
+        f"the {name} part has no {lacking} ({settings}); it needs more time, more incidents or other window and horizon",
+        table="incidents",
+    )
+
+
+def _info(
+    data: FailureData, *, split: str, official: bool, unlabelled: np.ndarray, inside: np.ndarray
+) -> dict[str, Any]:
+    """Return what reports and runs say about the data."""
+    ends = data.ends
+    return {
         "rows": sum(len(rows) for rows in ends.values()),
         "train_rows": len(ends["train"]),
         "validation_rows": len(ends["validation"]),
         "test_rows": len(ends["test"]),
-        "split": sentence,
+        "split": split,
         "official_split": official,
-        "window": window,
-        "horizon": horizon,
-        "stride": stride,
-        "step_seconds": grid.step_seconds,
-        "features": names,
-        "resources": len(grid.resources),
-        "incidents": len(table),
+        "window": data.window,
+        "horizon": data.horizon,
+        "stride": data.stride,
+        "step_seconds": data.step_seconds,
+        "features": [feature["name"] for feature in data.features],
+        "resources": len(data.resources),
+        "incidents": len(data.incidents),
         "base_rate": float(data.truth("train").mean()),
         "test_base_rate": float(data.truth("test").mean()),
-        "unlabelled_rows": int((grid.present & ~inside & ~example).sum()),
-        "rows_inside_incidents": int((grid.present & inside).sum()),
+        "unlabelled_rows": int(unlabelled.sum()),
+        "rows_inside_incidents": int(inside.sum()),
         **{f"{part}_incidents": int(count) for part, count in data.summary()["incidents"].items()},
     }
-    return data
 
 
 def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,13 +68,7 @@ def train_network(
     rng = np.random.default_rng([seed, 13])
     rows = _pool(data, rows, rng)
     network = build_network(params, data)
-    horizons = np.array(MULTIPLES) * data.horizon
-    soon = data.until[rows, None] <= horizons
-    labelled = (soon & (data.until[rows, None] <= bound[rows, None])) | (
-        np.minimum(bound, data.known)[rows, None] >= horizons
-    )
-    weight = labelled * np.array(MULTIPLE_WEIGHTS)
-    target, weight = soon.astype(np.float32), weight.astype(np.float32)
+    target, weight = _targets(data, rows, bound)
     rate = np.clip((target * weight).sum(0) / np.maximum(weight.sum(0), 1e-9), 1e-3, 1 - 1e-3)
     network.get_layer("horizons").bias.assign(np.log(rate / (1 - rate)))
 
@@ -98,20 +92,7 @@ def train_network(
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
     optimizer.build(network.trainable_variables)
-
-    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def step(index: Any, clock: Any, wanted: Any, importance: Any) -> Any:
-        with tf.GradientTape() as tape:
-            logits = network(feed(index, clock), training=True)
-            loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=logits) * importance
-            loss = tf.reduce_mean(tf.reduce_sum(loss, axis=1))
-        gradients = tape.gradient(loss, network.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
-        return loss
-
-    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def forward(index: Any, clock: Any) -> Any:
-        return network(feed(index, clock), training=False)[:, MAIN]
+    step, forward = _passes(network, optimizer, feed)
 
     def logits_of(ends: np.ndarray) -> np.ndarray:
         parts = [forward(*inputs(ends[i : i + CHUNK])).numpy() for i in range(0, len(ends), CHUNK)]
@@ -138,8 +119,45 @@ def train_network(
     return network, best_logits
 
 
+def _targets(data: FailureData, rows: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether an incident starts within each horizon, and the weight in the loss: 0 where that is not known.
+
+    Returns
+    -------
+    target, weight : ndarray, (len(rows), number of horizons), float32
+    """
+    horizons = np.array(MULTIPLES) * data.horizon
+    soon = data.until[rows, None] <= horizons
+    labelled = (soon & (data.until[rows, None] <= bound[rows, None])) | (
+        np.minimum(bound, data.known)[rows, None] >= horizons
+    )
+    weight = labelled * np.array(MULTIPLE_WEIGHTS)
+    return soon.astype(np.float32), weight.astype(np.float32)
+
+
+def _passes(network: Any, optimizer: Any, feed: Callable[[Any, Any], dict[str, Any]]) -> tuple[Any, Any]:
+    """Return the compiled passes: one that learns from a batch and returns its loss, one that returns logits (n,)."""
+    tf, _ = import_tensorflow()
+
+    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def step(index: Any, clock: Any, wanted: Any, importance: Any) -> Any:
+        with tf.GradientTape() as tape:
+            logits = network(feed(index, clock), training=True)
+            loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=logits) * importance
+            loss = tf.reduce_mean(tf.reduce_sum(loss, axis=1))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        return loss
+
+    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def forward(index: Any, clock: Any) -> Any:
+        return network(feed(index, clock), training=False)[:, MAIN]
+
+    return step, forward
+
+
 def _pool(data: FailureData, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Keep at most about ``pool_rows`` of the effort, in whole stretches of time, so that memory is bounded on any data set."""
+    """Keep at most about ``pool_rows`` rows, in whole stretches of time, so that memory is bounded on any data set."""
     if len(rows) <= data.effort.pool_rows:
         return rows
     length = 20 * data.window
