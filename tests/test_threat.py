@@ -15,7 +15,7 @@ from aiops_core import servable
 from aiops_core.data import synthetic
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
-from aiops_core.errors import DataError, ServableError
+from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.judge import metrics
 from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
 from aiops_core.tasks import threat
@@ -102,7 +102,7 @@ def test_a_group_of_several_classes_stays_whole() -> None:
     hosts = np.random.default_rng(0).integers(0, 30, len(frame))
     data = threat.prepare(dataset(frame.assign(group=[f"host{h}" for h in hosts])), seed=0)
     assert set(hosts[data.part == TRAIN]) & set(hosts[data.part == TEST]) == set()
-    for fold in range(threat.FOLDS):
+    for fold in range(data.effort.folds):
         rows = data.rows[data.group_fold == fold]
         assert set(hosts[rows]) & set(hosts[np.setdiff1d(data.rows, rows)]) == set()
 
@@ -114,13 +114,13 @@ def test_every_attack_group_is_left_out_by_one_fold_and_learned_by_the_others(gr
         folds = np.unique(grouped.group_fold[group == name])
         assert len(folds) == 1
         assert (folds[0] == -1) == (grouped.info["group_names"][name] == "normal")
-    for fold in range(threat.FOLDS):
+    for fold in range(grouped.effort.folds):
         learned = (grouped.group_fold != fold) & (grouped.row_fold != fold)
         assert set(grouped.y[grouped.rows[learned]]) == {0, 1, 2}
 
 
 def test_validation_holds_as_much_weight_of_unseen_as_of_known_groups(grouped: threat.ThreatData) -> None:
-    held = threat._held_out(grouped, threat.FOLDS)
+    held = threat._held_out(grouped, grouped.effort.folds)
     attack = grouped.group_fold[held.row] >= 0
     novel = held.weight[held.novel].sum()
     known = held.weight[attack & ~held.novel].sum()
@@ -169,10 +169,9 @@ def test_training_rows_of_one_class_are_refused() -> None:
         threat.prepare(dataset(frame), seed=0)
 
 
-def test_large_cells_are_sampled_and_keep_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threat, "MAX_ROWS", 300)
+def test_large_cells_are_sampled_and_keep_their_weight() -> None:
     y = np.repeat([0, 1, 2], [1000, 100, 20])
-    chosen, weight = threat._sample(y, None, np.random.default_rng(0))
+    chosen, weight = threat._sample(y, None, 300, np.random.default_rng(0))
     count = np.bincount(y[chosen])
     assert count.sum() <= 300
     assert count[2] == 20
@@ -182,9 +181,32 @@ def test_large_cells_are_sampled_and_keep_their_weight(monkeypatch: pytest.Monke
 
 def test_groups_count_by_the_root_of_their_size() -> None:
     y, group = np.repeat([0, 1], [1000, 110]), np.repeat([0, 1, 2], [1000, 100, 10])
-    chosen, weight = threat._sample(y, group, np.random.default_rng(0))
+    chosen, weight = threat._sample(y, group, threat.Effort().max_rows, np.random.default_rng(0))
     mass = np.bincount(group[chosen], weights=weight)
     np.testing.assert_allclose(mass / mass[2], [10.0, 10**0.5, 1.0])
+
+
+def test_less_effort_means_fewer_rows_folds_steps_and_trees() -> None:
+    less = threat.Effort(
+        max_steps=2, trees_per_step=3, final_trees=5, best=2, max_rows=100, evidence_rows=50, folds=2, one_fold_above=50
+    )
+    frame = campaigns().drop(columns="group")
+    data = threat.prepare(dataset(frame), seed=1, effort=less)
+    assert len(data.rows) <= 100
+    assert set(data.row_fold) == {0, 1}
+    seen: list[int] = []
+    trial = threat.fit(threat.defaults(data)[0], data, seed=0, report=lambda step, values: seen.append(step))
+    assert seen == [1, 2]
+    assert len(trial.forest.estimators_) == 6
+    assert len(trial.validation["row"]) == (data.row_fold == 0).sum()  # one fold of the two
+    final = threat.finish(threat.defaults(data), data, seed=0)
+    assert (len(final.params), len(final.forest.estimators_)) == (2, 5)
+
+
+@pytest.mark.parametrize("field, value", [("folds", 1), ("max_steps", 0), ("final_trees", 2)])
+def test_an_effort_too_small_to_work_is_refused(field: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"Effort.{field} is {value}; it must be at least"):
+        threat.Effort(**{field: value})
 
 
 def test_equal_seeds_give_equal_data_and_equal_models(grouped: threat.ThreatData) -> None:
@@ -249,7 +271,7 @@ def test_a_share_of_the_rows_is_repeated_with_masked_features(default_data: thre
 def test_fit_reports_every_step_and_stops_when_told(grouped: threat.ThreatData) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     threat.fit(threat.defaults(grouped)[0], grouped, seed=0, report=lambda step, values: seen.append((step, values)))
-    assert [step for step, _ in seen] == list(range(1, threat.MAX_STEPS + 1))
+    assert [step for step, _ in seen] == list(range(1, threat.steps(grouped) + 1))
     assert all(threat.OBJECTIVE in values for _, values in seen)
     assert 0.4 < seen[-1][1][threat.OBJECTIVE] <= 1.0
 
@@ -271,8 +293,8 @@ def test_every_point_of_the_space_can_be_fitted_and_defaults_lie_in_it(grouped: 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = [study.ask(space).params for _ in range(3)]
     model = threat.finish(chosen, grouped, seed=0)
-    assert len(model.forest.estimators_) == threat.FINAL_TREES
-    assert len(model.params) == threat.BEST
+    assert len(model.forest.estimators_) == grouped.effort.final_trees
+    assert len(model.params) == grouped.effort.best
 
 
 def test_the_detector_beats_the_class_prior_and_stays_below_the_oracle(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from aiops_core.data import tables
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.synthetic import unit_of
 from aiops_core.data.tables import Dataset
-from aiops_core.errors import DataError
+from aiops_core.errors import DataError, UsageError
 from aiops_core.facts import FACTS
 from aiops_core.judge import metrics
 from aiops_core.servable.threat import (
@@ -52,7 +52,6 @@ MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "macro_f1"
 OBJECTIVE = "selection"
 MODE = "max"
-MAX_STEPS = 4
 #: What the gate compares; simple baselines by the first one only.
 GATE_METRICS: tuple[str, ...] = ("macro_f1",)
 #: One of these must beat the class prior.
@@ -60,21 +59,11 @@ PROBABILITY_METRICS: tuple[str, ...] = ("log_loss",)
 SIMPLE_BASELINES: tuple[str, ...] = ("class_prior", "prior_draw", "rules")
 STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting",)
 
-#: Trees grown at each step of a trial, and of the final forest: more cost serving time and add little.
-TREES_PER_STEP = 20
-FINAL_TREES = 100
 #: Selection is macro-F1 less this share of the log loss after calibration: macro-F1 alone jumps with single rows of
 #: rare classes.
 LOSS_SHARE = 0.1
 #: Out-of-fold log loss must be below this share of the entropy of the class prior before decisions are weighted.
 INFORMED = 0.98
-#: A final forest shares its trees between this many of the best parameter sets.
-BEST = 3
-#: Cells of (class, group) larger than fits into this many rows are sampled; the row weights make up for it.
-MAX_ROWS = 20_000
-#: Folds of the out-of-fold validation. A search on more than `SMALL` rows without groups scores one fold only.
-FOLDS = 3
-SMALL = 3_000
 #: A group counts as ``rows ** GROUP_POWER``.
 GROUP_POWER = 0.5
 #: Share of unseen groups among the validation rows of a class that has groups to leave out.
@@ -84,8 +73,7 @@ MIN_CATEGORY_ROWS = 5
 MAX_CATEGORIES = 200
 #: Inverse regularisation of the evidence regression by the name of the choice; "none" leaves evidence out.
 EVIDENCE: dict[str, float] = {"smooth": 0.001, "sharp": 0.1}
-#: Rows that the regression learns from, and the resolution of evidence (steps a nat).
-EVIDENCE_ROWS = 8_000
+#: Resolution of evidence (steps a nat), and the least of it.
 EVIDENCE_STEPS = 16.0
 EVIDENCE_FLOOR = -12.0
 Z_LIMIT = 5.0
@@ -95,6 +83,52 @@ MIN_CLUSTERS = 50
 Params = Mapping[str, Any]
 Prediction = dict[str, np.ndarray]
 Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work goes into a search and a final model; all counts, at least 1.
+
+    Attributes
+    ----------
+    max_steps : int
+        Steps of a full trial.
+    trees_per_step : int
+        Trees that each fold's forest grows at each step of a trial.
+    final_trees : int
+        Trees of the final forest: more cost serving time and add little.
+    best : int
+        A final forest shares its trees between this many of the best parameter sets; at most ``final_trees``.
+    max_rows : int
+        Cells of (class, group) larger than fits into this many training rows are sampled; the row weights make up
+        for it.
+    evidence_rows : int
+        Rows that the evidence regression learns from.
+    folds : int
+        Folds of the out-of-fold validation, at least 2.
+    one_fold_above : int
+        A search on more rows than this, without groups, scores one fold only.
+
+    Raises
+    ------
+    UsageError
+        If a count is too small.
+    """
+
+    max_steps: int = 4
+    trees_per_step: int = 20
+    final_trees: int = 100
+    best: int = 3
+    max_rows: int = 20_000
+    evidence_rows: int = 8_000
+    folds: int = 3
+    one_fold_above: int = 3_000
+
+    def __post_init__(self) -> None:
+        least = {field.name: 1 for field in fields(self)} | {"folds": 2, "final_trees": self.best}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise UsageError(f"Effort.{name} is {getattr(self, name)}; it must be at least {smallest}")
 
 
 @dataclass
@@ -125,6 +159,7 @@ class ThreatData:
         Cost matrix of the settings.
     oracle : ndarray, (n, n_classes) or None
     info : dict
+    effort : Effort
     """
 
     X: np.ndarray
@@ -141,6 +176,7 @@ class ThreatData:
     costs: np.ndarray | None
     oracle: np.ndarray | None
     info: dict[str, Any]
+    effort: Effort
 
     def summary(self) -> pd.DataFrame:
         """Return rows and groups of each class by part, for a notebook."""
@@ -271,7 +307,7 @@ class Inputs:
 # Data ----------------------------------------------------------------------------------------------------------
 
 
-def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> ThreatData:
     """Split and encode the activity table.
 
     Parameters
@@ -280,6 +316,8 @@ def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
         With the table ``activity``; its config may hold ``test_fraction`` and ``costs`` (``{true: {decided: cost}}``).
     seed : int
         Fixes split, folds and sample.
+    effort : Effort, optional
+        Kept as ``effort`` of the result, for `fit` and `finish`.
 
     Returns
     -------
@@ -316,16 +354,16 @@ def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
         raise DataError("training rows hold one class only", table="activity", column="threat_type")
 
     group_train = None if group is None else group[train]
-    sampled, weight = _sample(y[train], group_train, rng)
+    sampled, weight = _sample(y[train], group_train, effort.max_rows, rng)
     rows = train[sampled]
-    group_fold, row_fold = _folds(y[rows], None if group is None else group[rows], rng)
+    group_fold, row_fold = _folds(y[rows], None if group is None else group[rows], effort.folds, rng)
     grouped = bool((group_fold >= 0).any())
 
     features, X, dropped = _encode_table(frame, train, rows, weight, y, classes)
     split += (
-        f"; validation out of fold on training rows: {FOLDS} folds leave out whole groups, and rows of known ones"
+        f"; validation out of fold on training rows: {effort.folds} folds leave out whole groups, and rows of known ones"
         if grouped
-        else f"; validation out of fold on training rows, {FOLDS} stratified folds"
+        else f"; validation out of fold on training rows, {effort.folds} stratified folds"
     )
     oracle = None
     if dataset.oracles.get(NAME) is not None:
@@ -362,8 +400,9 @@ def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
         costs=None if costs is None else cost_matrix(costs, classes),
         oracle=oracle,
         info=info,
+        effort=effort,
     )
-    kept = [(group_fold != fold) & (row_fold != fold) for fold in range(FOLDS)]
+    kept = [(group_fold != fold) & (row_fold != fold) for fold in range(effort.folds)]
     for name, strength in EVIDENCE.items():
         data.inputs[name] = [_inputs(data, some, strength, seed) for some in [*kept, np.ones(len(rows), dtype=bool)]]
     return data
@@ -411,19 +450,22 @@ def _share_fold(y: np.ndarray, group: np.ndarray | None, fraction: float, rng: n
     return held
 
 
-def _folds(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _folds(
+    y: np.ndarray, group: np.ndarray | None, folds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deal rows out to folds; return the fold that leaves out a row's group, or -1, and the one that leaves out the row."""
     group_fold = np.full(len(y), -1, dtype=np.int64)
     if group is not None:
         whole = ~_divisible(y, group)
         if whole.any():
             fold_of = np.full(int(group.max()) + 1, -1, dtype=np.int64)
             for names in _leading_class(y[whole], group[whole]).values():
-                start = int(rng.integers(FOLDS))
+                start = int(rng.integers(folds))
                 if len(names) > 1:
-                    fold_of[rng.permutation(names)] = (start + np.arange(len(names))) % FOLDS
+                    fold_of[rng.permutation(names)] = (start + np.arange(len(names))) % folds
             group_fold = np.where(whole, fold_of[group], -1)
     # With groups, only half of the row folds is ever left out: training sets stay large.
-    row_folds = FOLDS * 2 if (group_fold >= 0).any() else FOLDS
+    row_folds = folds * 2 if (group_fold >= 0).any() else folds
     row_fold = np.zeros(len(y), dtype=np.int64)
     for label in np.unique(y):
         members = np.flatnonzero(y == label)
@@ -431,11 +473,13 @@ def _folds(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) ->
     return group_fold, row_fold
 
 
-def _sample(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _sample(
+    y: np.ndarray, group: np.ndarray | None, max_rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose the rows to learn from and weigh them, so that large cells are seen in part and small ones whole."""
     key = y if group is None else y * (int(group.max()) + 1) + group
     _, cell, size = np.unique(key, return_inverse=True, return_counts=True)
-    cap = _water_level(size, MAX_ROWS)
+    cap = _water_level(size, max_rows)
     order = rng.permutation(len(y))
     by_cell = order[np.argsort(cell[order], kind="stable")]
     rank = np.arange(len(y)) - np.repeat(np.cumsum(size) - size, size)
@@ -592,7 +636,7 @@ def fit(params: Params, data: ThreatData, *, seed: int, report: Report | None = 
     data : ThreatData
     seed : int
     report : callable, optional
-        Called after each of `MAX_STEPS` steps with ``selection``, ``macro_f1``, ``accuracy`` and ``log_loss`` of the
+        Called after each of ``Effort.max_steps`` steps with ``selection``, ``macro_f1``, ``accuracy`` and ``log_loss`` of the
         validation rows, weighted as described in the module; may raise to stop.
 
     Returns
@@ -600,14 +644,15 @@ def fit(params: Params, data: ThreatData, *, seed: int, report: Report | None = 
     ThreatModel
         The first fold's forest; `finish` fits on all rows.
     """
-    folds = FOLDS if (data.group_fold >= 0).any() or len(data.rows) <= SMALL else 1
+    effort = data.effort
+    folds = effort.folds if (data.group_fold >= 0).any() or len(data.rows) <= effort.one_fold_above else 1
     held = _held_out(data, folds)
-    forests, votes = _cross_fit(params, data, held, seed=seed, steps=MAX_STEPS, report=report)
+    forests, votes = _cross_fit(params, data, held, seed=seed, steps=effort.max_steps, report=report)
     return _assemble([dict(params)], data, forests[:1], held, votes, _inputs_for(params, data, 0))
 
 
 def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> ThreatModel:
-    """Fit the final forest on all training rows: its trees are shared between the best `BEST` parameter sets.
+    """Fit the final forest on all training rows: its trees are shared between the best parameter sets.
 
     Calibration and decision weights come from the out-of-fold rows of all folds.
 
@@ -622,21 +667,22 @@ def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> Thre
     -------
     ThreatModel
     """
+    effort = data.effort
     # One forest has one balance: votes of differently balanced trees cannot be averaged.
     # And one forest has one set of input columns.
     shared = {name: ranked[0][name] for name in ("balance", "evidence")}
-    chosen = [{**params, **shared} for params in ranked[:BEST]]
-    counts = [len(part) for part in np.array_split(np.arange(FINAL_TREES), len(chosen))]
-    held = _held_out(data, FOLDS)
+    chosen = [{**params, **shared} for params in ranked[: effort.best]]
+    counts = [len(part) for part in np.array_split(np.arange(effort.final_trees), len(chosen))]
+    held = _held_out(data, effort.folds)
     votes = np.zeros((len(held.row), len(data.classes)))
     inputs = _inputs_for(chosen[0], data, -1)
     forests: list[RandomForestClassifier] = []
     for i, (params, trees) in enumerate(zip(chosen, counts, strict=True)):
         # A few trees of each set suffice for the votes that calibrate the whole.
-        _, some = _cross_fit(params, data, held, seed=seed + i, steps=max(1, MAX_STEPS // len(chosen) - 1))
+        _, some = _cross_fit(params, data, held, seed=seed + i, steps=max(1, effort.max_steps // len(chosen) - 1))
         votes += some / len(chosen)
         rows, X, weight = _training_rows(params, data, np.ones(len(data.rows), dtype=bool), seed + i)
-        forest = _forest(params, seed + i).set_params(n_estimators=trees)
+        forest = _forest(params, trees, seed + i)
         forests.append(_grow(forest, inputs.expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
     return _assemble(chosen, data, forests, held, votes, inputs)
 
@@ -653,10 +699,13 @@ class _Held:
 
 
 def _held_out(data: ThreatData, folds: int) -> _Held:
-    row_folds = FOLDS * 2 if (data.group_fold >= 0).any() else FOLDS
+    all_folds = data.effort.folds
+    row_folds = all_folds * 2 if (data.group_fold >= 0).any() else all_folds
     grouped = data.group_fold >= 0
     # A row of a group can be scored as known in every fold but that which leaves its group out.
-    known_weight = data.weight * np.where(grouped, (1 - NOVEL_SHARE) * row_folds / (FOLDS - 1), row_folds / FOLDS)
+    known_weight = data.weight * np.where(
+        grouped, (1 - NOVEL_SHARE) * row_folds / (all_folds - 1), row_folds / all_folds
+    )
     pieces = []
     for fold in range(folds):
         novel = np.flatnonzero(data.group_fold == fold)
@@ -671,8 +720,8 @@ def _inputs(data: ThreatData, chosen: np.ndarray, strength: float, seed: int) ->
     """Fit the inputs of the forest on the chosen rows."""
     n_features, n_classes = len(data.features), len(data.classes)
     rows, X, weight = _training_rows({"mask_share": 0.5, "balance": 0.0}, data, chosen, seed)
-    if len(rows) > EVIDENCE_ROWS:
-        some = np.random.default_rng([seed, 23]).permutation(len(rows))[:EVIDENCE_ROWS]
+    if len(rows) > data.effort.evidence_rows:
+        some = np.random.default_rng([seed, 23]).permutation(len(rows))[: data.effort.evidence_rows]
         rows, X, weight = rows[some], X[some], weight[some]
     y = data.y[data.rows[rows]]
     fill = np.array([feature["reference"]["median"] for feature in data.features], dtype=np.float32)
@@ -749,9 +798,9 @@ def _training_rows(
     return rows, np.concatenate([data.X[data.rows[whole]], masked]), weight / weight.mean()
 
 
-def _forest(params: Params, seed: int) -> RandomForestClassifier:
+def _forest(params: Params, trees: int, seed: int) -> RandomForestClassifier:
     return RandomForestClassifier(
-        n_estimators=TREES_PER_STEP,
+        n_estimators=trees,
         criterion=params["criterion"],
         max_features=float(params["max_features"]),
         min_samples_leaf=int(params["min_samples_leaf"]),
@@ -778,7 +827,7 @@ def _cross_fit(
     params: Params, data: ThreatData, held: _Held, *, seed: int, steps: int, report: Report | None = None
 ) -> tuple[list[RandomForestClassifier], np.ndarray]:
     """Grow the folds' forests together; return them and the votes (n_entries, n_classes) of rows they did not see."""
-    n_classes = len(data.classes)
+    n_classes, per_step = len(data.classes), data.effort.trees_per_step
     X_held, truth = data.X[data.rows[held.row]], data.y[data.rows[held.row]]
     forests, training, unseen = [], [], []
     for fold in range(held.folds):
@@ -787,19 +836,19 @@ def _cross_fit(
         inputs, mine = _inputs_for(params, data, fold), held.fold == fold
         training.append((inputs.expand(X), data.y[data.rows[rows]], weight))
         unseen.append((mine, inputs.expand(X_held[mine])))
-        forests.append(_forest(params, seed + 100 * fold))
+        forests.append(_forest(params, per_step, seed + 100 * fold))
     total = np.zeros((len(held.row), n_classes))
     for step in range(1, steps + 1):
         for fold, forest in enumerate(forests):
-            forest.set_params(n_estimators=TREES_PER_STEP * step)
+            forest.set_params(n_estimators=per_step * step)
             _grow(forest, *training[fold], n_classes)
             mine, Z = unseen[fold]
-            for tree in forest.estimators_[TREES_PER_STEP * (step - 1) :]:
+            for tree in forest.estimators_[per_step * (step - 1) :]:
                 total[mine] += tree.predict_proba(Z)
         if report is not None:
-            votes = total / (TREES_PER_STEP * step)
+            votes = total / (per_step * step)
             report(step, _validation_scores(params, data, truth, held.weight, votes))
-    return forests, total / (TREES_PER_STEP * steps)
+    return forests, total / (per_step * steps)
 
 
 def _validation_scores(
@@ -1414,6 +1463,6 @@ def _unusual(data: ThreatData, values: np.ndarray, count: int = 4) -> dict[str, 
     return out
 
 
-def steps(data: Any) -> int:
+def steps(data: ThreatData) -> int:
     """Return the most steps that `fit` reports: what a full trial has."""
-    return MAX_STEPS
+    return data.effort.max_steps
