@@ -19,6 +19,11 @@ from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.judge import metrics
 from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
 from aiops_core.tasks import threat
+from aiops_core.tasks.threat.decision import choose_alpha, decision_weights, fit_calibration
+from aiops_core.tasks.threat.evaluation import attack_cost
+from aiops_core.tasks.threat.export import build_graph
+from aiops_core.tasks.threat.rows import NOVEL_SHARE, held_out, training_rows
+from aiops_core.tasks.threat.split import sample
 
 #: Largest fall of the attack probability that more failed logins may cause in 95 of 100 rows, and, from four failed
 #: logins on, in any row. A forest is not monotone by construction; below four logins the truth is not either.
@@ -120,11 +125,11 @@ def test_every_attack_group_is_left_out_by_one_fold_and_learned_by_the_others(gr
 
 
 def test_validation_holds_as_much_weight_of_unseen_as_of_known_groups(grouped: threat.ThreatData) -> None:
-    held = threat._held_out(grouped, grouped.effort.folds)
+    held = held_out(grouped, grouped.effort.folds)
     attack = grouped.group_fold[held.row] >= 0
     novel = held.weight[held.novel].sum()
     known = held.weight[attack & ~held.novel].sum()
-    assert novel / (novel + known) == pytest.approx(threat.NOVEL_SHARE, abs=0.05)
+    assert novel / (novel + known) == pytest.approx(NOVEL_SHARE, abs=0.05)
 
 
 def test_the_official_split_is_kept() -> None:
@@ -171,7 +176,7 @@ def test_training_rows_of_one_class_are_refused() -> None:
 
 def test_large_cells_are_sampled_and_keep_their_weight() -> None:
     y = np.repeat([0, 1, 2], [1000, 100, 20])
-    chosen, weight = threat._sample(y, None, 300, np.random.default_rng(0))
+    chosen, weight = sample(y, None, 300, np.random.default_rng(0))
     count = np.bincount(y[chosen])
     assert count.sum() <= 300
     assert count[2] == 20
@@ -181,7 +186,7 @@ def test_large_cells_are_sampled_and_keep_their_weight() -> None:
 
 def test_groups_count_by_the_root_of_their_size() -> None:
     y, group = np.repeat([0, 1], [1000, 110]), np.repeat([0, 1, 2], [1000, 100, 10])
-    chosen, weight = threat._sample(y, group, threat.Effort().max_rows, np.random.default_rng(0))
+    chosen, weight = sample(y, group, threat.Effort().max_rows, np.random.default_rng(0))
     mass = np.bincount(group[chosen], weights=weight)
     np.testing.assert_allclose(mass / mass[2], [10.0, 10**0.5, 1.0])
 
@@ -260,7 +265,7 @@ def test_renaming_groups_changes_nothing() -> None:
 def test_a_share_of_the_rows_is_repeated_with_masked_features(default_data: threat.ThreatData) -> None:
     every = np.ones(len(default_data.rows), dtype=bool)
     params = {"mask_share": 0.4, "balance": 0.0}
-    rows, X, _ = threat._training_rows(params, default_data, every, 0)
+    rows, X, _ = training_rows(params, default_data, every, 0)
     n = len(default_data.rows)
     assert (len(rows) - n) / n == pytest.approx(0.4, abs=0.05)
     assert np.isnan(X[n:]).mean() > np.isnan(X[:n]).mean() + 0.3
@@ -344,7 +349,7 @@ def test_calibration_finds_the_temperature_that_was_applied() -> None:
     probability = rng.dirichlet([0.5, 0.5, 0.5], 20_000) * 0.998 + 0.002 / 3
     truth = (rng.random((20_000, 1)) > probability.cumsum(axis=1)).sum(axis=1).clip(max=2)
     votes = metrics.apply_temperature(np.log(probability), 2.0)
-    temperature, _ = threat._fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
+    temperature, _ = fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
     assert temperature == pytest.approx(0.5, rel=0.1)
 
 
@@ -355,9 +360,9 @@ def test_probabilities_are_calibrated_within_five_points(
 
 
 def test_decision_weights_grow_as_classes_get_rarer() -> None:
-    weights = threat._decision_weights(np.array([0.9, 0.09, 0.01]), 0.5)
+    weights = decision_weights(np.array([0.9, 0.09, 0.01]), 0.5)
     assert weights[0] < weights[1] < weights[2]
-    np.testing.assert_allclose(threat._decision_weights(np.array([0.9, 0.09, 0.01]), 0.0), 1.0)
+    np.testing.assert_allclose(decision_weights(np.array([0.9, 0.09, 0.01]), 0.0), 1.0)
 
 
 def test_alpha_follows_the_rows_it_is_chosen_on() -> None:
@@ -366,7 +371,7 @@ def test_alpha_follows_the_rows_it_is_chosen_on() -> None:
     truth = np.repeat([0, 1], [500, 500])
     score = np.where(truth == 1, 0.35, 0.05) + rng.normal(0, 0.03, 1000)
     probability = np.c_[1 - score, score]
-    alpha, _ = threat._choose_alpha(truth, probability, np.ones(1000), np.array([0.9, 0.1]))
+    alpha, _ = choose_alpha(truth, probability, np.ones(1000), np.array([0.9, 0.1]))
     assert alpha > 0.2
 
 
@@ -490,7 +495,7 @@ def test_a_changed_graph_does_not_pass_its_golden_examples(
 ) -> None:
     threat.export(default_model, default_data, tmp_path / "s")
     other = dataclasses.replace(default_model, temperature=default_model.temperature * 1.5)
-    (tmp_path / "s" / "model.onnx").write_bytes(threat._graph(other))
+    (tmp_path / "s" / "model.onnx").write_bytes(build_graph(other))
     with pytest.raises(ServableError, match="golden output 'probability' differs"):
         opened(tmp_path / "s")
 
@@ -605,7 +610,7 @@ def test_details_are_plain_and_add_up(grouped: threat.ThreatData) -> None:
 
 def test_the_cost_curve_counts_misses_and_false_alarms() -> None:
     attack, score = np.array([True, True, False, False]), np.array([0.9, 0.05, 0.5, 0.01])
-    curve = threat._attack_cost(attack, score, miss_cost=10.0)
+    curve = attack_cost(attack, score, miss_cost=10.0)
     at = curve["threshold"].index(curve["chosen"])
     assert (curve["missed"][at], curve["false_alarms"][at]) == (1, 1)
     assert curve["cost"][at] == 11
