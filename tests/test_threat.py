@@ -608,6 +608,24 @@ def test_details_are_plain_and_add_up(grouped: threat.ThreatData) -> None:
         assert case["truth"] != case["decided"]
 
 
+def test_details_bring_the_sentences_and_tables_that_a_report_prints(grouped: threat.ThreatData) -> None:
+    label = np.where(np.arange(grouped.info["test_rows"]) % 4 == 0, 0, grouped.truth("test"))
+    prediction = {"probability": np.eye(3)[label] * 0.97 + 0.01, "label": label}
+    found = threat.details(grouped, prediction)
+    assert {"sentences", "tables", "confusion_matrix"} <= set(found)
+    weakest = sorted(found["per_class"], key=lambda name: found["per_class"][name]["f1"])
+    assert found["sentences"] == [
+        f"Attack or normal: {found['attack_cost']['words']}.",
+        f"Weakest classes: {', '.join(weakest)}.",
+    ]
+    assert found["confusion_matrix"] == {"classes": grouped.classes, "confusion": found["confusion"]}
+    mistakes, groups = found["tables"]["The surest mistakes"], found["tables"]["Groups found least"]
+    assert [row["row"] for row in mistakes] == [case["row"] for case in found["worst_cases"][:8]]
+    first = found["worst_cases"][0]["values"]
+    assert all(name in mistakes[0]["unusual values"] for name in first)
+    assert groups == found["groups"][:10]
+
+
 def test_the_cost_curve_counts_misses_and_false_alarms() -> None:
     attack, score = np.array([True, True, False, False]), np.array([0.9, 0.05, 0.5, 0.01])
     curve = attack_cost(attack, score, miss_cost=10.0)

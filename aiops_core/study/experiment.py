@@ -512,7 +512,9 @@ def _clean(value: Any) -> Any:
 
 
 def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Add to a task's details the sentences and the tables that a report prints."""
+    """Add to a task's details the sentences and the tables that a report prints, unless it brings its own."""
+    if "sentences" in details and "tables" in details:
+        return details
     sentences: list[str] = []
     tables: dict[str, Any] = {}
     if task == "failure":
@@ -528,25 +530,11 @@ def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
                 )
         tables["Resources with the largest errors"] = details["by_resource"][:8]
         tables["The surest mistakes"] = details["worst"][:8]
-    elif task == "threat":
-        details = {**details, "confusion_matrix": {"classes": details["classes"], "confusion": details["confusion"]}}
-        if "attack_cost" in details:
-            sentences.append(f"Attack or normal: {details['attack_cost']['words']}.")
-        sentences.append(f"Weakest classes: {', '.join(details['worst_classes'])}.")
-        tables["The surest mistakes"] = [
-            {**{k: v for k, v in row.items() if k not in ("values", "group")}, "unusual values": _pairs(row["values"])}
-            for row in details["worst_cases"][:8]
-        ]
-        tables["Groups found least"] = details.get("groups", [])[:10]
     else:
         tables["By target"] = details["by_target"]
         tables["Errors and coverage by steps ahead"] = details["by_step"][:16]
         tables["Resources with the largest errors"] = details["worst_resources"][:8]
     return {**details, "sentences": sentences, "tables": tables}
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def _shown(metric: Mapping[str, float]) -> str:

@@ -41,10 +41,8 @@ def decision_weights(prior: np.ndarray, alpha: float) -> np.ndarray:
 
 def _weighted_macro_f1(truth: np.ndarray, label: np.ndarray, weight: np.ndarray, n_classes: int) -> float:
     cells = np.bincount(truth * n_classes + label, weights=weight, minlength=n_classes**2)
-    confusion = cells.reshape(n_classes, n_classes)
-    size = confusion.sum(axis=0) + confusion.sum(axis=1)
-    some = size > 0
-    return float(np.mean(2 * np.diag(confusion)[some] / size[some]))
+    f1 = metrics.f1_by_class(cells.reshape(n_classes, n_classes))
+    return float(np.mean(f1[~np.isnan(f1)]))
 
 
 def choose_alpha(

@@ -74,26 +74,16 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
         ``classes``; ``confusion`` (true by decided, counts); ``per_class`` (precision, recall, f1, support);
         ``precision_recall`` by class; ``reliability`` of the most probable class; ``attack_cost`` (missed attacks,
         false alarms and cost against the threshold on P(attack)); ``abstain`` (accuracy against answered share);
-        ``groups`` (recall by group, whether training knew it); ``worst_classes``; ``worst_cases``.
+        ``groups`` (recall by group, whether training knew it); ``worst_classes``; ``worst_cases``;
+        ``confusion_matrix`` (classes and counts, for the picture); ``sentences`` and ``tables`` (rows by title).
     """
     rows = data.index("test")
     truth, n = data.y[rows], len(data.classes)
     probability, label = prediction["probability"], prediction["label"]
     confusion = np.bincount(truth * n + label, minlength=n * n).reshape(n, n)
-    hit = np.diag(confusion)
-    support, decided = confusion.sum(axis=1), confusion.sum(axis=0)
-    f1 = 2 * hit / np.maximum(support + decided, 1)
-    per_class = {
-        name: {
-            "precision": float(hit[i] / max(decided[i], 1)),
-            "recall": float(hit[i] / max(support[i], 1)),
-            "f1": float(f1[i]),
-            "support": int(support[i]),
-            "taken_for": data.classes[int(np.where(np.arange(n) == i, -1, confusion[i]).argmax())],
-        }
-        for i, name in enumerate(data.classes)
-    }
-    top = probability.max(axis=1)
+    support = confusion.sum(axis=1)
+    per_class = _per_class(confusion, data.classes)
+    weakest = sorted((name for name in data.classes if per_class[name]["support"]), key=lambda c: per_class[c]["f1"])
     out: dict[str, Any] = {
         "classes": data.classes,
         "confusion": confusion.tolist(),
@@ -103,9 +93,9 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
             for i, name in enumerate(data.classes)
             if support[i]
         },
-        "reliability": metrics.reliability_curve(probability.argmax(axis=1) == truth, top),
+        "reliability": metrics.reliability_curve(probability.argmax(axis=1) == truth, probability.max(axis=1)),
         "abstain": _abstain_curve(truth, probability, label),
-        "worst_classes": [data.classes[i] for i in np.argsort(f1, kind="stable") if support[i]][:3],
+        "worst_classes": weakest[:3],
         "worst_cases": _worst_cases(data, rows, truth, probability, label),
     }
     if NORMAL in data.classes:
@@ -114,7 +104,42 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
         out["reliability_attack"] = metrics.reliability_curve(truth != normal, 1.0 - probability[:, normal])
     if data.group is not None:
         out["groups"] = _group_recall(data, rows, truth, label)
-    return out
+    out["confusion_matrix"] = {"classes": out["classes"], "confusion": out["confusion"]}
+    return {**out, "sentences": _sentences(out), "tables": _tables(out)}
+
+
+def _per_class(confusion: np.ndarray, classes: list[str]) -> dict[str, dict[str, Any]]:
+    hit, support, decided = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    f1 = np.nan_to_num(metrics.f1_by_class(confusion))
+    return {
+        name: {
+            "precision": float(hit[i] / max(decided[i], 1)),
+            "recall": float(hit[i] / max(support[i], 1)),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+            "taken_for": classes[int(np.where(np.arange(len(classes)) == i, -1, confusion[i]).argmax())],
+        }
+        for i, name in enumerate(classes)
+    }
+
+
+def _sentences(found: Mapping[str, Any]) -> list[str]:
+    """Return what a report says below the figures."""
+    attack = [f"Attack or normal: {found['attack_cost']['words']}."] if "attack_cost" in found else []
+    return [*attack, f"Weakest classes: {', '.join(found['worst_classes'])}."]
+
+
+def _tables(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables that a report prints, rows by title."""
+    mistakes = [
+        {**{k: v for k, v in row.items() if k not in ("values", "group")}, "unusual values": _pairs(row["values"])}
+        for row in found["worst_cases"][:8]
+    ]
+    return {"The surest mistakes": mistakes, "Groups found least": found.get("groups", [])[:10]}
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def _abstain_curve(truth: np.ndarray, probability: np.ndarray, label: np.ndarray) -> dict[str, list[float]]:
