@@ -11,7 +11,7 @@ import numpy as np
 from aiops_core import servable
 from aiops_core.servable.threat import GRAPH, ThreatServable
 from aiops_core.tasks.threat.data import KIND, MODEL, NAME, Prediction, ThreatData
-from aiops_core.tasks.threat.inputs import EVIDENCE_FLOOR, EVIDENCE_STEPS, Z_LIMIT
+from aiops_core.tasks.threat.inputs import EVIDENCE_FLOOR, EVIDENCE_STEPS, Z_LIMIT, Inputs
 from aiops_core.tasks.threat.model import ThreatModel
 
 
@@ -61,7 +61,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
 def build_graph(model: ThreatModel) -> bytes:
     """Return the ONNX model: ``X`` (n, n_features) float32, NaN allowed, to ``probability`` (n, n_classes)."""
     import skl2onnx
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import TensorProto, checker, helper
     from skl2onnx.common.data_types import FloatTensorType
 
     inputs = model.inputs
@@ -74,9 +74,6 @@ def build_graph(model: ThreatModel) -> bytes:
     )
     votes = forest.graph.output[1].name
 
-    def constant(name: str, value: np.ndarray) -> Any:
-        return numpy_helper.from_array(value, name)
-
     before = [
         helper.make_node("IsNaN", ["X"], ["missing"]),
         helper.make_node("Where", ["missing", "fill", "X"], ["filled"]),
@@ -85,45 +82,20 @@ def build_graph(model: ThreatModel) -> bytes:
     ]
     pieces = ["filled", "count"]
     initializers = [
-        constant("fill", inputs.fill[None, :]),
-        constant("axis", np.array([1], dtype=np.int64)),
-        constant("floor", np.array([model.floor], dtype=np.float32)),
-        constant("offset", model.offset.astype(np.float32)[None, :]),
-        constant("temperature", np.array([model.temperature], dtype=np.float32)),
+        _constant("fill", inputs.fill[None, :]),
+        _constant("axis", np.array([1], dtype=np.int64)),
+        _constant("floor", np.array([model.floor], dtype=np.float32)),
+        _constant("offset", model.offset.astype(np.float32)[None, :]),
+        _constant("temperature", np.array([model.temperature], dtype=np.float32)),
     ]
     if len(inputs.intercept):
-        before += [
-            helper.make_node("Sub", ["filled", "fill"], ["gap"]),
-            helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
-            helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
-            helper.make_node("Sub", ["tame", "mean"], ["centred"]),
-            helper.make_node("Div", ["centred", "std"], ["standard"]),
-            helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
-            helper.make_node("Where", ["missing", "zero", "clipped"], ["z"]),
-            helper.make_node("Mul", ["z", "z"], ["squared"]),
-            helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
-            helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
-            helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
-            helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
-            helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
-            helper.make_node("Round", ["steps"], ["evidence"]),
-        ]
-        initializers += [
-            constant("scale", inputs.scale[None, :]),
-            constant("mean", inputs.mean[None, :]),
-            constant("std", inputs.std[None, :]),
-            constant("coefficients", inputs.coefficients),
-            constant("intercept", inputs.intercept[None, :]),
-            constant("z_low", np.array(-Z_LIMIT, dtype=np.float32)),
-            constant("z_high", np.array(Z_LIMIT, dtype=np.float32)),
-            constant("zero", np.array([0.0], dtype=np.float32)),
-            constant("evidence_floor", np.array([EVIDENCE_FLOOR], dtype=np.float32)),
-            constant("evidence_steps", np.array([EVIDENCE_STEPS], dtype=np.float32)),
-        ]
+        nodes, constants = _evidence_nodes(inputs)
+        before += nodes
+        initializers += constants
         pieces.append("evidence")
     if len(inputs.flagged):
         before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
-        initializers.append(constant("flagged", inputs.flagged.astype(np.int64)))
+        initializers.append(_constant("flagged", inputs.flagged.astype(np.int64)))
         pieces.insert(1, "indicators")
     before.append(helper.make_node("Concat", pieces, ["expanded"], axis=1))
     after = [
@@ -143,6 +115,47 @@ def build_graph(model: ThreatModel) -> bytes:
     built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
     checker.check_model(built)
     return bytes(built.SerializeToString())
+
+
+def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], list[Any]]:
+    """Return the nodes from ``filled``, ``missing`` and ``flags`` to ``evidence``, and their constants; see `Inputs.expand`."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Sub", ["filled", "fill"], ["gap"]),
+        helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
+        helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
+        helper.make_node("Sub", ["tame", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "std"], ["standard"]),
+        helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
+        helper.make_node("Where", ["missing", "zero", "clipped"], ["z"]),
+        helper.make_node("Mul", ["z", "z"], ["squared"]),
+        helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
+        helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
+        helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
+        helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
+        helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
+        helper.make_node("Round", ["steps"], ["evidence"]),
+    ]
+    constants = [
+        _constant("scale", inputs.scale[None, :]),
+        _constant("mean", inputs.mean[None, :]),
+        _constant("std", inputs.std[None, :]),
+        _constant("coefficients", inputs.coefficients),
+        _constant("intercept", inputs.intercept[None, :]),
+        _constant("z_low", np.array(-Z_LIMIT, dtype=np.float32)),
+        _constant("z_high", np.array(Z_LIMIT, dtype=np.float32)),
+        _constant("zero", np.array([0.0], dtype=np.float32)),
+        _constant("evidence_floor", np.array([EVIDENCE_FLOOR], dtype=np.float32)),
+        _constant("evidence_steps", np.array([EVIDENCE_STEPS], dtype=np.float32)),
+    ]
+    return nodes, constants
+
+
+def _constant(name: str, value: np.ndarray) -> Any:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(value, name)
 
 
 def _golden_rows(data: ThreatData) -> np.ndarray:

@@ -53,16 +53,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     if "group" in frame.columns:
         codes, names = pd.factorize(frame["group"], sort=True)
         group, group_names = codes.astype(np.int64), [str(name) for name in names]
-    fraction = float(config.get("test_fraction", 0.3))
-    if "split" in frame.columns:
-        test = (frame["split"] == "test").to_numpy()
-        split = "official split"
-    elif group is not None:
-        test = hold_out(y, group, fraction, rng)
-        split = f"{fraction:.0%} of every class by whole groups for test"
-    else:
-        test = hold_out(y, None, fraction, rng)
-        split = f"{fraction:.0%} of every class at random for test (stratified)"
+    test, split = _test_rows(frame, y, group, float(config.get("test_fraction", 0.3)), rng)
     part = np.where(test, TEST, TRAIN).astype(np.int8)
     train = np.flatnonzero(~test)
     if len(np.unique(y[train])) < 2:
@@ -121,6 +112,16 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     for name, strength in EVIDENCE.items():
         data.inputs[name] = [fit_inputs(data, some, strength, seed) for some in [*kept, np.ones(len(rows), dtype=bool)]]
     return data
+
+
+def _test_rows(
+    frame: pd.DataFrame, y: np.ndarray, group: np.ndarray | None, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, str]:
+    """Return which rows are for test, and how they were chosen in words."""
+    if "split" in frame.columns:
+        return (frame["split"] == "test").to_numpy(), "official split"
+    chosen = "by whole groups for test" if group is not None else "at random for test (stratified)"
+    return hold_out(y, group, fraction, rng), f"{fraction:.0%} of every class {chosen}"
 
 
 def _encode_table(

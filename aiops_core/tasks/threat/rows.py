@@ -14,11 +14,24 @@ NOVEL_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Held:
-    """Validation entries: which row is scored by which fold's forest. A row may occur as unseen and as known group."""
+    """Validation entries: which row is scored by which fold's forest. A row may occur as unseen and as known group.
 
-    row: np.ndarray  # position in ThreatData.rows
+    Attributes
+    ----------
+    row : ndarray, (m,), int64
+        Position in ``ThreatData.rows``.
+    fold : ndarray, (m,), int64
+    novel : ndarray, (m,), bool
+        Whether the row's whole group was left out.
+    weight : ndarray, (m,), float64
+        Mean 1.
+    folds : int
+        How many folds score.
+    """
+
+    row: np.ndarray
     fold: np.ndarray
-    novel: np.ndarray  # True: its whole group was left out
+    novel: np.ndarray
     weight: np.ndarray
     folds: int
 
