@@ -15,10 +15,15 @@ from aiops_core import servable
 from aiops_core.data import synthetic
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
-from aiops_core.errors import DataError, ServableError
+from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.judge import metrics
 from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
 from aiops_core.tasks import threat
+from aiops_core.tasks.threat.decision import choose_alpha, decision_weights, fit_calibration
+from aiops_core.tasks.threat.evaluation import attack_cost
+from aiops_core.tasks.threat.export import build_graph
+from aiops_core.tasks.threat.rows import NOVEL_SHARE, held_out, training_rows
+from aiops_core.tasks.threat.split import sample
 
 #: Largest fall of the attack probability that more failed logins may cause in 95 of 100 rows, and, from four failed
 #: logins on, in any row. A forest is not monotone by construction; below four logins the truth is not either.
@@ -102,7 +107,7 @@ def test_a_group_of_several_classes_stays_whole() -> None:
     hosts = np.random.default_rng(0).integers(0, 30, len(frame))
     data = threat.prepare(dataset(frame.assign(group=[f"host{h}" for h in hosts])), seed=0)
     assert set(hosts[data.part == TRAIN]) & set(hosts[data.part == TEST]) == set()
-    for fold in range(threat.FOLDS):
+    for fold in range(data.effort.folds):
         rows = data.rows[data.group_fold == fold]
         assert set(hosts[rows]) & set(hosts[np.setdiff1d(data.rows, rows)]) == set()
 
@@ -114,17 +119,17 @@ def test_every_attack_group_is_left_out_by_one_fold_and_learned_by_the_others(gr
         folds = np.unique(grouped.group_fold[group == name])
         assert len(folds) == 1
         assert (folds[0] == -1) == (grouped.info["group_names"][name] == "normal")
-    for fold in range(threat.FOLDS):
+    for fold in range(grouped.effort.folds):
         learned = (grouped.group_fold != fold) & (grouped.row_fold != fold)
         assert set(grouped.y[grouped.rows[learned]]) == {0, 1, 2}
 
 
 def test_validation_holds_as_much_weight_of_unseen_as_of_known_groups(grouped: threat.ThreatData) -> None:
-    held = threat._held_out(grouped, threat.FOLDS)
+    held = held_out(grouped, grouped.effort.folds)
     attack = grouped.group_fold[held.row] >= 0
     novel = held.weight[held.novel].sum()
     known = held.weight[attack & ~held.novel].sum()
-    assert novel / (novel + known) == pytest.approx(threat.NOVEL_SHARE, abs=0.05)
+    assert novel / (novel + known) == pytest.approx(NOVEL_SHARE, abs=0.05)
 
 
 def test_the_official_split_is_kept() -> None:
@@ -169,10 +174,9 @@ def test_training_rows_of_one_class_are_refused() -> None:
         threat.prepare(dataset(frame), seed=0)
 
 
-def test_large_cells_are_sampled_and_keep_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threat, "MAX_ROWS", 300)
+def test_large_cells_are_sampled_and_keep_their_weight() -> None:
     y = np.repeat([0, 1, 2], [1000, 100, 20])
-    chosen, weight = threat._sample(y, None, np.random.default_rng(0))
+    chosen, weight = sample(y, None, 300, np.random.default_rng(0))
     count = np.bincount(y[chosen])
     assert count.sum() <= 300
     assert count[2] == 20
@@ -182,9 +186,32 @@ def test_large_cells_are_sampled_and_keep_their_weight(monkeypatch: pytest.Monke
 
 def test_groups_count_by_the_root_of_their_size() -> None:
     y, group = np.repeat([0, 1], [1000, 110]), np.repeat([0, 1, 2], [1000, 100, 10])
-    chosen, weight = threat._sample(y, group, np.random.default_rng(0))
+    chosen, weight = sample(y, group, threat.Effort().max_rows, np.random.default_rng(0))
     mass = np.bincount(group[chosen], weights=weight)
     np.testing.assert_allclose(mass / mass[2], [10.0, 10**0.5, 1.0])
+
+
+def test_less_effort_means_fewer_rows_folds_steps_and_trees() -> None:
+    less = threat.Effort(
+        max_steps=2, trees_per_step=3, final_trees=5, best=2, max_rows=100, evidence_rows=50, folds=2, one_fold_above=50
+    )
+    frame = campaigns().drop(columns="group")
+    data = threat.prepare(dataset(frame), seed=1, effort=less)
+    assert len(data.rows) <= 100
+    assert set(data.row_fold) == {0, 1}
+    seen: list[int] = []
+    trial = threat.fit(threat.defaults(data)[0], data, seed=0, report=lambda step, values: seen.append(step))
+    assert seen == [1, 2]
+    assert len(trial.forest.estimators_) == 6
+    assert len(trial.validation["row"]) == (data.row_fold == 0).sum()  # one fold of the two
+    final = threat.finish(threat.defaults(data), data, seed=0)
+    assert (len(final.params), len(final.forest.estimators_)) == (2, 5)
+
+
+@pytest.mark.parametrize("field, value", [("folds", 1), ("max_steps", 0), ("final_trees", 2)])
+def test_an_effort_too_small_to_work_is_refused(field: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"Effort.{field} is {value}; it must be at least"):
+        threat.Effort(**{field: value})
 
 
 def test_equal_seeds_give_equal_data_and_equal_models(grouped: threat.ThreatData) -> None:
@@ -238,7 +265,7 @@ def test_renaming_groups_changes_nothing() -> None:
 def test_a_share_of_the_rows_is_repeated_with_masked_features(default_data: threat.ThreatData) -> None:
     every = np.ones(len(default_data.rows), dtype=bool)
     params = {"mask_share": 0.4, "balance": 0.0}
-    rows, X, _ = threat._training_rows(params, default_data, every, 0)
+    rows, X, _ = training_rows(params, default_data, every, 0)
     n = len(default_data.rows)
     assert (len(rows) - n) / n == pytest.approx(0.4, abs=0.05)
     assert np.isnan(X[n:]).mean() > np.isnan(X[:n]).mean() + 0.3
@@ -249,7 +276,7 @@ def test_a_share_of_the_rows_is_repeated_with_masked_features(default_data: thre
 def test_fit_reports_every_step_and_stops_when_told(grouped: threat.ThreatData) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     threat.fit(threat.defaults(grouped)[0], grouped, seed=0, report=lambda step, values: seen.append((step, values)))
-    assert [step for step, _ in seen] == list(range(1, threat.MAX_STEPS + 1))
+    assert [step for step, _ in seen] == list(range(1, threat.steps(grouped) + 1))
     assert all(threat.OBJECTIVE in values for _, values in seen)
     assert 0.4 < seen[-1][1][threat.OBJECTIVE] <= 1.0
 
@@ -271,8 +298,8 @@ def test_every_point_of_the_space_can_be_fitted_and_defaults_lie_in_it(grouped: 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = [study.ask(space).params for _ in range(3)]
     model = threat.finish(chosen, grouped, seed=0)
-    assert len(model.forest.estimators_) == threat.FINAL_TREES
-    assert len(model.params) == threat.BEST
+    assert len(model.forest.estimators_) == grouped.effort.final_trees
+    assert len(model.params) == grouped.effort.best
 
 
 def test_the_detector_beats_the_class_prior_and_stays_below_the_oracle(
@@ -322,7 +349,7 @@ def test_calibration_finds_the_temperature_that_was_applied() -> None:
     probability = rng.dirichlet([0.5, 0.5, 0.5], 20_000) * 0.998 + 0.002 / 3
     truth = (rng.random((20_000, 1)) > probability.cumsum(axis=1)).sum(axis=1).clip(max=2)
     votes = metrics.apply_temperature(np.log(probability), 2.0)
-    temperature, _ = threat._fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
+    temperature, _ = fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
     assert temperature == pytest.approx(0.5, rel=0.1)
 
 
@@ -333,9 +360,9 @@ def test_probabilities_are_calibrated_within_five_points(
 
 
 def test_decision_weights_grow_as_classes_get_rarer() -> None:
-    weights = threat._decision_weights(np.array([0.9, 0.09, 0.01]), 0.5)
+    weights = decision_weights(np.array([0.9, 0.09, 0.01]), 0.5)
     assert weights[0] < weights[1] < weights[2]
-    np.testing.assert_allclose(threat._decision_weights(np.array([0.9, 0.09, 0.01]), 0.0), 1.0)
+    np.testing.assert_allclose(decision_weights(np.array([0.9, 0.09, 0.01]), 0.0), 1.0)
 
 
 def test_alpha_follows_the_rows_it_is_chosen_on() -> None:
@@ -344,7 +371,7 @@ def test_alpha_follows_the_rows_it_is_chosen_on() -> None:
     truth = np.repeat([0, 1], [500, 500])
     score = np.where(truth == 1, 0.35, 0.05) + rng.normal(0, 0.03, 1000)
     probability = np.c_[1 - score, score]
-    alpha, _ = threat._choose_alpha(truth, probability, np.ones(1000), np.array([0.9, 0.1]))
+    alpha, _ = choose_alpha(truth, probability, np.ones(1000), np.array([0.9, 0.1]))
     assert alpha > 0.2
 
 
@@ -468,7 +495,7 @@ def test_a_changed_graph_does_not_pass_its_golden_examples(
 ) -> None:
     threat.export(default_model, default_data, tmp_path / "s")
     other = dataclasses.replace(default_model, temperature=default_model.temperature * 1.5)
-    (tmp_path / "s" / "model.onnx").write_bytes(threat._graph(other))
+    (tmp_path / "s" / "model.onnx").write_bytes(build_graph(other))
     with pytest.raises(ServableError, match="golden output 'probability' differs"):
         opened(tmp_path / "s")
 
@@ -581,9 +608,27 @@ def test_details_are_plain_and_add_up(grouped: threat.ThreatData) -> None:
         assert case["truth"] != case["decided"]
 
 
+def test_details_bring_the_sentences_and_tables_that_a_report_prints(grouped: threat.ThreatData) -> None:
+    label = np.where(np.arange(grouped.info["test_rows"]) % 4 == 0, 0, grouped.truth("test"))
+    prediction = {"probability": np.eye(3)[label] * 0.97 + 0.01, "label": label}
+    found = threat.details(grouped, prediction)
+    assert {"sentences", "tables", "confusion_matrix"} <= set(found)
+    weakest = sorted(found["per_class"], key=lambda name: found["per_class"][name]["f1"])
+    assert found["sentences"] == [
+        f"Attack or normal: {found['attack_cost']['words']}.",
+        f"Weakest classes: {', '.join(weakest)}.",
+    ]
+    assert found["confusion_matrix"] == {"classes": grouped.classes, "confusion": found["confusion"]}
+    mistakes, groups = found["tables"]["The surest mistakes"], found["tables"]["Groups found least"]
+    assert [row["row"] for row in mistakes] == [case["row"] for case in found["worst_cases"][:8]]
+    first = found["worst_cases"][0]["values"]
+    assert all(name in mistakes[0]["unusual values"] for name in first)
+    assert groups == found["groups"][:10]
+
+
 def test_the_cost_curve_counts_misses_and_false_alarms() -> None:
     attack, score = np.array([True, True, False, False]), np.array([0.9, 0.05, 0.5, 0.01])
-    curve = threat._attack_cost(attack, score, miss_cost=10.0)
+    curve = attack_cost(attack, score, miss_cost=10.0)
     at = curve["threshold"].index(curve["chosen"])
     assert (curve["missed"][at], curve["false_alarms"][at]) == (1, 1)
     assert curve["cost"][at] == 11

@@ -22,6 +22,7 @@ __all__ = [
     "capacity",
     "capacity_values",
     "ece",
+    "f1_by_class",
     "f1_threshold",
     "failure",
     "failure_values",
@@ -194,6 +195,12 @@ def failure(
 # Threat: several classes ---------------------------------------------------------------------------------------
 
 
+def f1_by_class(confusion: np.ndarray) -> np.ndarray:
+    """Return the F1 of each class, (n_classes,), from counts or weights (true by decided); NaN where a class is in neither."""
+    size = confusion.sum(axis=0) + confusion.sum(axis=1)
+    return np.where(size > 0, 2 * np.diag(confusion) / np.maximum(size, EPS), np.nan)
+
+
 def threat_values(truth: np.ndarray, probability: np.ndarray, label: np.ndarray, classes: list[str]) -> Weighted:
     """Return a function of row weights giving ``accuracy, macro_f1, log_loss, ece`` and ``f1_<class>``.
 
@@ -220,11 +227,9 @@ def threat_values(truth: np.ndarray, probability: np.ndarray, label: np.ndarray,
     def values(weight: np.ndarray) -> Values:
         total = max(float(weight.sum()), EPS)
         confusion = np.bincount(cell, weights=weight, minlength=k * k).reshape(k, k)
-        hit = np.diag(confusion)
-        size = confusion.sum(axis=0) + confusion.sum(axis=1)
-        f1 = np.where(size > 0, 2 * hit / np.maximum(size, EPS), np.nan)
+        f1 = f1_by_class(confusion)
         out = {
-            "accuracy": float(hit.sum() / total),
+            "accuracy": float(np.diag(confusion).sum() / total),
             "macro_f1": float(np.nanmean(f1)) if np.isfinite(f1).any() else float("nan"),
             "log_loss": float(np.sum(weight * loss) / total),
             "ece": _binned_error(bins, top, top_hit, weight),

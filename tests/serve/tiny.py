@@ -8,8 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from aiops_core.data import synthetic
 from aiops_core.data.tables import Dataset
 
@@ -18,8 +16,8 @@ SAMPLES = {"failure": 600, "threat": 1500, "capacity": 300}
 #: What makes a final model slow to train.
 LESS: dict[str, dict[str, Any]] = {
     "failure": {"epoch_rows": (600, 600), "max_steps": 3},
-    "threat": {"FINAL_TREES": 40},
-    "capacity": {"SEARCH_ROWS": 2000, "FINAL_ROWS": 4000, "EDGE_ROWS": 2000, "LINEAR_ROWS": 2000, "SCORED_ROWS": 2000},
+    "threat": {"final_trees": 40},
+    "capacity": {"search_rows": 2000, "final_rows": 4000, "edge_rows": 2000, "linear_rows": 2000, "scored_rows": 2000},
 }
 WEEKS = timedelta(weeks=14)
 
@@ -39,14 +37,7 @@ def dataset(task: str, *, seed: int = 3) -> Dataset:
 def train(task: str, folder: Path, *, seed: int = 3) -> Path:
     """Train one task with its first default parameters on few rows, and export it."""
     module = importlib.import_module(f"aiops_core.tasks.{task}")
-    with pytest.MonkeyPatch.context() as patch:
-        effort: dict[str, Any] = {}
-        if hasattr(module, "Effort"):
-            effort["effort"] = module.Effort(**LESS[task])
-        else:
-            for name, value in LESS[task].items():
-                patch.setattr(module, name, value)
-        data = module.prepare(dataset(task, seed=seed), seed=seed, **effort)
-        params = module.defaults(data)[0]
-        module.export(module.finish([params], data, seed=seed), data, folder)
+    data = module.prepare(dataset(task, seed=seed), seed=seed, effort=module.Effort(**LESS[task]))
+    params = module.defaults(data)[0]
+    module.export(module.finish([params], data, seed=seed), data, folder)
     return folder

@@ -1,0 +1,65 @@
+"""Calibrated probabilities from votes, and the decision weights that macro-F1 asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aiops_core.judge import metrics
+
+
+def calibrate(votes: np.ndarray, offset: np.ndarray, temperature: float, floor: float) -> np.ndarray:
+    """Return probabilities (n, n_classes) from mean votes (n, n_classes), as `ThreatModel` describes."""
+    return metrics.apply_temperature(np.log(votes + floor) + offset, temperature)
+
+
+def fit_calibration(
+    votes: np.ndarray,
+    offset: np.ndarray,
+    truth: np.ndarray,
+    weight: np.ndarray,
+    floors: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2),
+    temperatures: int = 41,
+) -> tuple[float, float]:
+    """Return temperature and floor of least weighted log loss on out-of-fold votes."""
+    best, found = np.inf, (1.0, 1e-3)
+    rows = np.arange(len(truth))
+    for floor in floors:
+        logits = np.log(votes + floor) + offset
+        for temperature in np.geomspace(0.3, 3.0, temperatures):
+            probability = metrics.apply_temperature(logits, float(temperature))[rows, truth]
+            loss = float(np.average(-np.log(np.maximum(probability, 1e-12)), weights=weight))
+            if loss < best:
+                best, found = loss, (float(temperature), floor)
+    return found
+
+
+def decision_weights(prior: np.ndarray, alpha: float) -> np.ndarray:
+    """Return ``prior ** -alpha`` scaled to mean 1, (n_classes,): the cost of missing each class."""
+    weights = prior**-alpha
+    return np.asarray(weights / weights.mean())
+
+
+def _weighted_macro_f1(truth: np.ndarray, label: np.ndarray, weight: np.ndarray, n_classes: int) -> float:
+    cells = np.bincount(truth * n_classes + label, weights=weight, minlength=n_classes**2)
+    f1 = metrics.f1_by_class(cells.reshape(n_classes, n_classes))
+    return float(np.mean(f1[~np.isnan(f1)]))
+
+
+def choose_alpha(
+    truth: np.ndarray, probability: np.ndarray, weight: np.ndarray, prior: np.ndarray
+) -> tuple[float, float]:
+    """Return the exponent of the prior in the decision weights, in [0, 1], and the macro-F1 it reaches.
+
+    The curve is smoothed over neighbouring exponents, because a single point of it is noisy where classes are rare.
+    """
+    alphas = np.linspace(0.0, 1.0, 21)
+    scores = np.array(
+        [
+            _weighted_macro_f1(truth, (probability * decision_weights(prior, a)).argmax(axis=1), weight, len(prior))
+            for a in alphas
+        ]
+    )
+    padded = np.pad(scores, 2, mode="edge")
+    smooth = np.convolve(padded, np.full(5, 0.2), mode="valid")
+    best = int(smooth.argmax())
+    return float(alphas[best]), float(smooth[best])

@@ -1,0 +1,240 @@
+"""Metrics with intervals, paired comparisons, and what a report shows of the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from aiops_core.data.splits import TRAIN
+from aiops_core.judge import metrics
+from aiops_core.servable.threat import NORMAL
+from aiops_core.tasks.threat.data import GATE_METRICS, PROBABILITY_METRICS, Prediction, ThreatData
+
+#: Fewer test groups than this cannot be drawn as clusters; rows are drawn instead.
+MIN_CLUSTERS = 50
+
+
+def evaluate(data: ThreatData, prediction: Prediction, part: str = "test", seed: int = 0) -> dict[str, metrics.Metric]:
+    """Return ``accuracy, macro_f1, log_loss, ece`` and ``f1_<class>`` with 95 % intervals.
+
+    Groups are drawn whole when the part holds at least `MIN_CLUSTERS` of them, else rows.
+    """
+    rows = prediction["row"] if "row" in prediction else data.index(part)
+    return metrics.threat(
+        data.y[rows],
+        prediction["probability"],
+        prediction["label"],
+        classes=data.classes,
+        clusters=_clusters(data, rows),
+        seed=seed,
+    )
+
+
+def compare(
+    data: ThreatData,
+    prediction: Prediction,
+    others: Mapping[str, Prediction],
+    *,
+    seed: int = 0,
+    n_boot: int = metrics.N_PAIRED,
+) -> dict[str, dict[str, metrics.Gain]]:
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`."""
+    rows = data.index("test")
+    truth = data.y[rows]
+
+    def values(p: Prediction) -> metrics.Weighted:
+        return metrics.threat_values(truth, p["probability"], p["label"], data.classes)
+
+    return metrics.paired(
+        values(prediction),
+        {name: values(other) for name, other in others.items()},
+        len(rows),
+        only=(*GATE_METRICS, *PROBABILITY_METRICS),
+        clusters=_clusters(data, rows),
+        seed=seed,
+        n_boot=n_boot,
+    )
+
+
+def _clusters(data: ThreatData, rows: np.ndarray) -> np.ndarray | None:
+    if data.group is None:
+        return None
+    group = data.group[rows]
+    return group if len(np.unique(group)) >= MIN_CLUSTERS else None
+
+
+def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
+    """Return what a report shows of the test part, as plain lists and dicts.
+
+    Returns
+    -------
+    dict
+        ``classes``; ``confusion`` (true by decided, counts); ``per_class`` (precision, recall, f1, support);
+        ``precision_recall`` by class; ``reliability`` of the most probable class; ``attack_cost`` (missed attacks,
+        false alarms and cost against the threshold on P(attack)); ``abstain`` (accuracy against answered share);
+        ``groups`` (recall by group, whether training knew it); ``worst_classes``; ``worst_cases``;
+        ``confusion_matrix`` (classes and counts, for the picture); ``sentences`` and ``tables`` (rows by title).
+    """
+    rows = data.index("test")
+    truth, n = data.y[rows], len(data.classes)
+    probability, label = prediction["probability"], prediction["label"]
+    confusion = np.bincount(truth * n + label, minlength=n * n).reshape(n, n)
+    support = confusion.sum(axis=1)
+    per_class = _per_class(confusion, data.classes)
+    weakest = sorted((name for name in data.classes if per_class[name]["support"]), key=lambda c: per_class[c]["f1"])
+    out: dict[str, Any] = {
+        "classes": data.classes,
+        "confusion": confusion.tolist(),
+        "per_class": per_class,
+        "precision_recall": {
+            name: metrics.precision_recall_curve(truth == i, probability[:, i])
+            for i, name in enumerate(data.classes)
+            if support[i]
+        },
+        "reliability": metrics.reliability_curve(probability.argmax(axis=1) == truth, probability.max(axis=1)),
+        "abstain": _abstain_curve(truth, probability, label),
+        "worst_classes": weakest[:3],
+        "worst_cases": _worst_cases(data, rows, truth, probability, label),
+    }
+    if NORMAL in data.classes:
+        normal = data.classes.index(NORMAL)
+        out["attack_cost"] = attack_cost(truth != normal, 1.0 - probability[:, normal])
+        out["reliability_attack"] = metrics.reliability_curve(truth != normal, 1.0 - probability[:, normal])
+    if data.group is not None:
+        out["groups"] = _group_recall(data, rows, truth, label)
+    out["confusion_matrix"] = {"classes": out["classes"], "confusion": out["confusion"]}
+    return {**out, "sentences": _sentences(out), "tables": _tables(out)}
+
+
+def _per_class(confusion: np.ndarray, classes: list[str]) -> dict[str, dict[str, Any]]:
+    hit, support, decided = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    f1 = np.nan_to_num(metrics.f1_by_class(confusion))
+    return {
+        name: {
+            "precision": float(hit[i] / max(decided[i], 1)),
+            "recall": float(hit[i] / max(support[i], 1)),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+            "taken_for": classes[int(np.where(np.arange(len(classes)) == i, -1, confusion[i]).argmax())],
+        }
+        for i, name in enumerate(classes)
+    }
+
+
+def _sentences(found: Mapping[str, Any]) -> list[str]:
+    """Return what a report says below the figures."""
+    attack = [f"Attack or normal: {found['attack_cost']['words']}."] if "attack_cost" in found else []
+    return [*attack, f"Weakest classes: {', '.join(found['worst_classes'])}."]
+
+
+def _tables(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables that a report prints, rows by title."""
+    mistakes = [
+        {**{k: v for k, v in row.items() if k not in ("values", "group")}, "unusual values": _pairs(row["values"])}
+        for row in found["worst_cases"][:8]
+    ]
+    return {"The surest mistakes": mistakes, "Groups found least": found.get("groups", [])[:10]}
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def _abstain_curve(truth: np.ndarray, probability: np.ndarray, label: np.ndarray) -> dict[str, list[float]]:
+    """Accuracy over the rows that are answered, when the least certain ones are not."""
+    order = np.argsort(-probability[np.arange(len(label)), label], kind="stable")
+    right = np.cumsum((label == truth)[order])
+    count = np.unique(np.linspace(max(1, len(truth) // 20), len(truth), 20).astype(int))
+    certainty = probability[np.arange(len(label)), label][order]
+    return {
+        "answered": (count / len(truth)).tolist(),
+        "accuracy": (right[count - 1] / count).tolist(),
+        "certainty": certainty[count - 1].tolist(),
+    }
+
+
+def attack_cost(attack: np.ndarray, score: np.ndarray, miss_cost: float = 10.0) -> dict[str, Any]:
+    """Cost of alarms at ``P(attack) >= threshold``: a false alarm costs 1, a missed attack ``miss_cost``."""
+    thresholds = np.unique(np.r_[np.linspace(0.01, 0.99, 99), 1 / (1 + miss_cost)])
+    attacks, benign = np.sort(score[attack]), np.sort(score[~attack])
+    missed = np.searchsorted(attacks, thresholds, side="left")
+    false_alarms = len(benign) - np.searchsorted(benign, thresholds, side="left")
+    cost = miss_cost * missed + false_alarms
+    at = int(np.searchsorted(thresholds, 1 / (1 + miss_cost)))
+    caught = 1 - missed[at] / max(len(attacks), 1)
+    false_share = false_alarms[at] / max(len(benign), 1)
+    return {
+        "threshold": thresholds.tolist(),
+        "missed": missed.tolist(),
+        "false_alarms": false_alarms.tolist(),
+        "cost": cost.tolist(),
+        "miss_cost": miss_cost,
+        "chosen": float(thresholds[at]),
+        "words": (
+            f"if a missed attack costs {miss_cost:g} false alarms, alarm at P(attack) >= {thresholds[at]:.2f}: "
+            f"catches {caught:.0%} of attacks, alarms on {false_share:.1%} of ordinary rows"
+        ),
+    }
+
+
+def _group_recall(data: ThreatData, rows: np.ndarray, truth: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
+    assert data.group is not None
+    known = np.unique(data.group[data.part == TRAIN])
+    out = []
+    for name in np.unique(data.group[rows]):
+        mine = data.group[rows] == name
+        out.append(
+            {
+                "group": data.info["group_names"][name],
+                "class": data.classes[int(np.bincount(truth[mine]).argmax())],
+                "rows": int(mine.sum()),
+                "known": bool(name in known),
+                "recall": float((label[mine] == truth[mine]).mean()),
+            }
+        )
+    return sorted(out, key=lambda row: row["recall"])
+
+
+def _worst_cases(
+    data: ThreatData, rows: np.ndarray, truth: np.ndarray, probability: np.ndarray, label: np.ndarray, count: int = 12
+) -> list[dict[str, Any]]:
+    """Return the mistakes that held the true class least probable, at most three of each kind."""
+    wrong = np.flatnonzero(label != truth)
+    order = wrong[np.argsort(probability[wrong, truth[wrong]], kind="stable")]
+    seen: dict[tuple[int, int], int] = {}
+    out: list[dict[str, Any]] = []
+    for i in order:
+        kind = (int(truth[i]), int(label[i]))
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] > 3:
+            continue
+        values = data.X[rows[i]]
+        out.append(
+            {
+                "row": int(rows[i]),
+                "truth": data.classes[kind[0]],
+                "decided": data.classes[kind[1]],
+                "p_truth": float(probability[i, kind[0]]),
+                "p_decided": float(probability[i, kind[1]]),
+                "group": None if data.group is None else data.info["group_names"][data.group[rows[i]]],
+                "values": _unusual(data, values),
+            }
+        )
+        if len(out) == count:
+            break
+    return out
+
+
+def _unusual(data: ThreatData, values: np.ndarray, count: int = 4) -> dict[str, float | str]:
+    """Return the features of a row that are furthest from ordinary."""
+    ordinary = np.array([f["reference"]["ordinary"] for f in data.features])
+    spread = np.array([f["reference"]["spread"] for f in data.features])
+    gap = np.nan_to_num(np.abs(values - ordinary) / spread, nan=-1.0)
+    out: dict[str, float | str] = {}
+    for j in np.argsort(-gap, kind="stable")[:count]:
+        if gap[j] > 0:
+            feature, value = data.features[j], float(values[j])
+            out[feature["name"]] = feature["categories"][int(value)] if feature["dtype"] == "category" else value
+    return out

@@ -1,0 +1,202 @@
+"""Write the servable: one ONNX graph, the card and golden examples; and predict through it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiops_core import servable
+from aiops_core.servable.threat import GRAPH, ThreatServable
+from aiops_core.tasks.threat.data import KIND, MODEL, NAME, Prediction, ThreatData
+from aiops_core.tasks.threat.inputs import EVIDENCE_FLOOR, EVIDENCE_STEPS, Z_LIMIT, Inputs
+from aiops_core.tasks.threat.model import ThreatModel
+
+
+def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
+    """Write the servable: one graph from raw features to calibrated probabilities, the card and golden examples."""
+    graph = build_graph(model)
+    golden = _golden_rows(data)
+    probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(golden)))
+    importance = _importance(graph, data)
+    features = [
+        {**feature, "importance": value} for feature, value in zip(data.features, importance.tolist(), strict=True)
+    ]
+    decision: dict[str, Any] = {
+        "rule": "expected_cost",
+        "weights": model.weights.tolist(),
+        "alpha": model.alpha,
+        "costs": None if data.costs is None else data.costs.tolist(),
+        "words": (
+            "the class of least expected cost under the given cost matrix"
+            if data.costs is not None
+            else f"the class of largest probability x prior^-{model.alpha:.2f}, an exponent chosen on validation rows"
+        ),
+    }
+    card = {
+        "task": NAME,
+        "model": MODEL,
+        "kind": KIND,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "features": features,
+        "classes": data.classes,
+        "decision": decision,
+        "calibration": {
+            "method": "temperature",
+            "temperature": model.temperature,
+            "floor": model.floor,
+            "parameters": {"temperature": model.temperature, "floor": model.floor, "offset": model.offset.tolist()},
+        },
+        "prior": model.prior.tolist(),
+        "missing": "filled with the training median inside the graph, with indicators; trained with masked features",
+        "params": model.params,
+        "trees": len(model.forest.estimators_),
+        "validation": model.scores,
+    }
+    servable.write(folder, card, {GRAPH: graph}, {"X": golden, "expected_probability": probability})
+
+
+def build_graph(model: ThreatModel) -> bytes:
+    """Return the ONNX model: ``X`` (n, n_features) float32, NaN allowed, to ``probability`` (n, n_classes)."""
+    import skl2onnx
+    from onnx import TensorProto, checker, helper
+    from skl2onnx.common.data_types import FloatTensorType
+
+    inputs = model.inputs
+    n_features = len(inputs.fill)
+    forest = skl2onnx.to_onnx(
+        model.forest,
+        initial_types=[("expanded", FloatTensorType([None, inputs.width]))],
+        options={id(model.forest): {"zipmap": False}},
+        target_opset={"": 17, "ai.onnx.ml": 3},
+    )
+    votes = forest.graph.output[1].name
+
+    before = [
+        helper.make_node("IsNaN", ["X"], ["missing"]),
+        helper.make_node("Where", ["missing", "fill", "X"], ["filled"]),
+        helper.make_node("Cast", ["missing"], ["flags"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["flags", "axis"], ["count"], keepdims=1),
+    ]
+    pieces = ["filled", "count"]
+    initializers = [
+        _constant("fill", inputs.fill[None, :]),
+        _constant("axis", np.array([1], dtype=np.int64)),
+        _constant("floor", np.array([model.floor], dtype=np.float32)),
+        _constant("offset", model.offset.astype(np.float32)[None, :]),
+        _constant("temperature", np.array([model.temperature], dtype=np.float32)),
+    ]
+    if len(inputs.intercept):
+        nodes, constants = _evidence_nodes(inputs)
+        before += nodes
+        initializers += constants
+        pieces.append("evidence")
+    if len(inputs.flagged):
+        before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
+        initializers.append(_constant("flagged", inputs.flagged.astype(np.int64)))
+        pieces.insert(1, "indicators")
+    before.append(helper.make_node("Concat", pieces, ["expanded"], axis=1))
+    after = [
+        helper.make_node("Add", [votes, "floor"], ["raised"]),
+        helper.make_node("Log", ["raised"], ["logs"]),
+        helper.make_node("Add", ["logs", "offset"], ["logits"]),
+        helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+        helper.make_node("Softmax", ["scaled"], ["probability"], axis=1),
+    ]
+    whole = helper.make_graph(
+        [*before, *forest.graph.node, *after],
+        "threat_detector",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, n_features])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, len(model.prior)])],
+        [*forest.graph.initializer, *initializers],
+    )
+    built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
+    checker.check_model(built)
+    return bytes(built.SerializeToString())
+
+
+def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], list[Any]]:
+    """Return the nodes from ``filled``, ``missing`` and ``flags`` to ``evidence``, and their constants; see `Inputs.expand`."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Sub", ["filled", "fill"], ["gap"]),
+        helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
+        helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
+        helper.make_node("Sub", ["tame", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "std"], ["standard"]),
+        helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
+        helper.make_node("Where", ["missing", "zero", "clipped"], ["z"]),
+        helper.make_node("Mul", ["z", "z"], ["squared"]),
+        helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
+        helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
+        helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
+        helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
+        helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
+        helper.make_node("Round", ["steps"], ["evidence"]),
+    ]
+    constants = [
+        _constant("scale", inputs.scale[None, :]),
+        _constant("mean", inputs.mean[None, :]),
+        _constant("std", inputs.std[None, :]),
+        _constant("coefficients", inputs.coefficients),
+        _constant("intercept", inputs.intercept[None, :]),
+        _constant("z_low", np.array(-Z_LIMIT, dtype=np.float32)),
+        _constant("z_high", np.array(Z_LIMIT, dtype=np.float32)),
+        _constant("zero", np.array([0.0], dtype=np.float32)),
+        _constant("evidence_floor", np.array([EVIDENCE_FLOOR], dtype=np.float32)),
+        _constant("evidence_steps", np.array([EVIDENCE_STEPS], dtype=np.float32)),
+    ]
+    return nodes, constants
+
+
+def _constant(name: str, value: np.ndarray) -> Any:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(value, name)
+
+
+def _golden_rows(data: ThreatData) -> np.ndarray:
+    """Return training rows of every class, some with missing features, one with none known."""
+    rng = np.random.default_rng(5)
+    picked = [rng.choice(data.rows[data.y[data.rows] == label], 4) for label in np.unique(data.y[data.rows])]
+    rows = data.X[np.concatenate(picked)].copy()
+    masked = rows.copy()
+    masked[rng.random(rows.shape) < 0.5] = np.nan
+    return np.concatenate([rows, masked, np.full((1, rows.shape[1]), np.nan, dtype=np.float32)])
+
+
+def _importance(graph: bytes, data: ThreatData) -> np.ndarray:
+    """Return how far shuffling each feature moves the probabilities: mean total variation, (n_features,), in [0, 1]."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(11)
+    rows = rng.choice(data.rows, size=min(1000, len(data.rows)), replace=False, p=data.weight / data.weight.sum())
+    X = data.X[rows]
+    base = session.run(None, {"X": X})[0]
+    out = np.empty(X.shape[1])
+    for j in range(X.shape[1]):
+        shuffled = X.copy()
+        shuffled[:, j] = rng.permutation(X[:, j])
+        out[j] = np.abs(session.run(None, {"X": shuffled})[0] - base).sum(axis=1).mean() / 2
+    return out
+
+
+def score(loaded: ThreatServable, data: ThreatData, part: str) -> Prediction:
+    """Predict a part through the loaded servable.
+
+    Parameters
+    ----------
+    part : {"train", "validation", "test"}
+        The servable has learned from training rows: only ``test`` is an honest part.
+
+    Returns
+    -------
+    dict
+        ``probability`` (n, n_classes) and ``label`` (n,) int.
+    """
+    probability = loaded.predict(data.X[data.index(part)])
+    return {"probability": probability, "label": loaded.decide(probability)}

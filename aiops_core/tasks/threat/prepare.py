@@ -1,0 +1,215 @@
+"""From the activity table to `ThreatData`: parts, features in their units, categories as ordered codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aiops_core.data import tables
+from aiops_core.data.splits import TEST, TRAIN
+from aiops_core.data.synthetic import unit_of
+from aiops_core.data.tables import Dataset
+from aiops_core.errors import DataError
+from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
+from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
+from aiops_core.tasks.threat.evidence import EVIDENCE, fit_inputs
+from aiops_core.tasks.threat.split import deal_folds, hold_out, sample
+
+#: Categories rarer than this, or beyond the most frequent `MAX_CATEGORIES`, share the code of unknown ones.
+MIN_CATEGORY_ROWS = 5
+MAX_CATEGORIES = 200
+
+
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> ThreatData:
+    """Split and encode the activity table.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With the table ``activity``; its config may hold ``test_fraction`` and ``costs`` (``{true: {decided: cost}}``).
+    seed : int
+        Fixes split, folds and sample.
+    effort : Effort, optional
+        Kept as ``effort`` of the result, for `fit` and `finish`.
+
+    Returns
+    -------
+    ThreatData
+
+    Notes
+    -----
+    The test part is the official split; else whole groups; else a stratified share. A group is divided by rows only
+    when it is all of its class and holds nothing else: otherwise the class could not be both learned and tested.
+    """
+    frame = dataset.tables["activity"]
+    config = dataset.config.get(NAME, {})
+    rng = np.random.default_rng([seed, 3])
+    classes = sorted(frame["threat_type"].unique(), key=lambda name: (name != NORMAL, name))
+    position = {name: i for i, name in enumerate(classes)}
+    y = frame["threat_type"].map(position).to_numpy(dtype=np.int64)
+    group, group_names = None, None
+    if "group" in frame.columns:
+        codes, names = pd.factorize(frame["group"], sort=True)
+        group, group_names = codes.astype(np.int64), [str(name) for name in names]
+    test, split = _test_rows(frame, y, group, float(config.get("test_fraction", 0.3)), rng)
+    part = np.where(test, TEST, TRAIN).astype(np.int8)
+    train = np.flatnonzero(~test)
+    if len(np.unique(y[train])) < 2:
+        raise DataError("training rows hold one class only", table="activity", column="threat_type")
+
+    group_train = None if group is None else group[train]
+    sampled, weight = sample(y[train], group_train, effort.max_rows, rng)
+    rows = train[sampled]
+    group_fold, row_fold = deal_folds(y[rows], None if group is None else group[rows], effort.folds, rng)
+    grouped = bool((group_fold >= 0).any())
+
+    features, X, dropped = _encode_table(frame, train, rows, weight, y, classes)
+    split += (
+        f"; validation out of fold on training rows: {effort.folds} folds leave out whole groups, and rows of known ones"
+        if grouped
+        else f"; validation out of fold on training rows, {effort.folds} stratified folds"
+    )
+    oracle = None
+    if dataset.oracles.get(NAME) is not None:
+        oracle = dataset.oracles[NAME].reindex(columns=classes).fillna(0.0).to_numpy(dtype=float)
+    costs = config.get("costs")
+    shares = np.bincount(y, minlength=len(classes)) / len(y)
+    info = {
+        "rows": len(y),
+        "train_rows": len(train),
+        "validation_rows": len(rows),
+        "test_rows": int(test.sum()),
+        "split": split,
+        "features": [feature["name"] for feature in features],
+        "left_out": dropped,
+        "classes": classes,
+        "class_shares": {name: float(share) for name, share in zip(classes, shares, strict=True)},
+        "groups": None if group_names is None else len(group_names),
+        "group_names": group_names,
+        "sampled_rows": len(rows),
+        "missing_share": float(np.isnan(X).mean()),
+    }
+    data = ThreatData(
+        X=X,
+        y=y,
+        part=part,
+        group=group,
+        classes=classes,
+        features=features,
+        rows=rows,
+        weight=weight,
+        group_fold=group_fold,
+        row_fold=row_fold,
+        inputs={},
+        costs=None if costs is None else cost_matrix(costs, classes),
+        oracle=oracle,
+        info=info,
+        effort=effort,
+    )
+    kept = [(group_fold != fold) & (row_fold != fold) for fold in range(effort.folds)]
+    for name, strength in EVIDENCE.items():
+        data.inputs[name] = [fit_inputs(data, some, strength, seed) for some in [*kept, np.ones(len(rows), dtype=bool)]]
+    return data
+
+
+def _test_rows(
+    frame: pd.DataFrame, y: np.ndarray, group: np.ndarray | None, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, str]:
+    """Return which rows are for test, and how they were chosen in words."""
+    if "split" in frame.columns:
+        return (frame["split"] == "test").to_numpy(), "official split"
+    chosen = "by whole groups for test" if group is not None else "at random for test (stratified)"
+    return hold_out(y, group, fraction, rng), f"{fraction:.0%} of every class {chosen}"
+
+
+def _encode_table(
+    frame: pd.DataFrame, train: np.ndarray, rows: np.ndarray, weight: np.ndarray, y: np.ndarray, classes: list[str]
+) -> tuple[list[dict[str, Any]], np.ndarray, list[str]]:
+    """Return the feature descriptions, X and the columns left out, with the reason."""
+    features: list[dict[str, Any]] = []
+    columns: list[np.ndarray] = []
+    dropped: list[str] = []
+    attack = (y[rows] != classes.index(NORMAL)) if NORMAL in classes else (y[rows] != np.bincount(y[train]).argmax())
+    benign = train[y[train] == classes.index(NORMAL)] if NORMAL in classes else train
+    benign = benign if len(benign) else train
+    for name in tables.feature_columns("activity", frame):
+        column = frame[name]
+        if pd.api.types.is_numeric_dtype(column):
+            values = column.to_numpy(dtype=np.float32, na_value=np.nan)
+            known = values[train][~np.isnan(values[train])]
+            if len(known) == 0 or known.min() == known.max():
+                dropped.append(f"{name} (constant in training)")
+                continue
+            reference = _reference(values, train, benign)
+            unit = unit_of(name, reference["max"])
+            features.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
+        elif pd.api.types.is_datetime64_any_dtype(column):
+            dropped.append(f"{name} (a date)")
+            continue
+        else:
+            categories = _categories(column, train, rows, weight, attack)
+            if len(categories) < 2:
+                dropped.append(f"{name} (no category with {MIN_CATEGORY_ROWS} training rows, or one only)")
+                continue
+            codes = {category: i for i, category in enumerate(categories)}
+            unique = {value: encode_category(value, codes) for value in column.dropna().unique()}
+            values = column.map(unique).to_numpy(dtype=np.float32, na_value=np.nan)
+            features.append(
+                {
+                    "name": name,
+                    "unit": "",
+                    "dtype": "category",
+                    "categories": categories,
+                    "reference": _reference(values, train, benign, category=True),
+                }
+            )
+        columns.append(values)
+    if not features:
+        raise DataError("has no feature that varies in the training rows", table="activity")
+    return features, np.stack(columns, axis=1), dropped
+
+
+def _categories(
+    column: pd.Series, train: np.ndarray, rows: np.ndarray, weight: np.ndarray, attack: np.ndarray
+) -> list[str]:
+    """Return the categories by rising share of attacks, `OTHER` among them."""
+    counts = column.iloc[train].dropna().astype(str).value_counts()
+    kept = sorted(counts[counts >= MIN_CATEGORY_ROWS].index[:MAX_CATEGORIES])
+    if not kept or (len(kept) == 1 and len(counts) == 1):
+        return []
+    text = column.iloc[rows]
+    text = text.where(text.isna(), text.astype(str))
+    text = text.where(text.isna() | text.isin(kept), OTHER)
+    total = pd.Series(weight).groupby(text.to_numpy(dtype=object)).sum()
+    hits = pd.Series(weight * attack).groupby(text.to_numpy(dtype=object)).sum()
+    # One pseudo-row of the overall share, so that a category of few rows does not go to an end by chance.
+    overall = float((weight * attack).sum() / weight.sum())
+    share = {name: (hits.get(name, 0.0) + overall) / (total.get(name, 0.0) + 1.0) for name in [*kept, OTHER]}
+    return sorted(share, key=lambda name: (share[name], name))
+
+
+def _reference(values: np.ndarray, train: np.ndarray, benign: np.ndarray, category: bool = False) -> dict[str, float]:
+    seen = values[train].astype(float)
+    seen = seen[~np.isnan(seen)]
+    ordinary = values[benign].astype(float)
+    ordinary = ordinary[~np.isnan(ordinary)]
+    ordinary = ordinary if len(ordinary) else seen
+    if category:
+        middle, usual = (float(np.bincount(v.astype(np.int64)).argmax()) for v in (seen, ordinary))
+    else:
+        middle, usual = float(np.median(seen)), float(np.median(ordinary))
+    p01, p99 = np.percentile(seen, [1, 99])
+    spread = float(p99 - p01) or float(seen.std()) or 1.0
+    return {
+        "median": middle,
+        "p01": float(p01),
+        "p99": float(p99),
+        "min": float(seen.min()),
+        "max": float(seen.max()),
+        "mean": float(seen.mean()),
+        "std": float(seen.std()),
+        "ordinary": usual,
+        "spread": spread,
+    }
