@@ -52,18 +52,13 @@ def dataset(frame: pd.DataFrame, **config: object) -> tables.Dataset:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> object:
-    patch = pytest.MonkeyPatch()
-    for name, value in {"SEARCH_ROWS": 4000, "FINAL_ROWS": 6000, "EDGE_ROWS": 4000, "LINEAR_ROWS": 3000}.items():
-        patch.setattr(capacity, name, value)
-    yield
-    patch.undo()
+#: Enough to forecast sensibly, little enough to fit in seconds.
+LESS = capacity.Effort(search_rows=4000, final_rows=6000, edge_rows=4000, linear_rows=3000)
 
 
 @pytest.fixture(scope="module")
-def data(small: object) -> capacity.CapacityData:
-    return capacity.prepare(dataset(usage()), seed=0)
+def data() -> capacity.CapacityData:
+    return capacity.prepare(dataset(usage()), seed=0, effort=LESS)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +104,7 @@ def test_changing_what_comes_after_the_first_test_origin_changes_no_fitted_numbe
     frame = usage()
     first = pd.Timestamp(data.time(np.array([0]), data.parts["test"].origin[:1])[0], tz="UTC")
     frame.loc[frame["timestamp"] > first, ["cpu", "disk", "requests"]] *= 7
-    other = capacity.prepare(dataset(frame), seed=0)
+    other = capacity.prepare(dataset(frame), seed=0, effort=LESS)
     np.testing.assert_array_equal(data.search.x, other.search.x)
     np.testing.assert_array_equal(data.checked.y, other.checked.y)
     np.testing.assert_array_equal(data.linear, other.linear)
@@ -127,25 +122,25 @@ def test_changing_values_after_the_origin_changes_no_feature(data: capacity.Capa
 
 
 def test_a_short_record_gets_fewer_origins_and_a_shorter_one_a_sentence() -> None:
-    short = capacity.prepare(dataset(usage(2, days=8)), seed=0)
+    short = capacity.prepare(dataset(usage(2, days=8)), seed=0, effort=LESS)
     assert 1 <= short.info["origins"] < CONFIG["origins"]
     with pytest.raises(DataError, match="too few"):
-        capacity.prepare(dataset(usage(2, days=2)), seed=0)
+        capacity.prepare(dataset(usage(2, days=2)), seed=0, effort=LESS)
 
 
 def test_an_unknown_target_and_a_constant_one_are_named() -> None:
     frame = usage(2, days=20)
     with pytest.raises(DataError, match="cpus"):
-        capacity.prepare(dataset(frame, target="cpus"), seed=0)
+        capacity.prepare(dataset(frame, target="cpus"), seed=0, effort=LESS)
     frame["disk"] = 1.0
     with pytest.raises(DataError, match=r"'disk'.*never varies"):
-        capacity.prepare(dataset(frame, target="disk"), seed=0)
+        capacity.prepare(dataset(frame, target="disk"), seed=0, effort=LESS)
 
 
 def test_records_of_different_periods_train_together() -> None:
     late = usage(2, seed=1, prefix="late")
     late["timestamp"] += pd.Timedelta(days=200)
-    both = capacity.prepare(dataset(pd.concat([usage(2), late], ignore_index=True)), seed=0)
+    both = capacity.prepare(dataset(pd.concat([usage(2), late], ignore_index=True)), seed=0, effort=LESS)
     assert len(np.unique(both.parts["test"].resource)) == 4
 
 
@@ -188,7 +183,7 @@ def test_shifting_all_timestamps_by_a_week_changes_nothing(
 
 
 def test_renaming_resources_changes_nothing(data: capacity.CapacityData) -> None:
-    other = capacity.prepare(dataset(usage(prefix="vm")), seed=0)
+    other = capacity.prepare(dataset(usage(prefix="vm")), seed=0, effort=LESS)
     np.testing.assert_array_equal(data.search.x, other.search.x)
     np.testing.assert_array_equal(data.linear, other.linear)
 
@@ -207,7 +202,7 @@ def test_a_trial_reports_its_validation_error_and_is_deterministic(data: capacit
         )
     assert seen[0] == seen[1]
     assert [s for s, _ in seen[0]] == list(range(1, len(seen[0]) + 1))
-    assert len(seen[0]) <= capacity.MAX_STEPS
+    assert len(seen[0]) <= capacity.steps(data)
     assert min(v for _, v in seen[0]) < 1.0
 
 

@@ -53,7 +53,6 @@ MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "r2"
 OBJECTIVE = "nmae"
 MODE = "min"
-MAX_STEPS = 16
 #: What the gate compares; simple baselines by the first one only.
 GATE_METRICS: tuple[str, ...] = ("mase",)
 #: There is no probability to compare.
@@ -61,18 +60,6 @@ PROBABILITY_METRICS: tuple[str, ...] = ()
 SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
 STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
 
-#: Boosting rounds between two reports of a trial.
-ROUNDS = 10
-#: A trial stops after this many reports without a better one.
-PATIENCE = 4
-#: Rows of a trial, of the final fit, of its band edges, of the linear fit of one target, and of a trial's validation.
-SEARCH_ROWS = 40_000
-FINAL_ROWS = 80_000
-EDGE_ROWS = 40_000
-LINEAR_ROWS = 20_000
-SCORED_ROWS = 20_000
-#: Steps ahead that one sampled (series, origin) pair contributes.
-STEPS_PER_PAIR = 4
 #: Shares of the training pairs with a cut history, without other columns, without a clock.
 TRUNCATED, WITHOUT_OTHERS, WITHOUT_CLOCK = 0.15, 0.15, 0.10
 #: Other columns that a forecast may use.
@@ -87,9 +74,47 @@ SETTLED = 1e-3
 BUCKETS, MIN_BUCKET = 6, 60
 #: The boosters of the band edges: few, shallow trees, since the conformal offsets do the rest.
 EDGE = {"max_depth": 4, "learning_rate": 0.1, "min_child_weight": 40.0, "subsample": 0.7, "colsample": 0.5, "l2": 5.0}
-EDGE_STEPS = 8
 
 Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a search, a final model and the strong baseline may do.
+
+    Attributes
+    ----------
+    search_rows, final_rows : int
+        Training rows of a trial (and of the strong baseline), and of the final model.
+    edge_rows : int
+        Training rows of a band edge of the final model.
+    linear_rows : int
+        Rows of the linear backbone of one target.
+    scored_rows : int
+        Validation rows that boosting is stopped by.
+    steps_per_pair : int
+        Steps ahead that one sampled (series, origin) pair contributes.
+    rounds : int
+        Boosting rounds between two reports of a trial.
+    max_steps, edge_steps : int
+        Most reports of a median booster, and of a band edge.
+    patience : int
+        Boosting stops after this many reports without a better one.
+    baseline_rounds : int
+        Boosting rounds of the strong baseline.
+    """
+
+    search_rows: int = 40_000
+    final_rows: int = 80_000
+    edge_rows: int = 40_000
+    linear_rows: int = 20_000
+    scored_rows: int = 20_000
+    steps_per_pair: int = 4
+    rounds: int = 10
+    max_steps: int = 16
+    edge_steps: int = 8
+    patience: int = 4
+    baseline_rounds: int = 150
 
 
 @dataclass(frozen=True)
@@ -170,6 +195,10 @@ class CapacityData:
     ridge : float
     naive_error : ndarray, (resources, targets)
         In-sample seasonal-naive MAE on training rows.
+    oracle : ndarray or None
+        Expected value of every scored test row; None for real data.
+    effort : Effort
+        Given to `prepare`; what is fitted on these data works as hard.
     """
 
     values: np.ndarray
@@ -187,6 +216,7 @@ class CapacityData:
     ridge: float
     naive_error: np.ndarray
     oracle: np.ndarray | None
+    effort: Effort = field(default_factory=Effort)
     info: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
@@ -241,7 +271,7 @@ class CapacityModel:
 # Preparing -----------------------------------------------------------------------------------------------------------
 
 
-def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> CapacityData:  # noqa: B008
     """Cut a usage table into rolling origins and build the training rows.
 
     Test are the last ``origins`` origins of every resource, ``origin_step`` apart; the longest scored forecast of the
@@ -255,6 +285,8 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
         With a ``usage`` table.
     seed : int
         Fixes which training pairs are sampled.
+    effort : Effort, optional
+        How much work what follows may do; kept as ``effort``.
 
     Returns
     -------
@@ -305,8 +337,9 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
         *(None,) * 4,  # type: ignore[arg-type]
         _naive_error(known, layout.season),
         None,
+        effort,
     )
-    data.parts["train"] = _sample(data, limits["train"], SEARCH_ROWS, rng)
+    data.parts["train"] = _sample(data, limits["train"], effort.search_rows, rng)
     data.parts["validation"] = _grid_of(data, validation)
     data.parts["test"] = _grid_of(data, test)
     for name, pairs in data.parts.items():
@@ -315,7 +348,7 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
     search = _block(data, data.parts["train"], rng)
     checked = _block(data, data.parts["validation"], None)
     with threadpool_limits(1):  # small matrices: more threads only get into each other's way
-        ridge, linear = _backbone(search, checked, layout)
+        ridge, linear = _backbone(search, checked, layout, rows=effort.linear_rows)
     oracle = dataset.oracles.get("capacity")
     expected = None if oracle is None else np.asarray(oracle(_keys(data, "test")), dtype=np.float64)
     data = replace(data, search=search, checked=checked, ridge=ridge, linear=linear, oracle=expected)
@@ -438,7 +471,7 @@ def _sample(data: CapacityData, limit: int, rows: int, rng: np.random.Generator)
     """Draw random pairs whose targets do not pass ``limit``."""
     scored, horizon = data.score_steps, data.layout.horizon
     reach = max(1, min(horizon, limit - int(data.first.min()) - min(data.layout.season, limit // 3)))
-    k = min(STEPS_PER_PAIR, max(reach, 1))
+    k = min(data.effort.steps_per_pair, max(reach, 1))
     n = -(-rows // k)
     steps = rng.integers(1, min(int(scored[-1]), reach) + 1, (n, k))
     if len(scored) < min(int(scored[-1]), reach):
@@ -564,19 +597,19 @@ def _least_absolute(
 
 
 def _backbone(
-    train: Block, checked: Block | None, layout: Layout, ridge: float | None = None
+    train: Block, checked: Block | None, layout: Layout, ridge: float | None = None, *, rows: int
 ) -> tuple[float, np.ndarray]:
     """Fit one linear model a target; the ridge penalty is the one with the smallest validation error."""
     strengths = RIDGES if ridge is None else (ridge,)
     columns: dict[float, list[np.ndarray]] = {s: [] for s in strengths}
     for j in range(len(layout.targets)):
-        rows = np.flatnonzero(train.target == j)[:LINEAR_ROWS]
-        a = design(train.x[rows], layout)
-        y = np.clip(train.y[rows], -CUT, CUT)
+        used = np.flatnonzero(train.target == j)[:rows]
+        a = design(train.x[used], layout)
+        y = np.clip(train.y[used], -CUT, CUT)
         found: np.ndarray | None = None
         for strength in strengths:
             # Penalties in turn start from each other's solution.
-            found = _least_absolute(a, y, train.weight[rows], strength, found) if len(rows) else np.zeros(a.shape[1])
+            found = _least_absolute(a, y, train.weight[used], strength, found) if len(used) else np.zeros(a.shape[1])
             columns[strength].append(found)
     fits = {s: np.stack(c, axis=1) for s, c in columns.items()}
     if checked is None or len(fits) == 1:
@@ -649,9 +682,9 @@ def _boost(
     checked: Block | None,
     checked_backbone: np.ndarray | None,
     *,
+    effort: Effort,
     quantile: float = 0.5,
     rounds: int | None = None,
-    steps: int = MAX_STEPS,
     seed: int = 0,
     report: Report | None = None,
 ) -> xgb.Booster:
@@ -664,26 +697,27 @@ def _boost(
     matrix = xgb.QuantileDMatrix(train.x, label, weight=np.sqrt(train.weight), max_bin=64, nthread=1)
     booster = xgb.Booster(settings, [matrix])
     if checked is None or checked_backbone is None:
-        for i in range(rounds or MAX_STEPS * ROUNDS):
+        for i in range(rounds or effort.max_steps * effort.rounds):
             booster.update(matrix, i)
         return booster
     check = xgb.DMatrix(checked.x, nthread=1)
     scaled = checked_backbone.copy()
     best, best_step = np.inf, 0
+    steps = effort.max_steps if quantile == 0.5 else effort.edge_steps
     for step in range(1, steps + 1):
-        for i in range((step - 1) * ROUNDS, step * ROUNDS):
+        for i in range((step - 1) * effort.rounds, step * effort.rounds):
             booster.update(matrix, i)
         # Trees add up (base score 0), so only the new ones are evaluated.
-        scaled += booster.predict(check, iteration_range=((step - 1) * ROUNDS, step * ROUNDS))
+        scaled += booster.predict(check, iteration_range=((step - 1) * effort.rounds, step * effort.rounds))
         loss = float(np.average(metrics.pinball(checked.y, scaled, quantile), weights=checked.weight))
         if report is not None:
             squared = np.average((checked.y - scaled) ** 2, weights=checked.weight**2)
             report(step, {OBJECTIVE: 2 * loss, "nrmse": float(np.sqrt(squared))})
         if loss < best:
             best, best_step = loss, step
-        elif step - best_step >= PATIENCE:
+        elif step - best_step >= effort.patience:
             break
-    return booster[: best_step * ROUNDS]
+    return booster[: best_step * effort.rounds]
 
 
 def _part_of(block: Block, rows: int, seed: int) -> Block:
@@ -701,7 +735,7 @@ def fit(params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Rep
     params : mapping
         A point of `space`.
     report : callable, optional
-        Called every `ROUNDS` rounds with the step (1..`MAX_STEPS`) and ``nmae``: the validation MAE, every target in
+        Called every ``effort.rounds`` rounds with the step (1 to ``effort.max_steps``) and ``nmae``: the validation MAE, every target in
         units of its mean spread, so that targets of different units count alike.
 
     Returns
@@ -709,7 +743,7 @@ def fit(params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Rep
     CapacityModel
         Without a band; `finish` adds it.
     """
-    checked = _part_of(data.checked, SCORED_ROWS, seed)
+    checked = _part_of(data.checked, data.effort.scored_rows, seed)
     share = float(params["backbone"])
     median = _boost(
         params,
@@ -717,6 +751,7 @@ def fit(params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Rep
         share * _linear(data.search, data.linear, data.layout),
         checked,
         share * _linear(checked, data.linear, data.layout),
+        effort=data.effort,
         seed=seed,
         report=report,
     )
@@ -746,13 +781,13 @@ def finish(ranked: list[dict[str, Any]], data: CapacityData, *, seed: int) -> Ca
     edge = {"backbone": ranked[0]["backbone"], **EDGE}
     jobs = [(0.5, p) for p in medians] + [(0.1, edge), (0.9, edge)]
     with threadpool_limits(1):
-        train = _block(data, _sample(data, data.limits["train"], FINAL_ROWS, rng), rng)
+        train = _block(data, _sample(data, data.limits["train"], data.effort.final_rows, rng), rng)
         first = _boost_all(jobs, train, data.linear, data, seed=seed)
         kept = _choose(jobs, first, data)
         model = _assembled(jobs, first, kept, data.linear, None, ranked[0], data.layout)
         calibration = _conformal(model, data)
-        again = _block(data, _sample(data, data.limits["validation"], FINAL_ROWS, rng), rng)
-        _, linear = _backbone(again, None, data.layout, data.ridge)
+        again = _block(data, _sample(data, data.limits["validation"], data.effort.final_rows, rng), rng)
+        _, linear = _backbone(again, None, data.layout, data.ridge, rows=data.effort.linear_rows)
         jobs = [jobs[i] for i in kept]
         rounds = [first[i].num_boosted_rounds() for i in kept]
         second = _boost_all(jobs, again, linear, data, seed=seed, rounds=rounds)
@@ -770,10 +805,10 @@ def _boost_all(
 ) -> list[xgb.Booster]:
     """Fit several boosters, two at a time; without ``rounds`` validation chooses their number."""
     backbone = _linear(train, linear, data.layout)
-    checked = None if rounds is not None else _part_of(data.checked, SCORED_ROWS, seed)
+    checked = None if rounds is not None else _part_of(data.checked, data.effort.scored_rows, seed)
     checked_backbone = None if checked is None else _linear(checked, linear, data.layout)
     # Band edges need less: conformal offsets correct them.
-    few = slice(0, EDGE_ROWS)
+    few = slice(0, data.effort.edge_rows)
     edges = Block(train.x[few], train.y[few], train.weight[few], train.target[few])
 
     def one(i: int) -> xgb.Booster:
@@ -786,8 +821,8 @@ def _boost_all(
             share * base,
             checked,
             None if checked_backbone is None else share * checked_backbone,
+            effort=data.effort,
             quantile=quantile,
-            steps=MAX_STEPS if quantile == 0.5 else EDGE_STEPS,
             rounds=None if rounds is None else rounds[i],
             seed=seed + i,
         )
@@ -1062,13 +1097,13 @@ def baselines(data: CapacityData, *, seed: int) -> dict[str, dict[str, np.ndarra
     pairs = data.parts["test"]
     last, season = _plain_forecasts(data, pairs)
     rng = np.random.default_rng([seed, 2])
-    train = _sample(data, data.limits["validation"], SEARCH_ROWS, rng)
+    train = _sample(data, data.limits["validation"], data.effort.search_rows, rng)
     settings = {
         "objective": "reg:squarederror", "tree_method": "hist", "max_depth": 6, "eta": 0.08, "subsample": 0.8,
         "nthread": 2, "seed": seed, "verbosity": 0,
     }  # fmt: skip
     matrix = xgb.DMatrix(_plain_lags(data, train), train.truth[train.known])
-    booster = xgb.train(settings, matrix, 150)
+    booster = xgb.train(settings, matrix, data.effort.baseline_rounds)
     strong = booster.predict(xgb.DMatrix(_plain_lags(data, pairs))).astype(np.float64)
     return {"last_value": {"p50": last}, "seasonal_naive": {"p50": season}, "xgboost_lags": {"p50": strong}}
 
@@ -1278,6 +1313,6 @@ def _examples(data: CapacityData, prediction: Mapping[str, np.ndarray], scaled: 
     return out
 
 
-def steps(data: Any) -> int:
+def steps(data: CapacityData) -> int:
     """Return the most steps that `fit` reports: what a full trial has."""
-    return MAX_STEPS
+    return data.effort.max_steps
