@@ -13,7 +13,12 @@ from aiops_core import servable
 from aiops_core.data import tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
+from aiops_core.servable.capacity_features import features
+from aiops_core.servable.capacity_layout import feature_names
 from aiops_core.tasks import capacity
+from aiops_core.tasks.capacity.band import BUCKETS, bucket_edges, conformal, upper_quantile
+from aiops_core.tasks.capacity.baselines import plain_forecasts
+from aiops_core.tasks.capacity.pairs import features_of
 
 SEASON, DAYS = 24, 40
 CONFIG = {"season": SEASON, "horizon": 48, "origins": 4, "origin_step": 13, "score_steps": [1, 6, 24]}
@@ -115,8 +120,8 @@ def test_changing_values_after_the_origin_changes_no_feature(data: capacity.Capa
     pairs = data.parts["validation"]
     values = data.values.copy()
     values[:, :, pairs.origin.max() + 1 :] *= -3
-    before = capacity._features(data, pairs)
-    after = capacity._features(replace(data, values=values), pairs)
+    before = features_of(data, pairs)
+    after = features_of(replace(data, values=values), pairs)
     for (_, a), (_, b) in zip(before, after, strict=True):
         np.testing.assert_array_equal(a.x, b.x)
 
@@ -150,9 +155,9 @@ def test_records_of_different_periods_train_together() -> None:
 def test_features_do_not_depend_on_the_unit(data: capacity.CapacityData) -> None:
     history, last = history_of(data)
     steps, target = np.tile([1, 5, 30], (len(history), 1)), np.zeros(len(history), dtype=int)
-    names, _ = served.feature_names(data.layout)
-    one = served.features(history, last, steps, target, data.layout)
-    two = served.features(history * 1000, last, steps, target, data.layout)
+    names, _ = feature_names(data.layout)
+    one = features(history, last, steps, target, data.layout)
+    two = features(history * 1000, last, steps, target, data.layout)
     unscaled = [i for i, name in enumerate(names) if name != "height"]
     np.testing.assert_allclose(one.x[..., unscaled], two.x[..., unscaled], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(two.scale, one.scale * 1000)
@@ -161,8 +166,8 @@ def test_features_do_not_depend_on_the_unit(data: capacity.CapacityData) -> None
 def test_the_lag_features_are_the_values_at_the_same_hour(data: capacity.CapacityData) -> None:
     history = np.arange(400.0)[None]
     steps = np.array([[1, 24, 25, 48]])
-    rows = served.features(history, np.array(["NaT"], "datetime64[s]"), steps, np.zeros(1, int), data.layout)
-    names, _ = served.feature_names(data.layout)
+    rows = features(history, np.array(["NaT"], "datetime64[s]"), steps, np.zeros(1, int), data.layout)
+    names, _ = feature_names(data.layout)
     value = rows.level[0] + rows.scale[0] * rows.x[0]
     at = {name: value[:, names.index(name)] for name in ("lag0", "lag1", "week0", "same7", "smooth0")}
     np.testing.assert_allclose(at["lag0"], [376, 399, 376, 399], atol=0.01)
@@ -241,23 +246,23 @@ def test_conformal_offsets_repair_a_band_that_is_far_too_narrow(
 ) -> None:
     narrow = replace(model, boosters=([], model.boosters[1], []), shares=(model.shares[1],) * 3, calibration=None)
     before = capacity.evaluate(data, capacity.predict(narrow, data, "validation"), "validation")
-    repaired = replace(narrow, calibration=capacity._conformal(narrow, data))
+    repaired = replace(narrow, calibration=conformal(narrow, data))
     after = capacity.evaluate(data, capacity.predict(repaired, data, "validation"), "validation")
     assert before["coverage_80"]["value"] < 0.05
     assert after["coverage_80"]["value"] == pytest.approx(0.8, abs=0.07)  # finite samples err on the wide side
 
 
 def test_conformal_offsets_are_the_finite_sample_quantile() -> None:
-    assert capacity._upper_quantile(np.arange(1.0, 100.0)) == 90.0
-    assert capacity._upper_quantile(np.arange(5.0)) == 4.0
-    assert capacity._upper_quantile(np.zeros(0)) == 0.0
+    assert upper_quantile(np.arange(1.0, 100.0)) == 90.0
+    assert upper_quantile(np.arange(5.0)) == 4.0
+    assert upper_quantile(np.zeros(0)) == 0.0
 
 
 def test_every_scored_step_falls_into_a_bucket() -> None:
     for steps in ([1], [1, 24, 168], list(range(1, 25)), list(range(1, 289))):
-        edges = capacity._edges(np.array(steps))
+        edges = bucket_edges(np.array(steps))
         assert edges[-1] == steps[-1]
-        assert len(edges) <= capacity.BUCKETS
+        assert len(edges) <= BUCKETS
         assert (np.diff(edges) > 0).all()
 
 
@@ -284,7 +289,7 @@ def test_the_servable_repeats_the_native_forecast_missing_values_included(
     for name in native:
         np.testing.assert_allclose(onnx[name] / scale, native[name] / scale, atol=1e-5)
     pairs = data.parts["test"]
-    assert np.isnan(capacity._features(data, pairs)[0][1].x).any()
+    assert np.isnan(features_of(data, pairs)[0][1].x).any()
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 23, 24, 25, 100, 168, 700, 2000])
@@ -382,7 +387,7 @@ def test_a_feature_that_no_tree_uses_gets_no_contribution(
     loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history, last = history_of(data, 1)
-    names, _ = served.feature_names(data.layout)
+    names, _ = feature_names(data.layout)
     only = names.index("lag0")
 
     def stub(x: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -401,5 +406,5 @@ def test_the_seasonal_naive_floor_of_azure_is_reproduced() -> None:
     if not (root / "azure-v1").is_dir():
         pytest.skip("the Azure folder is not here")
     azure = capacity.prepare(tables.load_folder(root / "azure-v1"), seed=0)
-    found = capacity.evaluate(azure, {"p50": capacity._plain_forecasts(azure, azure.parts["test"])[1]})
+    found = capacity.evaluate(azure, {"p50": plain_forecasts(azure, azure.parts["test"])[1]})
     assert found["mae"]["value"] == pytest.approx(2.289, abs=0.001)
