@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from aiops_core.data import tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
 from aiops_core.servable.capacity_features import features
-from aiops_core.servable.capacity_layout import feature_names
+from aiops_core.servable.capacity_layout import Layout, feature_names
 from aiops_core.tasks import capacity
 from aiops_core.tasks.capacity.band import BUCKETS, bucket_edges, conformal, upper_quantile
 from aiops_core.tasks.capacity.baselines import plain_forecasts
@@ -211,6 +212,15 @@ def test_a_trial_reports_its_validation_error_and_is_deterministic(data: capacit
     assert min(v for _, v in seen[0]) < 1.0
 
 
+def test_a_trial_works_as_hard_as_the_effort_says(data: capacity.CapacityData) -> None:
+    less = replace(data, effort=replace(LESS, max_steps=2, rounds=3))
+    seen: list[int] = []
+    model = capacity.fit(capacity.defaults(less)[0], less, seed=0, report=lambda step, _: seen.append(step))
+    assert seen == [1, 2]
+    assert capacity.steps(less) == 2
+    assert model.boosters[1][0].num_boosted_rounds() in (3, 6)
+
+
 def test_defaults_lie_in_the_space(data: capacity.CapacityData) -> None:
     for point in capacity.defaults(data):
         assert set(point) == set(capacity.space(data))
@@ -276,6 +286,12 @@ def test_details_hold_errors_by_step_and_resource_and_examples_with_bands(
     assert found["worst_resources"][0]["mase"] == max(g["mase"] for g in found["by_resource"])
     example = found["examples"][0]
     assert len(example["p10"]) == len(example["truth"]) == len(example["timestamp"])
+    assert {"sentences", "tables"} <= set(found)
+    tables = found["tables"]
+    assert list(tables) == ["By target", "Errors and coverage by steps ahead", "Resources with the largest errors"]
+    assert tables["By target"] == found["by_target"]
+    assert tables["Resources with the largest errors"][0] == found["worst_resources"][0]
+    assert found["sentences"] == []
 
 
 # Serving -------------------------------------------------------------------------------------------------------------
@@ -383,17 +399,47 @@ def test_an_explanation_names_what_moves_the_forecast(
     assert "daily pattern" in {d["feature"] for d in half_day}
 
 
-def test_a_feature_that_no_tree_uses_gets_no_contribution(
-    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    history, last = history_of(data, 1)
-    names, _ = feature_names(data.layout)
-    only = names.index("lag0")
+def stub_of(name: str, layout: Layout) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a model whose every quantile is one feature."""
+    only = feature_names(layout)[0].index(name)
 
     def stub(x: np.ndarray, target: np.ndarray) -> np.ndarray:
         return np.repeat(x[:, only : only + 1].astype(float), 3, axis=1)
 
-    monkeypatch.setattr(loaded, "_predict", stub)
+    return stub
+
+
+def test_the_pattern_of_seven_seasons_is_shown_as_a_usage_when_a_season_is_not_a_day(
+    loaded: served.CapacityServable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = replace(loaded.layout, season=12)
+    monkeypatch.setattr(loaded, "layout", layout)
+    monkeypatch.setattr(loaded, "_predict", stub_of("week_mean", layout))
+    # 84 steps are seven seasons: every value six steps after the origin was 70, all others lie around 50.
+    history = 50 + np.random.default_rng(0).normal(0, 1, 336)
+    history[5::84] = 70
+    (driver,) = loaded.explain(history, None, 6, "cpu")
+    assert driver["feature"] == "pattern of seven seasons"
+    assert driver["value"] == pytest.approx(70, abs=0.01)
+
+
+def test_a_column_named_like_a_group_of_features_shows_its_last_value(
+    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, last = history_of(data, 1)
+    layout = replace(loaded.layout, exogenous=("trend",))
+    monkeypatch.setattr(loaded, "layout", layout)
+    monkeypatch.setattr(loaded, "exogenous", ["trend"])
+    monkeypatch.setattr(loaded, "_predict", stub_of("trend:last", layout))
+    (driver,) = loaded.explain(history, last, 6, "cpu", exogenous={"trend": np.r_[np.arange(100.0), 300]})
+    assert (driver["feature"], driver["value"]) == ("trend", 300)
+
+
+def test_a_feature_that_no_tree_uses_gets_no_contribution(
+    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, last = history_of(data, 1)
+    monkeypatch.setattr(loaded, "_predict", stub_of("lag0", data.layout))
     assert [d["feature"] for d in loaded.explain(history, last, 6, "cpu")] == ["daily pattern"]
 
 

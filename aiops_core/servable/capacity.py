@@ -173,24 +173,24 @@ class CapacityServable(Servable):
         x = rows.x[0]
         groups = feature_groups(self.layout)
         batch = np.repeat(x, len(groups) + 1, axis=0)
-        for i, (_, columns, neutral, _) in enumerate(groups):
-            batch[i + 1, columns] = np.where(np.isnan(batch[i + 1, columns]), np.nan, neutral)
+        for i, group in enumerate(groups, start=1):
+            batch[i, group.columns] = np.where(np.isnan(batch[i, group.columns]), np.nan, group.neutral)
         p50 = rows.level[0] + rows.scale[0] * self._predict(batch, np.repeat(code, len(batch)))[:, 1]
         contribution = p50[0] - p50[1:]
         drivers: list[Driver] = []
         for i in np.argsort(-np.abs(contribution), kind="stable")[:top]:
-            name, _, _, column = groups[i]
+            group = groups[i]
             if abs(contribution[i]) <= 1e-6 * rows.scale[0]:
                 continue
-            value = float(x[0, column])
-            if name.split(" ")[0] in ("recent", "daily", "seasonal", "weekly"):
+            value = float(x[0, group.shown])
+            if group.kind == "level":
                 value = float(rows.level[0] + rows.scale[0] * value)
-            elif name == "trend":
+            elif group.kind == "change":
                 value = float(-rows.scale[0] * value)
-            elif name in self.exogenous and exogenous and name in exogenous:
-                value = float(np.asarray(exogenous[name], dtype=np.float64).reshape(-1)[-1])
+            elif group.kind == "exogenous" and exogenous and group.name in exogenous:
+                value = float(np.asarray(exogenous[group.name], dtype=np.float64).reshape(-1)[-1])
             shown = round(value, 6) if np.isfinite(value) else None
-            drivers.append({"feature": name, "value": shown, "contribution": float(contribution[i])})
+            drivers.append({"feature": group.name, "value": shown, "contribution": float(contribution[i])})
         return drivers
 
     def golden(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["DAY", "EXOGENOUS", "Layout", "decays", "feature_groups", "feature_names", "windows"]
+__all__ = ["DAY", "EXOGENOUS", "Group", "Layout", "decays", "feature_groups", "feature_names", "windows"]
 
 #: Seasons of history that features look back on, and a bound on the steps that may take.
 SEASONS = 28
@@ -104,25 +104,55 @@ def feature_names(layout: Layout) -> tuple[list[str], int]:
     return names, linear
 
 
-def feature_groups(layout: Layout) -> list[tuple[str, list[int], float, int]]:
-    """Return groups of features that mean one thing to a reader: (name, columns, neutral value, column shown)."""
-    names, _ = feature_names(layout)
-    at = {name: i for i, name in enumerate(names)}
+Kind = Literal["level", "change", "plain", "exogenous"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features that mean one thing to a reader.
+
+    Attributes
+    ----------
+    name : str
+    columns : list of int
+    neutral : float
+        Value that takes the group out of a forecast: 0 is "as the last values", NaN is unknown.
+    shown : int
+        Column whose value stands for the group.
+    kind : {"level", "change", "plain", "exogenous"}
+        How that value is shown: as a usage, as the change against an earlier usage, as it is, or as the last value of
+        another column.
+    """
+
+    name: str
+    columns: list[int]
+    neutral: float
+    shown: int
+    kind: Kind
+
+
+def feature_groups(layout: Layout) -> list[Group]:
+    """Return the groups of features that an explanation names."""
+    at = {name: i for i, name in enumerate(feature_names(layout)[0])}
     short = [f"mean_{w}" for w in windows(layout) if w < layout.season]
     long = [f"mean_{w}" for w in windows(layout) if w >= layout.season]
-    daily = "daily pattern" if layout.season * layout.step_seconds == DAY else "seasonal pattern"
-    weekly = "weekly pattern" if layout.season * layout.step_seconds == DAY else "pattern of seven seasons"
+    is_day = layout.season * layout.step_seconds == DAY
+    daily, weekly = ("daily pattern", "weekly pattern") if is_day else ("seasonal pattern", "pattern of seven seasons")
     pattern = [n for n in _STEP if not n.startswith("week")]
     spread = [n for n in _ORIGIN if not n.startswith("previous")] + ["same7_sd"]
-    groups = [
-        ("recent values", ["last1", "last2", "last3", *short], 0.0, (short or ["last1"])[-1]),
-        (daily, pattern, 0.0, "same7"),
-        (weekly, [n for n in _STEP if n.startswith("week")], 0.0, "week_mean"),
-        ("trend", [*long, "previous", "previous7"], 0.0, "previous"),
-        ("variability", spread, np.nan, "sd7"),
-        ("time of forecast", ["hour", "weekday"], np.nan, "hour"),
+
+    def group(name: str, columns: list[str], neutral: float, shown: str, kind: Kind) -> Group:
+        return Group(name, [at[c] for c in columns], neutral, at[shown], kind)
+
+    return [
+        group("recent values", ["last1", "last2", "last3", *short], 0.0, (short or ["last1"])[-1], "level"),
+        group(daily, pattern, 0.0, "same7", "level"),
+        group(weekly, [n for n in _STEP if n.startswith("week")], 0.0, "week_mean", "level"),
+        group("trend", [*long, "previous", "previous7"], 0.0, "previous", "change"),
+        group("variability", spread, np.nan, "sd7", "plain"),
+        group("time of forecast", ["hour", "weekday"], np.nan, "hour", "plain"),
+        *(
+            group(column, [f"{column}:{kind}" for kind in EXOGENOUS], 0.0, f"{column}:last", "exogenous")
+            for column in layout.exogenous
+        ),
     ]
-    groups += [
-        (column, [f"{column}:{kind}" for kind in EXOGENOUS], 0.0, f"{column}:last") for column in layout.exogenous
-    ]
-    return [(name, [at[c] for c in columns], neutral, at[shown]) for name, columns, neutral, shown in groups]
