@@ -59,6 +59,11 @@ def _median(x: np.ndarray) -> np.ndarray:
     return np.where(count > 0, (low + high) / 2, np.nan)
 
 
+def _sd(x: np.ndarray) -> np.ndarray:
+    root: np.ndarray = np.sqrt(_mean((x - _mean(x)[..., None]) ** 2))
+    return root
+
+
 def _last_known(x: np.ndarray) -> np.ndarray:
     known = ~np.isnan(x)
     position = x.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
@@ -139,64 +144,16 @@ def features(
         Columns as in `feature_names`; values in units of scale around level.
     """
     n, k = steps.shape
-    season, length = layout.season, layout.context
-    history = fit_context(np.asarray(history, dtype=np.float64), length)
+    season = layout.season
+    history = fit_context(np.asarray(history, dtype=np.float64), layout.context)
     level, scale = normalise(history, layout, target)
-    z = (history - level[:, None]) / scale[:, None]
-    known = ~np.isnan(z)
-    total = np.zeros((n, length + 1))
-    np.cumsum(np.where(known, z, 0.0), axis=1, out=total[:, 1:])
-    count = np.zeros((n, length + 1), dtype=np.int32)
-    np.cumsum(known, axis=1, out=count[:, 1:])
-
-    def span(start: Any, stop: Any, row: Any = slice(None)) -> np.ndarray:
-        """Mean of the known values in ``[start, stop)``, positions in the context."""
-        start, stop = np.clip(start, 0, length), np.clip(stop, 0, length)
-        size = count[row, stop] - count[row, start]
-        mean: np.ndarray = np.where(size > 0, (total[row, stop] - total[row, start]) / np.maximum(size, 1), np.nan)
-        return mean
-
-    def sd(x: np.ndarray) -> np.ndarray:
-        root: np.ndarray = np.sqrt(_mean((x - _mean(x)[..., None]) ** 2))
-        return root
-
-    one, seven = z[:, -season:], z[:, -7 * season :]
-    origin = [z[:, -1], z[:, -2], z[:, -3]]
-    origin += [span(length - w, length) for w in windows(layout)]
-    origin += [span(length - 2 * season, length - season), span(length - 14 * season, length - 7 * season)]
-    origin += [sd(z[:, -max(6, season // 24) :]), sd(one), sd(seven), _mean(np.abs(np.diff(seven, axis=1)))]
-    origin += [_mean(np.abs(seven[:, season:] - seven[:, :-season]))]
-    for x in (one, seven, z):
-        origin += [_extreme(x, 1.0), _extreme(x, -1.0)]
-
-    # Positions of the target's phase in past seasons: `ago` steps before the origin, `ahead` whole seasons skipped.
-    row = np.arange(n)[:, None, None]
+    past = _past((history - level[:, None]) / scale[:, None])
+    origin = _origin_features(past, layout)
+    # Steps before the origin at which the target's phase was last seen: whole seasons are skipped.
     skipped = -(-steps // season)
     ago = skipped * season - steps
-
-    def same(seasons_back: np.ndarray, lag: int = 0) -> np.ndarray:
-        position = length - 1 - ago[..., None] - season * seasons_back - lag
-        values = z[row, np.clip(position, 0, length - 1)]
-        return np.where((position < 0) | (position >= length), np.nan, values)
-
-    def smooth(seasons_back: np.ndarray) -> np.ndarray:
-        width = max(1, season // 48)
-        position = length - 1 - ago[..., None] - season * seasons_back
-        return np.where(position < 0, np.nan, span(position - width, position + width + 1, row))
-
-    phase = same(np.arange(layout.seasons))  # (n, k, seasons)
-    smoothed = smooth(np.arange(min(7, layout.seasons)))
-    week = (7 * -(-steps // (7 * season)) - skipped)[..., None]
-    weeks = same(week + 7 * np.arange(4))
-    back = np.arange(min(7, layout.seasons))
-    start = length - 1 - season * (skipped[..., None] + back)
-    anchor = np.where(start < 0, np.nan, z[row, np.clip(start, 0, length - 1)])
-    change = _mean(phase[..., : len(back)] - anchor)
-    empty = np.full((n, k), np.nan)
-    step = [phase[..., i] if i < layout.seasons else empty for i in range(4)]
-    step += [_mean(phase[..., :3]), _mean(phase[..., :7]), _mean(phase[..., :14]), _mean(phase)]
-    step += [_median(phase[..., :7]), smoothed[..., 0], _mean(smoothed[..., :3]), _mean(smoothed)]
-    step += [weeks[..., 0], weeks[..., 1], _mean(weeks), smooth(week)[..., 0], change, z[:, -1:] + change]
+    phase = past.same(ago, season * np.arange(layout.seasons))  # (n, k, seasons)
+    step = _step_features(past, phase, skipped, steps, layout)
 
     names, _ = feature_names(layout)
     x_out = np.empty((n, k, len(names)), dtype=np.float32)
@@ -208,10 +165,10 @@ def features(
         width = len(EXOGENOUS) * len(layout.exogenous)
         x_out[..., at : at + width] = _exogenous_features(exogenous, ago, layout, n)
         at += width
-    x_out[..., at] = sd(phase[..., :7])
+    x_out[..., at] = _sd(phase[..., :7])
     reference = np.maximum(np.abs(np.asarray(layout.reference_level)[target]), TINY)
     x_out[..., at + 1] = np.log(scale / np.maximum(np.abs(level), 1e-3 * reference))[:, None]
-    x_out[..., at + 2] = (count[:, -1] / length)[:, None]
+    x_out[..., at + 2] = (past.count[:, -1] / layout.context)[:, None]
     x_out[..., at + 3] = (level / reference)[:, None]
     x_out[..., at + 4] = steps
     hour, weekday = _clock(last, steps, layout.step_seconds)
@@ -220,6 +177,107 @@ def features(
     if len(layout.targets) > 1:
         x_out[..., at + 7 :] = (np.arange(len(layout.targets)) == target[:, None])[:, None, :]
     return Rows(x_out, level, scale)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """Scaled histories with running sums, so that the mean of any span costs two look-ups.
+
+    Attributes
+    ----------
+    z : ndarray, (n, L)
+        Values in units of scale around level, oldest first; NaN where unknown.
+    total, count : ndarray, (n, L + 1)
+        Sum and number of the known values before each position.
+    """
+
+    z: np.ndarray
+    total: np.ndarray
+    count: np.ndarray
+
+    def span(self, start: Any, stop: Any, row: Any = slice(None)) -> np.ndarray:
+        """Return the mean of the known values in ``[start, stop)``, positions in the history."""
+        length = self.z.shape[1]
+        start, stop = np.clip(start, 0, length), np.clip(stop, 0, length)
+        size = self.count[row, stop] - self.count[row, start]
+        total = self.total[row, stop] - self.total[row, start]
+        mean: np.ndarray = np.where(size > 0, total / np.maximum(size, 1), np.nan)
+        return mean
+
+    def same(self, ago: np.ndarray, back: np.ndarray) -> np.ndarray:
+        """Return the values ``ago + back`` steps before the origin, (n, k, b); ``ago`` (n, k), ``back`` (..., b)."""
+        length = self.z.shape[1]
+        position = length - 1 - ago[..., None] - back
+        values = self.z[np.arange(len(self.z))[:, None, None], np.clip(position, 0, length - 1)]
+        return np.where((position < 0) | (position >= length), np.nan, values)
+
+    def smooth(self, ago: np.ndarray, back: np.ndarray, width: int) -> np.ndarray:
+        """Return means over ``width`` steps on either side of what `same` returns."""
+        position = self.z.shape[1] - 1 - ago[..., None] - back
+        row = np.arange(len(self.z))[:, None, None]
+        return np.where(position < 0, np.nan, self.span(position - width, position + width + 1, row))
+
+
+def _past(z: np.ndarray) -> _Past:
+    n, length = z.shape
+    known = ~np.isnan(z)
+    total = np.zeros((n, length + 1))
+    np.cumsum(np.where(known, z, 0.0), axis=1, out=total[:, 1:])
+    count = np.zeros((n, length + 1), dtype=np.int32)
+    np.cumsum(known, axis=1, out=count[:, 1:])
+    return _Past(z, total, count)
+
+
+def _origin_features(past: _Past, layout: Layout) -> list[np.ndarray]:
+    """Return the features that are the same for every step ahead, (n,) each."""
+    z, span, season, length = past.z, past.span, layout.season, layout.context
+    one, seven = z[:, -season:], z[:, -7 * season :]
+    origin = [z[:, -1], z[:, -2], z[:, -3]]
+    origin += [span(length - w, length) for w in windows(layout)]
+    origin += [span(length - 2 * season, length - season), span(length - 14 * season, length - 7 * season)]
+    origin += [_sd(z[:, -max(6, season // 24) :]), _sd(one), _sd(seven), _mean(np.abs(np.diff(seven, axis=1)))]
+    origin += [_mean(np.abs(seven[:, season:] - seven[:, :-season]))]
+    for x in (one, seven, z):
+        origin += [_extreme(x, 1.0), _extreme(x, -1.0)]
+    return origin
+
+
+def _step_features(
+    past: _Past, phase: np.ndarray, skipped: np.ndarray, steps: np.ndarray, layout: Layout
+) -> list[np.ndarray]:
+    """Return the features that follow the clock of the forecast time, (n, k) each.
+
+    Parameters
+    ----------
+    phase : ndarray, (n, k, seasons)
+        Values at the same phase of past seasons, the newest first.
+    skipped : ndarray, (n, k), int
+        Whole seasons between the newest of them and the forecast time.
+    """
+    season, length = layout.season, layout.context
+    width = max(1, season // 48)
+    ago = skipped * season - steps
+    row = np.arange(len(steps))[:, None, None]
+    smoothed = past.smooth(ago, season * np.arange(min(7, layout.seasons)), width)
+    week = (7 * -(-steps // (7 * season)) - skipped)[..., None]
+    weeks = past.same(ago, season * (week + 7 * np.arange(4)))
+    back = np.arange(min(7, layout.seasons))
+    start = length - 1 - season * (skipped[..., None] + back)
+    anchor = np.where(start < 0, np.nan, past.z[row, np.clip(start, 0, length - 1)])
+    change = _mean(phase[..., : len(back)] - anchor)
+    empty = np.full(steps.shape, np.nan)
+    step = [phase[..., i] if i < layout.seasons else empty for i in range(4)]
+    step += [_mean(phase[..., :3]), _mean(phase[..., :7]), _mean(phase[..., :14]), _mean(phase)]
+    step += [_median(phase[..., :7]), smoothed[..., 0], _mean(smoothed[..., :3]), _mean(smoothed)]
+    step += [
+        weeks[..., 0],
+        weeks[..., 1],
+        _mean(weeks),
+        past.smooth(ago, season * week, width)[..., 0],
+        change,
+        past.z[:, -1:] + change,
+    ]
+    return step
 
 
 def _exogenous_features(exogenous: np.ndarray | None, ago: np.ndarray, layout: Layout, n: int) -> np.ndarray:

@@ -513,6 +513,8 @@ def _clean(value: Any) -> Any:
 
 def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
     """Add to a task's details the sentences and the tables that a report prints."""
+    if "tables" in details:
+        return details
     sentences: list[str] = []
     tables: dict[str, Any] = {}
     if task == "failure":
@@ -538,10 +540,6 @@ def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
             for row in details["worst_cases"][:8]
         ]
         tables["Groups found least"] = details.get("groups", [])[:10]
-    else:
-        tables["By target"] = details["by_target"]
-        tables["Errors and coverage by steps ahead"] = details["by_step"][:16]
-        tables["Resources with the largest errors"] = details["worst_resources"][:8]
     return {**details, "sentences": sentences, "tables": tables}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -115,8 +115,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class CapacityData:
-    """Everything the task needs, as arrays.
+class Usage:
+    """Usage of every resource on one axis, and what fixes the features.
 
     Attributes
     ----------
@@ -130,6 +130,32 @@ class CapacityData:
         Position of the first row.
     layout : Layout
     score_steps : ndarray, int
+    effort : Effort
+        Given to `prepare`; what is fitted on these data works as hard.
+    """
+
+    values: np.ndarray
+    columns: list[str]
+    resources: list[str]
+    end: np.ndarray
+    first: np.ndarray
+    layout: Layout
+    score_steps: np.ndarray
+    effort: Effort
+
+    def time(self, resource: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """Return UTC times of positions, datetime64[s]."""
+        behind = (self.values.shape[2] - 1 - position) * self.layout.step_seconds
+        out: np.ndarray = self.end[resource] - behind.astype("timedelta64[s]")
+        return out
+
+
+@dataclass(frozen=True)
+class CapacityData(Usage):
+    """Everything the task needs, as arrays: the usage, what is scored, and what a trial is fitted on.
+
+    Attributes
+    ----------
     parts : dict of str to Pairs
         What is scored, by part; "train" is a sample.
     limits : dict of str to int
@@ -143,17 +169,10 @@ class CapacityData:
         In-sample seasonal-naive MAE on training rows.
     oracle : ndarray or None
         Expected value of every scored test row; None for real data.
-    effort : Effort
-        Given to `prepare`; what is fitted on these data works as hard.
+    info : dict
+        What the report says about the data.
     """
 
-    values: np.ndarray
-    columns: list[str]
-    resources: list[str]
-    end: np.ndarray
-    first: np.ndarray
-    layout: Layout
-    score_steps: np.ndarray
     parts: dict[str, Pairs]
     limits: dict[str, int]
     search: Block
@@ -162,8 +181,7 @@ class CapacityData:
     ridge: float
     naive_error: np.ndarray
     oracle: np.ndarray | None
-    effort: Effort = field(default_factory=Effort)
-    info: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any]
 
     def summary(self) -> pd.DataFrame:
         """Return what was prepared, one line a part."""
@@ -182,12 +200,6 @@ class CapacityData:
                 }
             )
         return pd.DataFrame(lines).set_index("part")
-
-    def time(self, resource: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """Return UTC times of positions, datetime64[s]."""
-        behind = (self.values.shape[2] - 1 - position) * self.layout.step_seconds
-        out: np.ndarray = self.end[resource] - behind.astype("timedelta64[s]")
-        return out
 
 
 def steps(data: CapacityData) -> int:

@@ -88,7 +88,7 @@ def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[st
     -------
     dict
         ``by_target``, ``by_step``, ``by_resource``, ``worst_resources``: lists of dicts with ``rows, mae, mase,
-        coverage_80``; ``examples``: forecasts with their band, recent history and truth; ``error_by_target``.
+        coverage_80``; ``examples``: forecasts with their band, recent history and truth; ``sentences`` and ``tables`` (rows by title) that the report prints.
     """
     pairs = data.parts["test"]
     context = _context(data, "test")
@@ -118,12 +118,19 @@ def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[st
                 by_step.append({"target": name, **group("step", f"{low}–{high}" if low < high else str(low), mask)})
     by_resource = [group("resource_id", data.resources[i], r == i) for i in np.unique(r)]
     order = sorted(by_resource, key=lambda g: -(g["mase"] if g["mase"] is not None else -1.0))
+    by_target = [group("target", name, t == j) for j, name in enumerate(names) if (t == j).any()]
     return {
-        "by_target": [group("target", name, t == j) for j, name in enumerate(names) if (t == j).any()],
+        "by_target": by_target,
         "by_step": by_step,
         "by_resource": by_resource,
         "worst_resources": order[:10],
         "examples": _examples(data, prediction, scaled),
+        "sentences": [],
+        "tables": {
+            "By target": by_target,
+            "Errors and coverage by steps ahead": by_step[:16],
+            "Resources with the largest errors": order[:8],
+        },
     }
 
 

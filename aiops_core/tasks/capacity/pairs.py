@@ -6,20 +6,20 @@ import numpy as np
 import pandas as pd
 
 from aiops_core.servable.capacity_features import Rows, features
-from aiops_core.tasks.capacity.data import Block, CapacityData, Pairs
+from aiops_core.tasks.capacity.data import Block, Pairs, Usage
 
 #: Shares of the training pairs with a cut history, without other columns, without a clock.
 TRUNCATED, WITHOUT_OTHERS, WITHOUT_CLOCK = 0.15, 0.15, 0.10
 
 
-def grid_of(data: CapacityData, origins: np.ndarray) -> Pairs:
+def grid_of(data: Usage, origins: np.ndarray) -> Pairs:
     """Return every series at every origin that lies inside its record, at the scored steps."""
     r, t, o = np.meshgrid(np.arange(len(data.resources)), np.arange(len(data.layout.targets)), origins, indexing="ij")
     inside = o >= data.first[r]
     return _pairs(data, r[inside], t[inside], o[inside], np.tile(data.score_steps, (int(inside.sum()), 1)))
 
 
-def _pairs(data: CapacityData, r: np.ndarray, t: np.ndarray, o: np.ndarray, steps: np.ndarray) -> Pairs:
+def _pairs(data: Usage, r: np.ndarray, t: np.ndarray, o: np.ndarray, steps: np.ndarray) -> Pairs:
     position = o[:, None] + steps
     last = data.values.shape[2] - 1
     truth = data.values[r[:, None], t[:, None], np.clip(position, 0, last)].astype(np.float64)
@@ -29,7 +29,7 @@ def _pairs(data: CapacityData, r: np.ndarray, t: np.ndarray, o: np.ndarray, step
     return Pairs(r, t, o, steps, truth)
 
 
-def sample(data: CapacityData, limit: int, rows: int, rng: np.random.Generator) -> Pairs:
+def sample(data: Usage, limit: int, rows: int, rng: np.random.Generator) -> Pairs:
     """Draw random pairs whose targets do not pass ``limit``."""
     scored, horizon = data.score_steps, data.layout.horizon
     reach = max(1, min(horizon, limit - int(data.first.min()) - min(data.layout.season, limit // 3)))
@@ -55,7 +55,7 @@ def sample(data: CapacityData, limit: int, rows: int, rng: np.random.Generator) 
     return Pairs(r[keep], t[keep], o[keep], steps[keep], pairs.truth[keep])
 
 
-def features_of(data: CapacityData, pairs: Pairs, rng: np.random.Generator | None = None) -> list[tuple[slice, Rows]]:
+def features_of(data: Usage, pairs: Pairs, rng: np.random.Generator | None = None) -> list[tuple[slice, Rows]]:
     """Return features of pairs in chunks; with ``rng`` histories are cut and other columns and clocks withheld at random."""
     n, k = pairs.steps.shape
     context = data.layout.context
@@ -84,14 +84,14 @@ def features_of(data: CapacityData, pairs: Pairs, rng: np.random.Generator | Non
     return out
 
 
-def history_of(data: CapacityData, r: np.ndarray, column: np.ndarray, o: np.ndarray, length: int) -> np.ndarray:
+def history_of(data: Usage, r: np.ndarray, column: np.ndarray, o: np.ndarray, length: int) -> np.ndarray:
     """Return the values up to the origins, NaN before the record; (n, length), float64."""
     position = o[:, None] + np.arange(1 - length, 1)
     found = data.values[r[:, None], column[:, None], np.maximum(position, 0)].astype(np.float64)
     return np.where(position >= 0, found, np.nan)
 
 
-def others_of(data: CapacityData, r: np.ndarray, t: np.ndarray, o: np.ndarray) -> np.ndarray | None:
+def others_of(data: Usage, r: np.ndarray, t: np.ndarray, o: np.ndarray) -> np.ndarray | None:
     """Return the last seven seasons of the other columns, (n, E, 7 seasons); a target's own slot is NaN."""
     layout = data.layout
     if not layout.exogenous:
@@ -105,7 +105,7 @@ def others_of(data: CapacityData, r: np.ndarray, t: np.ndarray, o: np.ndarray) -
     return out
 
 
-def block_of(data: CapacityData, pairs: Pairs, rng: np.random.Generator | None) -> Block:
+def block_of(data: Usage, pairs: Pairs, rng: np.random.Generator | None) -> Block:
     """Build the booster's rows of pairs; ``rng`` as in `features_of`."""
     x, y, weight, target = [], [], [], []
     for part, rows in features_of(data, pairs, rng):
@@ -121,9 +121,8 @@ def block_of(data: CapacityData, pairs: Pairs, rng: np.random.Generator | None) 
     return Block(np.concatenate(x), np.concatenate(y), w / mean[t], t)
 
 
-def keys_of(data: CapacityData, part: str) -> pd.DataFrame:
-    """Return what names a scored row of a part: ``resource_id, origin, target, step``."""
-    pairs = data.parts[part]
+def keys_of(data: Usage, pairs: Pairs) -> pd.DataFrame:
+    """Return what names a scored row: ``resource_id, origin, target, step``."""
     r = pairs.flat(pairs.resource)
     origin = data.time(r, pairs.flat(pairs.origin))
     return pd.DataFrame(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError
 from aiops_core.servable.capacity_layout import Layout
 from aiops_core.tasks.capacity.backbone import fit_backbone
-from aiops_core.tasks.capacity.data import CapacityData, Effort
+from aiops_core.tasks.capacity.data import CapacityData, Effort, Pairs, Usage
 from aiops_core.tasks.capacity.pairs import block_of, grid_of, keys_of, sample
 from aiops_core.tasks.capacity.split import right_aligned, split_origins
 
@@ -55,6 +54,39 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     """
     frame = dataset.tables["usage"]
     config = {**tables.DEFAULT_CONFIG["capacity"], **dataset.config.get("capacity", {})}
+    usage, test, validation = _usage(frame, config, effort)
+    layout = usage.layout
+    limits = {"train": int(validation[0]), "validation": int(test[0])}
+    rng = np.random.default_rng(seed)
+    parts = {
+        "train": sample(usage, limits["train"], effort.search_rows, rng),
+        "validation": grid_of(usage, validation),
+        "test": grid_of(usage, test),
+    }
+    for name, pairs in parts.items():
+        if not pairs.known.any():
+            raise DataError(f"no {name} origin has a known target value", table="usage")
+    search = block_of(usage, parts["train"], rng)
+    checked = block_of(usage, parts["validation"], None)
+    with threadpool_limits(1):  # small matrices: more threads only get into each other's way
+        ridge, linear = fit_backbone(search, checked, layout, rows=effort.linear_rows)
+    oracle = dataset.oracles.get("capacity")
+    return CapacityData(
+        **vars(usage),
+        parts=parts,
+        limits=limits,
+        search=search,
+        checked=checked,
+        linear=linear,
+        ridge=ridge,
+        naive_error=_naive_error(_known(usage.values, layout.targets, limits["train"]), layout.season),
+        oracle=None if oracle is None else np.asarray(oracle(keys_of(usage, parts["test"])), dtype=np.float64),
+        info=_info(usage, parts, len(frame), len(test), len(validation), config["origin_step"]),
+    )
+
+
+def _usage(frame: pd.DataFrame, config: Mapping[str, Any], effort: Effort) -> tuple[Usage, np.ndarray, np.ndarray]:
+    """Return the usage with its layout, and the positions of the test and validation origins."""
     numeric = tables.feature_columns("usage", frame)
     targets = _targets(config.get("target"), numeric, frame)
     others = [c for c in numeric if c not in targets]
@@ -68,63 +100,43 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     if score_steps[0] < 1 or score_steps[-1] > config["horizon"]:
         raise DataError(f"score_steps must lie within 1 and the horizon of {config['horizon']} steps", table="usage")
     test, validation = split_origins(values.shape[2], config, int(score_steps[-1]))
-    limits = {"train": int(validation[0]), "validation": int(test[0])}
-    known = values[:, : len(targets), : limits["train"] + 1].astype(np.float64)
+    known = _known(values, targets, int(validation[0]))
     for j, name in enumerate(targets):
         spread = known[:, j][~np.isnan(known[:, j])]
         if len(spread) == 0 or spread.min() == spread.max():
             raise DataError("the target never varies before the validation origins", table="usage", column=name)
     layout = _layout(known, targets, others, config, grid.step_seconds)
-    rng = np.random.default_rng(seed)
-    data = CapacityData(
-        values,
-        columns,
-        grid.resources,
-        end,
-        first,
-        layout,
-        score_steps,
-        {},
-        limits,
-        *(None,) * 4,  # type: ignore[arg-type]
-        _naive_error(known, layout.season),
-        None,
-        effort,
-    )
-    data.parts["train"] = sample(data, limits["train"], effort.search_rows, rng)
-    data.parts["validation"] = grid_of(data, validation)
-    data.parts["test"] = grid_of(data, test)
-    for name, pairs in data.parts.items():
-        if not pairs.known.any():
-            raise DataError(f"no {name} origin has a known target value", table="usage")
-    search = block_of(data, data.parts["train"], rng)
-    checked = block_of(data, data.parts["validation"], None)
-    with threadpool_limits(1):  # small matrices: more threads only get into each other's way
-        ridge, linear = fit_backbone(search, checked, layout, rows=effort.linear_rows)
-    oracle = dataset.oracles.get("capacity")
-    expected = None if oracle is None else np.asarray(oracle(keys_of(data, "test")), dtype=np.float64)
-    data = replace(data, search=search, checked=checked, ridge=ridge, linear=linear, oracle=expected)
-    rows = {name: int(pairs.known.sum()) for name, pairs in data.parts.items()}
-    data.info.update(
-        rows=len(frame),
-        train_rows=rows["train"],
-        validation_rows=rows["validation"],
-        test_rows=rows["test"],
-        split=(
-            f"rolling origins: test = the last {len(test)} origins, {config['origin_step']} steps apart, of each of "
-            f"{len(grid.resources)} resources; validation = {len(validation)} origins before them; "
+    return Usage(values, columns, grid.resources, end, first, layout, score_steps, effort), test, validation
+
+
+def _known(values: np.ndarray, targets: Sequence[str], limit: int) -> np.ndarray:
+    """Return the targets' values up to the last position that a fit may see."""
+    known: np.ndarray = values[:, : len(targets), : limit + 1].astype(np.float64)
+    return known
+
+
+def _info(
+    usage: Usage, parts: Mapping[str, Pairs], rows: int, test: int, validation: int, origin_step: int
+) -> dict[str, Any]:
+    """Return what the report says about the data; ``test`` and ``validation`` count origins."""
+    layout, steps, resources = usage.layout, usage.score_steps, len(usage.resources)
+    return {
+        "rows": rows,
+        **{f"{name}_rows": int(pairs.known.sum()) for name, pairs in parts.items()},
+        "split": (
+            f"rolling origins: test = the last {test} origins, {origin_step} steps apart, of each of "
+            f"{resources} resources; validation = {validation} origins before them; "
             "training targets end at the first validation origin"
         ),
-        targets=targets,
-        features=others,
-        season=layout.season,
-        horizon=layout.horizon,
-        origins=len(test),
-        score_steps=[int(s) for s in score_steps] if len(score_steps) <= 12 else f"1 to {int(score_steps[-1])}",
-        resources=len(grid.resources),
-        step_seconds=layout.step_seconds,
-    )
-    return data
+        "targets": list(layout.targets),
+        "features": list(layout.exogenous),
+        "season": layout.season,
+        "horizon": layout.horizon,
+        "origins": test,
+        "score_steps": [int(s) for s in steps] if len(steps) <= 12 else f"1 to {int(steps[-1])}",
+        "resources": resources,
+        "step_seconds": layout.step_seconds,
+    }
 
 
 def _targets(target: Any, numeric: list[str], frame: pd.DataFrame) -> list[str]:
