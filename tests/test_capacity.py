@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from aiops_core import servable
 from aiops_core.data import tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
+from aiops_core.servable.capacity_features import features
+from aiops_core.servable.capacity_layout import Layout, feature_names
 from aiops_core.tasks import capacity
+from aiops_core.tasks.capacity.band import BUCKETS, bucket_edges, conformal, upper_quantile
+from aiops_core.tasks.capacity.baselines import plain_forecasts
+from aiops_core.tasks.capacity.pairs import features_of
 
 SEASON, DAYS = 24, 40
 CONFIG = {"season": SEASON, "horizon": 48, "origins": 4, "origin_step": 13, "score_steps": [1, 6, 24]}
@@ -52,18 +58,13 @@ def dataset(frame: pd.DataFrame, **config: object) -> tables.Dataset:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> object:
-    patch = pytest.MonkeyPatch()
-    for name, value in {"SEARCH_ROWS": 4000, "FINAL_ROWS": 6000, "EDGE_ROWS": 4000, "LINEAR_ROWS": 3000}.items():
-        patch.setattr(capacity, name, value)
-    yield
-    patch.undo()
+#: Enough to forecast sensibly, little enough to fit in seconds.
+LESS = capacity.Effort(search_rows=4000, final_rows=6000, edge_rows=4000, linear_rows=3000)
 
 
 @pytest.fixture(scope="module")
-def data(small: object) -> capacity.CapacityData:
-    return capacity.prepare(dataset(usage()), seed=0)
+def data() -> capacity.CapacityData:
+    return capacity.prepare(dataset(usage()), seed=0, effort=LESS)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_changing_what_comes_after_the_first_test_origin_changes_no_fitted_numbe
     frame = usage()
     first = pd.Timestamp(data.time(np.array([0]), data.parts["test"].origin[:1])[0], tz="UTC")
     frame.loc[frame["timestamp"] > first, ["cpu", "disk", "requests"]] *= 7
-    other = capacity.prepare(dataset(frame), seed=0)
+    other = capacity.prepare(dataset(frame), seed=0, effort=LESS)
     np.testing.assert_array_equal(data.search.x, other.search.x)
     np.testing.assert_array_equal(data.checked.y, other.checked.y)
     np.testing.assert_array_equal(data.linear, other.linear)
@@ -120,32 +121,32 @@ def test_changing_values_after_the_origin_changes_no_feature(data: capacity.Capa
     pairs = data.parts["validation"]
     values = data.values.copy()
     values[:, :, pairs.origin.max() + 1 :] *= -3
-    before = capacity._features(data, pairs)
-    after = capacity._features(replace(data, values=values), pairs)
+    before = features_of(data, pairs)
+    after = features_of(replace(data, values=values), pairs)
     for (_, a), (_, b) in zip(before, after, strict=True):
         np.testing.assert_array_equal(a.x, b.x)
 
 
 def test_a_short_record_gets_fewer_origins_and_a_shorter_one_a_sentence() -> None:
-    short = capacity.prepare(dataset(usage(2, days=8)), seed=0)
+    short = capacity.prepare(dataset(usage(2, days=8)), seed=0, effort=LESS)
     assert 1 <= short.info["origins"] < CONFIG["origins"]
     with pytest.raises(DataError, match="too few"):
-        capacity.prepare(dataset(usage(2, days=2)), seed=0)
+        capacity.prepare(dataset(usage(2, days=2)), seed=0, effort=LESS)
 
 
 def test_an_unknown_target_and_a_constant_one_are_named() -> None:
     frame = usage(2, days=20)
     with pytest.raises(DataError, match="cpus"):
-        capacity.prepare(dataset(frame, target="cpus"), seed=0)
+        capacity.prepare(dataset(frame, target="cpus"), seed=0, effort=LESS)
     frame["disk"] = 1.0
     with pytest.raises(DataError, match=r"'disk'.*never varies"):
-        capacity.prepare(dataset(frame, target="disk"), seed=0)
+        capacity.prepare(dataset(frame, target="disk"), seed=0, effort=LESS)
 
 
 def test_records_of_different_periods_train_together() -> None:
     late = usage(2, seed=1, prefix="late")
     late["timestamp"] += pd.Timedelta(days=200)
-    both = capacity.prepare(dataset(pd.concat([usage(2), late], ignore_index=True)), seed=0)
+    both = capacity.prepare(dataset(pd.concat([usage(2), late], ignore_index=True)), seed=0, effort=LESS)
     assert len(np.unique(both.parts["test"].resource)) == 4
 
 
@@ -155,9 +156,9 @@ def test_records_of_different_periods_train_together() -> None:
 def test_features_do_not_depend_on_the_unit(data: capacity.CapacityData) -> None:
     history, last = history_of(data)
     steps, target = np.tile([1, 5, 30], (len(history), 1)), np.zeros(len(history), dtype=int)
-    names, _ = served.feature_names(data.layout)
-    one = served.features(history, last, steps, target, data.layout)
-    two = served.features(history * 1000, last, steps, target, data.layout)
+    names, _ = feature_names(data.layout)
+    one = features(history, last, steps, target, data.layout)
+    two = features(history * 1000, last, steps, target, data.layout)
     unscaled = [i for i, name in enumerate(names) if name != "height"]
     np.testing.assert_allclose(one.x[..., unscaled], two.x[..., unscaled], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(two.scale, one.scale * 1000)
@@ -166,8 +167,8 @@ def test_features_do_not_depend_on_the_unit(data: capacity.CapacityData) -> None
 def test_the_lag_features_are_the_values_at_the_same_hour(data: capacity.CapacityData) -> None:
     history = np.arange(400.0)[None]
     steps = np.array([[1, 24, 25, 48]])
-    rows = served.features(history, np.array(["NaT"], "datetime64[s]"), steps, np.zeros(1, int), data.layout)
-    names, _ = served.feature_names(data.layout)
+    rows = features(history, np.array(["NaT"], "datetime64[s]"), steps, np.zeros(1, int), data.layout)
+    names, _ = feature_names(data.layout)
     value = rows.level[0] + rows.scale[0] * rows.x[0]
     at = {name: value[:, names.index(name)] for name in ("lag0", "lag1", "week0", "same7", "smooth0")}
     np.testing.assert_allclose(at["lag0"], [376, 399, 376, 399], atol=0.01)
@@ -188,7 +189,7 @@ def test_shifting_all_timestamps_by_a_week_changes_nothing(
 
 
 def test_renaming_resources_changes_nothing(data: capacity.CapacityData) -> None:
-    other = capacity.prepare(dataset(usage(prefix="vm")), seed=0)
+    other = capacity.prepare(dataset(usage(prefix="vm")), seed=0, effort=LESS)
     np.testing.assert_array_equal(data.search.x, other.search.x)
     np.testing.assert_array_equal(data.linear, other.linear)
 
@@ -207,8 +208,17 @@ def test_a_trial_reports_its_validation_error_and_is_deterministic(data: capacit
         )
     assert seen[0] == seen[1]
     assert [s for s, _ in seen[0]] == list(range(1, len(seen[0]) + 1))
-    assert len(seen[0]) <= capacity.MAX_STEPS
+    assert len(seen[0]) <= capacity.steps(data)
     assert min(v for _, v in seen[0]) < 1.0
+
+
+def test_a_trial_works_as_hard_as_the_effort_says(data: capacity.CapacityData) -> None:
+    less = replace(data, effort=replace(LESS, max_steps=2, rounds=3))
+    seen: list[int] = []
+    model = capacity.fit(capacity.defaults(less)[0], less, seed=0, report=lambda step, _: seen.append(step))
+    assert seen == [1, 2]
+    assert capacity.steps(less) == 2
+    assert model.boosters[1][0].num_boosted_rounds() in (3, 6)
 
 
 def test_defaults_lie_in_the_space(data: capacity.CapacityData) -> None:
@@ -246,23 +256,23 @@ def test_conformal_offsets_repair_a_band_that_is_far_too_narrow(
 ) -> None:
     narrow = replace(model, boosters=([], model.boosters[1], []), shares=(model.shares[1],) * 3, calibration=None)
     before = capacity.evaluate(data, capacity.predict(narrow, data, "validation"), "validation")
-    repaired = replace(narrow, calibration=capacity._conformal(narrow, data))
+    repaired = replace(narrow, calibration=conformal(narrow, data))
     after = capacity.evaluate(data, capacity.predict(repaired, data, "validation"), "validation")
     assert before["coverage_80"]["value"] < 0.05
     assert after["coverage_80"]["value"] == pytest.approx(0.8, abs=0.07)  # finite samples err on the wide side
 
 
 def test_conformal_offsets_are_the_finite_sample_quantile() -> None:
-    assert capacity._upper_quantile(np.arange(1.0, 100.0)) == 90.0
-    assert capacity._upper_quantile(np.arange(5.0)) == 4.0
-    assert capacity._upper_quantile(np.zeros(0)) == 0.0
+    assert upper_quantile(np.arange(1.0, 100.0)) == 90.0
+    assert upper_quantile(np.arange(5.0)) == 4.0
+    assert upper_quantile(np.zeros(0)) == 0.0
 
 
 def test_every_scored_step_falls_into_a_bucket() -> None:
     for steps in ([1], [1, 24, 168], list(range(1, 25)), list(range(1, 289))):
-        edges = capacity._edges(np.array(steps))
+        edges = bucket_edges(np.array(steps))
         assert edges[-1] == steps[-1]
-        assert len(edges) <= capacity.BUCKETS
+        assert len(edges) <= BUCKETS
         assert (np.diff(edges) > 0).all()
 
 
@@ -276,6 +286,12 @@ def test_details_hold_errors_by_step_and_resource_and_examples_with_bands(
     assert found["worst_resources"][0]["mase"] == max(g["mase"] for g in found["by_resource"])
     example = found["examples"][0]
     assert len(example["p10"]) == len(example["truth"]) == len(example["timestamp"])
+    assert {"sentences", "tables"} <= set(found)
+    tables = found["tables"]
+    assert list(tables) == ["By target", "Errors and coverage by steps ahead", "Resources with the largest errors"]
+    assert tables["By target"] == found["by_target"]
+    assert tables["Resources with the largest errors"][0] == found["worst_resources"][0]
+    assert found["sentences"] == []
 
 
 # Serving -------------------------------------------------------------------------------------------------------------
@@ -289,7 +305,7 @@ def test_the_servable_repeats_the_native_forecast_missing_values_included(
     for name in native:
         np.testing.assert_allclose(onnx[name] / scale, native[name] / scale, atol=1e-5)
     pairs = data.parts["test"]
-    assert np.isnan(capacity._features(data, pairs)[0][1].x).any()
+    assert np.isnan(features_of(data, pairs)[0][1].x).any()
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 23, 24, 25, 100, 168, 700, 2000])
@@ -383,17 +399,47 @@ def test_an_explanation_names_what_moves_the_forecast(
     assert "daily pattern" in {d["feature"] for d in half_day}
 
 
-def test_a_feature_that_no_tree_uses_gets_no_contribution(
-    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    history, last = history_of(data, 1)
-    names, _ = served.feature_names(data.layout)
-    only = names.index("lag0")
+def stub_of(name: str, layout: Layout) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a model whose every quantile is one feature."""
+    only = feature_names(layout)[0].index(name)
 
     def stub(x: np.ndarray, target: np.ndarray) -> np.ndarray:
         return np.repeat(x[:, only : only + 1].astype(float), 3, axis=1)
 
-    monkeypatch.setattr(loaded, "_predict", stub)
+    return stub
+
+
+def test_the_pattern_of_seven_seasons_is_shown_as_a_usage_when_a_season_is_not_a_day(
+    loaded: served.CapacityServable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = replace(loaded.layout, season=12)
+    monkeypatch.setattr(loaded, "layout", layout)
+    monkeypatch.setattr(loaded, "_predict", stub_of("week_mean", layout))
+    # 84 steps are seven seasons: every value six steps after the origin was 70, all others lie around 50.
+    history = 50 + np.random.default_rng(0).normal(0, 1, 336)
+    history[5::84] = 70
+    (driver,) = loaded.explain(history, None, 6, "cpu")
+    assert driver["feature"] == "pattern of seven seasons"
+    assert driver["value"] == pytest.approx(70, abs=0.01)
+
+
+def test_a_column_named_like_a_group_of_features_shows_its_last_value(
+    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, last = history_of(data, 1)
+    layout = replace(loaded.layout, exogenous=("trend",))
+    monkeypatch.setattr(loaded, "layout", layout)
+    monkeypatch.setattr(loaded, "exogenous", ["trend"])
+    monkeypatch.setattr(loaded, "_predict", stub_of("trend:last", layout))
+    (driver,) = loaded.explain(history, last, 6, "cpu", exogenous={"trend": np.r_[np.arange(100.0), 300]})
+    assert (driver["feature"], driver["value"]) == ("trend", 300)
+
+
+def test_a_feature_that_no_tree_uses_gets_no_contribution(
+    loaded: served.CapacityServable, data: capacity.CapacityData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, last = history_of(data, 1)
+    monkeypatch.setattr(loaded, "_predict", stub_of("lag0", data.layout))
     assert [d["feature"] for d in loaded.explain(history, last, 6, "cpu")] == ["daily pattern"]
 
 
@@ -406,5 +452,5 @@ def test_the_seasonal_naive_floor_of_azure_is_reproduced() -> None:
     if not (root / "azure-v1").is_dir():
         pytest.skip("the Azure folder is not here")
     azure = capacity.prepare(tables.load_folder(root / "azure-v1"), seed=0)
-    found = capacity.evaluate(azure, {"p50": capacity._plain_forecasts(azure, azure.parts["test"])[1]})
+    found = capacity.evaluate(azure, {"p50": plain_forecasts(azure, azure.parts["test"])[1]})
     assert found["mae"]["value"] == pytest.approx(2.289, abs=0.001)

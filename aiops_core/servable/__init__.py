@@ -6,7 +6,6 @@ what is served.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ import onnxruntime as ort
 
 from aiops_core.errors import ServableError
 
-__all__ = ["CARD", "GOLDEN", "Driver", "Servable", "digest", "load", "update_card", "write"]
+__all__ = ["CARD", "GOLDEN", "Driver", "Servable", "load", "update_card", "write"]
 
 CARD = "card.json"
 GOLDEN = "golden.npz"
@@ -226,16 +225,6 @@ def update_card(folder: str | Path, **fields: Any) -> dict[str, Any]:
     _write_json(temporary, card)
     os.replace(temporary, folder / CARD)
     return card
-
-
-def digest(folder: str | Path) -> str:
-    """Return the sha256 over names and bytes of the graphs and golden examples: the identity of the model itself."""
-    sha = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix == ".onnx" or path.name == GOLDEN:
-            sha.update(path.name.encode())
-            sha.update(path.read_bytes())
-    return sha.hexdigest()
 
 
 def _plain(value: Any) -> Any:

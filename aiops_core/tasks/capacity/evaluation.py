@@ -1,0 +1,177 @@
+"""Metrics of a prediction, comparisons on the same rows, and what a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from aiops_core.judge import metrics
+from aiops_core.tasks.capacity.band import bucket_edges
+from aiops_core.tasks.capacity.data import GATE_METRICS, PROBABILITY_METRICS, CapacityData
+
+
+def oracle(data: CapacityData) -> dict[str, np.ndarray] | None:
+    """Return the expected value of every test row given the latent state at its origin; None for real data."""
+    return None if data.oracle is None else {"p50": data.oracle}
+
+
+def _context(data: CapacityData, part: str) -> dict[str, np.ndarray]:
+    """Truth and what the metrics need beside a prediction, by scored row."""
+    pairs = data.parts[part]
+    r, t = pairs.flat(pairs.resource), pairs.flat(pairs.target)
+    # Few resources: origins of a resource are the next best units that hardly depend on each other.
+    clusters = r if len(np.unique(r)) >= 10 else r * data.values.shape[2] + pairs.flat(pairs.origin)
+    return {
+        "truth": pairs.truth[pairs.known],
+        "scale": data.naive_error[r, t],
+        "target": t,
+        "clusters": np.unique(clusters, return_inverse=True)[1],
+    }
+
+
+def evaluate(
+    data: CapacityData, prediction: Mapping[str, np.ndarray], part: str = "test", seed: int = 0
+) -> dict[str, metrics.Metric]:
+    """Score a prediction of a part; ``pinball`` and ``coverage_80`` only when it has a band.
+
+    Returns
+    -------
+    dict of str to Metric
+        ``mae, rmse, r2, mase, wape, pinball, coverage_80``.
+    """
+    context = _context(data, part)
+    return metrics.capacity(
+        context["truth"],
+        prediction["p50"],
+        prediction.get("p10"),
+        prediction.get("p90"),
+        scale=context["scale"],
+        target=context["target"],
+        clusters=context["clusters"],
+        seed=seed,
+    )
+
+
+def compare(
+    data: CapacityData,
+    prediction: Mapping[str, np.ndarray],
+    others: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    seed: int = 0,
+    n_boot: int = metrics.N_PAIRED,
+) -> dict[str, dict[str, metrics.Gain]]:
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS`."""
+    context = _context(data, "test")
+
+    def values(p: Mapping[str, np.ndarray]) -> metrics.Weighted:
+        return metrics.capacity_values(
+            context["truth"], p["p50"], None, None, scale=context["scale"], target=context["target"]
+        )
+
+    return metrics.paired(
+        values(prediction),
+        {name: values(other) for name, other in others.items()},
+        len(context["truth"]),
+        only=(*GATE_METRICS, *PROBABILITY_METRICS),
+        clusters=context["clusters"],
+        seed=seed,
+        n_boot=n_boot,
+    )
+
+
+def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return what a report shows of a test prediction: errors and coverage by target, step and resource, examples.
+
+    Returns
+    -------
+    dict
+        ``by_target``, ``by_step``, ``by_resource``, ``worst_resources``: lists of dicts with ``rows, mae, mase,
+        coverage_80``; ``examples``: forecasts with their band, recent history and truth; ``sentences`` and ``tables`` (rows by title) that the report prints.
+    """
+    pairs = data.parts["test"]
+    context = _context(data, "test")
+    truth, p50 = context["truth"], prediction["p50"]
+    error = np.abs(truth - p50)
+    band = "p10" in prediction and "p90" in prediction
+    inside = (truth >= prediction["p10"]) & (truth <= prediction["p90"]) if band else None
+    r, t, step = pairs.flat(pairs.resource), pairs.flat(pairs.target), pairs.steps[pairs.known]
+    scaled = np.where(context["scale"] > 0, error / np.maximum(context["scale"], 1e-12), np.nan)
+
+    def group(label: str, value: Any, mask: np.ndarray) -> dict[str, Any]:
+        out = {label: value, "rows": int(mask.sum()), "mae": float(error[mask].mean())}
+        usable = scaled[mask & ~np.isnan(scaled)]
+        out["mase"] = float(usable.mean()) if len(usable) else None
+        out["coverage_80"] = float(inside[mask].mean()) if inside is not None else None
+        return out
+
+    edges = bucket_edges(data.score_steps)
+    bucket = np.minimum(np.searchsorted(edges, step, side="left"), len(edges) - 1)
+    names = data.layout.targets
+    by_step = []
+    for j, name in enumerate(names):
+        for b in range(len(edges)):
+            mask = (bucket == b) & (t == j)
+            if mask.any():
+                low, high = int(step[mask].min()), int(step[mask].max())
+                by_step.append({"target": name, **group("step", f"{low}–{high}" if low < high else str(low), mask)})
+    by_resource = [group("resource_id", data.resources[i], r == i) for i in np.unique(r)]
+    order = sorted(by_resource, key=lambda g: -(g["mase"] if g["mase"] is not None else -1.0))
+    by_target = [group("target", name, t == j) for j, name in enumerate(names) if (t == j).any()]
+    return {
+        "by_target": by_target,
+        "by_step": by_step,
+        "by_resource": by_resource,
+        "worst_resources": order[:10],
+        "examples": _examples(data, prediction, scaled),
+        "sentences": [],
+        "tables": {
+            "By target": by_target,
+            "Errors and coverage by steps ahead": by_step[:16],
+            "Resources with the largest errors": order[:8],
+        },
+    }
+
+
+def _examples(data: CapacityData, prediction: Mapping[str, np.ndarray], scaled: np.ndarray) -> list[dict[str, Any]]:
+    """One ordinary and one bad (resource, target), each with history, truth and the band of its forecasts."""
+    pairs = data.parts["test"]
+    r, t, o = (pairs.flat(v) for v in (pairs.resource, pairs.target, pairs.origin))
+    step = pairs.steps[pairs.known]
+    out = []
+    for j, name in enumerate(data.layout.targets[:3]):
+        ids = np.unique(r[t == j])
+        if len(ids) == 0:
+            continue
+        errors = np.array([np.nan_to_num(scaled[(t == j) & (r == i)]).mean() for i in ids])
+        order = np.argsort(errors, kind="stable")
+        for kind, i in (("ordinary", ids[order[len(ids) // 2]]), ("worst", ids[order[-1]])):
+            if kind == "worst" and len(ids) == 1:
+                continue
+            mine = (t == j) & (r == i)
+            few = len(data.score_steps) < 12
+            # With few scored steps a picture needs all origins; else the middle origin is one curve.
+            if not few:
+                starts = np.unique(o[mine])
+                mine &= o == starts[len(starts) // 2]
+            position = (o + step)[mine]
+            first = max(int(data.first[i]), int(o[mine].min()) - 4 * data.layout.season)
+            past = np.arange(first, int(position.max()) + 1)
+            stamps = data.time(np.full(len(past), i), past)
+            shown = {
+                "kind": kind,
+                "resource_id": data.resources[i],
+                "target": name,
+                "history": {
+                    "timestamp": [str(s) + "Z" for s in stamps],
+                    "value": [None if np.isnan(v) else float(v) for v in data.values[i, j, past]],
+                },
+                "origin": [str(s) + "Z" for s in data.time(np.full(int(mine.sum()), i), o[mine])],
+                "timestamp": [str(s) + "Z" for s in data.time(np.full(int(mine.sum()), i), position)],
+                "step": step[mine].tolist(),
+                "truth": pairs.truth[pairs.known][mine].tolist(),
+            }
+            shown.update({q: prediction[q][mine].tolist() for q in ("p10", "p50", "p90") if q in prediction})
+            out.append(shown)
+    return out

@@ -1,0 +1,149 @@
+"""The servable: graphs, card and golden examples."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+
+from aiops_core import servable
+from aiops_core.data.synthetic import unit_of
+from aiops_core.servable.capacity import LINEAR
+from aiops_core.servable.capacity_features import assemble, features
+from aiops_core.servable.capacity_layout import feature_names
+from aiops_core.tasks.capacity.data import KIND, MODEL, NAME, CapacityData
+from aiops_core.tasks.capacity.pairs import history_of, others_of
+from aiops_core.tasks.capacity.prediction import CapacityModel, scaled_quantiles
+
+
+def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None:
+    """Write the servable: one graph a booster, one for the backbone, the card, and golden examples.
+
+    The golden outputs come from the native boosters, so a conversion that changes a prediction is refused on loading.
+    """
+    layout = model.layout
+    graphs = {LINEAR: _linear_graph(model.linear)}
+    names: list[list[str]] = []
+    for label, boosters in zip(("p10", "p50", "p90"), model.boosters, strict=True):
+        if not boosters:
+            names.append([])
+            continue
+        names.append([f"{label}_{i}" for i in range(len(boosters))])
+        width = len(feature_names(layout)[0])
+        graphs.update({name: _tree_graph(b, width) for name, b in zip(names[-1], boosters, strict=True)})
+    card = {
+        "task": NAME,
+        "model": MODEL,
+        "kind": KIND,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "features": _schema(data),
+        "targets": list(layout.targets),
+        "exogenous": list(layout.exogenous),
+        "season": layout.season,
+        "horizon": layout.horizon,
+        "step_seconds": layout.step_seconds,
+        "context": layout.context,
+        "quantiles": [0.1, 0.5, 0.9],
+        "scored_steps": data.info["score_steps"],
+        "layout": layout.as_dict(),
+        "graphs": [n or names[1] for n in names],
+        "backbone_shares": list(model.shares),
+        "decision": {"rule": "none: a forecast is a band, thresholds are the user's"},
+        "calibration": {
+            "method": "conformal offsets of both band edges by target and step, in units of the series' spread"
+            if model.calibration
+            else "none",
+            "parameters": model.calibration,
+        },
+        "metrics": {},
+        "baselines": {},
+        "oracle": None,
+        "params": model.params,
+    }
+    servable.write(folder, card, graphs, _golden(model, data))
+
+
+def _schema(data: CapacityData) -> list[dict[str, Any]]:
+    """Feature schema of the card; reference statistics come from values before the validation origins."""
+    out = []
+    for j, name in enumerate(data.columns):
+        x = data.values[:, j, : data.limits["train"] + 1]
+        x = x[~np.isnan(x)].astype(np.float64)
+        low, middle, high = np.percentile(x, [1, 50, 99]) if len(x) else (0.0, 0.0, 0.0)
+        reference = {
+            "median": float(middle),
+            "p01": float(low),
+            "p99": float(high),
+            "min": float(x.min()) if len(x) else 0.0,
+            "max": float(x.max()) if len(x) else 0.0,
+            "mean": float(x.mean()) if len(x) else 0.0,
+            "std": float(x.std()) if len(x) else 0.0,
+        }
+        unit = unit_of(name, reference["max"])
+        out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
+    return out
+
+
+def _linear_graph(weights: np.ndarray) -> bytes:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["X", "W"], ["scaled"])],
+        "backbone",
+        [helper.make_tensor_value_info("X", TensorProto.DOUBLE, [None, weights.shape[0]])],
+        [helper.make_tensor_value_info("scaled", TensorProto.DOUBLE, [None, weights.shape[1]])],
+        [numpy_helper.from_array(np.ascontiguousarray(weights, dtype=np.float64), "W")],
+    )
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(built)
+    return bytes(built.SerializeToString())
+
+
+def _tree_graph(booster: xgb.Booster, width: int) -> bytes:
+    from onnxmltools import convert_xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    plain = booster.copy()
+    plain.feature_names = None
+    built = convert_xgboost(plain, initial_types=[("X", FloatTensorType([None, width]))])
+    return bytes(built.SerializeToString())
+
+
+def _golden(model: CapacityModel, data: CapacityData, n: int = 24) -> dict[str, np.ndarray]:
+    """Histories of validation origins: whole, cut short, with gaps, without a clock and without other columns."""
+    pairs = data.parts["validation"]
+    rng = np.random.default_rng(0)
+    usable = np.flatnonzero(pairs.known.any(axis=1))
+    chosen = np.sort(rng.choice(usable, min(n, len(usable)), replace=False))
+    r, t, o = pairs.resource[chosen], pairs.target[chosen], pairs.origin[chosen]
+    length = min(data.layout.context, 8 * data.layout.season + 1)
+    history = history_of(data, r, t, o, length).astype(np.float32)
+    for i in range(len(chosen)):
+        kept = (length, 1, 5, data.layout.season, length)[i % 5]
+        history[i, : max(0, length - kept)] = np.nan
+        if i % 3 == 1:
+            history[i, rng.random(length) < 0.2] = np.nan
+        if np.isnan(history[i]).all():
+            history[i, -1] = data.layout.reference_level[t[i]]
+    last = data.time(r, o)
+    last[::4] = np.datetime64("NaT")
+    horizon = data.layout.horizon
+    steps = np.unique(np.geomspace(1, horizon, 5).round().astype(np.int64))
+    arrays: dict[str, np.ndarray] = {
+        "history": history,
+        "last": last.astype("datetime64[s]").astype(np.int64),
+        "target": t,
+        "steps": np.tile(steps, (len(chosen), 1)),
+    }
+    exogenous = others_of(data, r, t, o)
+    if exogenous is not None:
+        exogenous[::2] = np.nan
+        arrays["exogenous"] = exogenous = exogenous.astype(np.float32)
+    rows = features(history, last, arrays["steps"], t, data.layout, exogenous)
+    scaled = scaled_quantiles(model, rows, t)
+    arrays["expected_forecast"] = assemble(scaled, rows, arrays["steps"], t, model.layout, model.calibration)
+    return arrays
