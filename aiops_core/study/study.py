@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import inspect
-import json
 import math
-import os
-import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import aiops_core
 from aiops_core import search as tuning
-from aiops_core import servable, settings, tracking
+from aiops_core import servable, tracking
 from aiops_core.data import sources as datasets
-from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS, Dataset, suggestion
+from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS
 from aiops_core.errors import ServableError, UsageError
 from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.servable.failure import choose_threshold
+from aiops_core.study import pictures
+from aiops_core.study.details import findings
+from aiops_core.study.files import folder_of, versions, write_json
+from aiops_core.study.model_card import model_card
+from aiops_core.study.progress import live_line, note_stage
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["Study"]
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "Study",
-    "describe",
-    "folder_of",
-    "notes",
-    "open_dataset",
-    "open_study",
-    "parameters",
-    "progress_words",
-    "versions",
-    "write_json",
-]
-
-SCHEMA_VERSION = 1
 PROMOTE = (True, False, "first")
-PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
 
 
 class Study:
@@ -138,7 +121,7 @@ class Study:
         self.parity = math.nan
         self.verdict: gate.Verdict | None = None
         self._predictions: dict[str, Any] = {}
-        self._figures: dict[str, Figure] = {}
+        self.drawn: dict[str, Figure] = {}
         self._section: dict[str, Any] = {}
 
     @property
@@ -198,8 +181,8 @@ class Study:
 
     def finish(self) -> dict[str, Any]:
         """Fit the final model and the baselines side by side, write the servable, and return its card."""
-        result = self._need(self.result, "search")
-        _note(self.folder, "final model and baselines")
+        result = _need(self.result, "search")
+        note_stage(self.folder, "final model and baselines")
         _, baselines, native = tuning.conclude(self.task, result, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native["prediction"], "baselines": baselines}
         if self.name == "failure":
@@ -237,8 +220,8 @@ class Study:
         DataFrame
             One row each for the candidate, the baselines and the oracle; columns are metrics.
         """
-        self._need(self._predictions, "finish")
-        _note(self.folder, "test set")
+        _need(self._predictions, "finish")
+        note_stage(self.folder, "test set")
         loaded = servable.load(self.servable)
         candidate = self._predictions["candidate"] = self.task.score(loaded, self.data, "test")
         self.parity = _largest_difference(candidate, self._predictions["native"])
@@ -265,7 +248,7 @@ class Study:
 
     def decide(self) -> gate.Verdict:
         """Let the gate compare the candidate with the baselines and with the champion of the registry."""
-        self._need(self.metrics, "evaluate")
+        _need(self.metrics, "evaluate")
         champion, name, obstacles = self._champion()
         self.verdict = gate.decide(
             self.task,
@@ -287,14 +270,12 @@ class Study:
         dict
             The task's section of ``report.json``.
         """
-        from aiops_core.study import plots, report
-
-        if self._section and self._section["gate"] == self._need(self.verdict, "decide").as_dict():
+        if self._section and self._section["gate"] == _need(self.verdict, "decide").as_dict():
             # The cell was run again: the same servable needs no second version.
             return self._section
-        verdict = self._need(self.verdict, "decide")
-        result = self._need(self.result, "search")
-        _note(self.folder, "registration")
+        verdict = _need(self.verdict, "decide")
+        result = _need(self.result, "search")
+        note_stage(self.folder, "registration")
         servable.update_card(
             self.servable,
             metrics=self.metrics,
@@ -302,14 +283,12 @@ class Study:
             oracle=self.oracle or {},
             gate=verdict.as_dict(),
         )
-        (self.servable / "model-card.md").write_text(
-            report.model_card(servable.load(self.servable).card), encoding="utf-8"
-        )
-        figures = plots.figures(self)
+        (self.servable / "model-card.md").write_text(model_card(servable.load(self.servable).card), encoding="utf-8")
+        figures = pictures.figures(self)
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            plots.save(figure, folder / f"{name}.png")
+            pictures.save(figure, folder / f"{name}.png")
         flat = {f"test_{k}": v["value"] for k, v in self.metrics.items()}
         main = self.task.MAIN_METRIC
         flat |= {f"test_{main}_{base}": values[main]["value"] for base, values in self.baselines.items()}
@@ -395,158 +374,18 @@ class Study:
                 return None, name, [*obstacles, f"cannot be compared with {name}: {reason}"]
             return self.task.score(loaded, self.data, "test"), name, obstacles
 
-    @staticmethod
-    def _need(value: Any, step: str) -> Any:
-        if not value:
-            raise UsageError(f"call {step}() first")
-        return value
 
-
-def open_study(task: str, namespace: Mapping[str, Any]) -> Study:
-    """Start a study from a notebook's parameters.
-
-    Parameters
-    ----------
-    task : str
-    namespace : mapping
-        ``globals()`` of the notebook, called right after its parameters and imports.
+def _need(value: Any, step: str) -> Any:
+    """Return a value that an earlier step made.
 
     Raises
     ------
     UsageError
-        If the notebook was given a parameter that it does not have: papermill itself would only warn.
+        If the step has not been taken.
     """
-    return Study(task, **parameters(namespace, inspect.signature(Study).parameters))
-
-
-def open_dataset(namespace: Mapping[str, Any]) -> Dataset:
-    """Load the data set that a notebook's parameters name; see `open_study` for the refusal of unknown ones."""
-    given = parameters(namespace, ("source", "n_samples", "seed", "signal", "tasks", "out"))
-    given.pop("out", None)
-    return datasets.load(given.pop("source", "synthetic"), **given)
-
-
-def describe(dataset: Dataset) -> pd.DataFrame:
-    """Return one row a table: rows, columns, resources or classes, first and last timestamp."""
-    rows = []
-    for name, frame in dataset.tables.items():
-        row: dict[str, Any] = {"table": name, "rows": len(frame), "columns": len(frame.columns)}
-        if "resource_id" in frame.columns:
-            row["resources"] = frame["resource_id"].nunique()
-        if "threat_type" in frame.columns:
-            row["classes"] = frame["threat_type"].nunique()
-        time_column = next((c for c in ("timestamp", "start") if c in frame.columns), None)
-        if time_column:
-            row |= {"from": str(frame[time_column].min()), "to": str(frame[time_column].max())}
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("table").fillna("")
-
-
-def notes(dataset: Dataset) -> pd.DataFrame:
-    """Return what validation counted, one row a note."""
-    rows = [{"table": table, "counted": note} for table, found in dataset.notes.items() for note in found]
-    return pd.DataFrame(rows or [{"table": "all", "counted": "nothing irregular"}])
-
-
-def parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Return a notebook's parameters from its namespace; other variables are nobody's business.
-
-    Raises
-    ------
-    UsageError
-        If papermill injected a parameter that the notebook does not have: papermill itself would only warn.
-    """
-    known = [name for name in known if name not in ("self", "task")]
-    for name in _injected(namespace.get("In") or []):
-        if name not in known:
-            raise UsageError(f"this notebook has no parameter '{name}'{suggestion(name, known)}")
-    return {name: namespace[name] for name in known if name in namespace}
-
-
-def _injected(cells: Iterable[str]) -> list[str]:
-    """Return the names that papermill's own cell assigns; it begins with a comment of papermill's."""
-    found: list[str] = []
-    for source in cells:
-        if source.lstrip().startswith("# Parameters\n"):
-            targets = [node.targets for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-            found += [target.id for group in targets for target in group if isinstance(target, ast.Name)]
-    return found
-
-
-def folder_of(out: str | Path | None, source: str) -> Path:
-    """Return the absolute folder of a run: ``out``, or ``reports/<source>`` in the project's folder."""
-    home = settings.load().home
-    if out is None or str(out) == "":
-        name = source if source in ("synthetic", *datasets.PUBLIC) else Path(source).resolve().name
-        return home / "reports" / name
-    return home / Path(out)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that shape results."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename; NaN becomes null, because JSON has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(_clean(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_clean(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _clean(value.tolist())
-    if isinstance(value, np.generic):
-        return _clean(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return str(value)
-
-
-def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Add to a task's details the sentences and the tables that a report prints."""
-    sentences: list[str] = []
-    tables: dict[str, Any] = {}
-    if task == "failure":
-        sentences.append(f"At the chosen threshold: {details['sentence']}.")
-        curve = details["policies"]
-        for budget in (0.25, 1.0, 2.0):
-            within = [i for i, alerts in enumerate(curve["alerts_per_resource_day"]) if alerts <= budget]
-            if within:
-                best = max(within, key=lambda i: curve["share_caught"][i])
-                sentences.append(
-                    f"At most {budget:g} alerts a day a resource: catches {curve['share_caught'][best]:.0%} of incidents, "
-                    f"median {curve['median_lead_hours'][best]:.3g} h ahead (threshold {curve['threshold'][best]:.3f})."
-                )
-        tables["Resources with the largest errors"] = details["by_resource"][:8]
-        tables["The surest mistakes"] = details["worst"][:8]
-    elif task == "threat":
-        details = {**details, "confusion_matrix": {"classes": details["classes"], "confusion": details["confusion"]}}
-        if "attack_cost" in details:
-            sentences.append(f"Attack or normal: {details['attack_cost']['words']}.")
-        sentences.append(f"Weakest classes: {', '.join(details['worst_classes'])}.")
-        tables["The surest mistakes"] = [
-            {**{k: v for k, v in row.items() if k not in ("values", "group")}, "unusual values": _pairs(row["values"])}
-            for row in details["worst_cases"][:8]
-        ]
-        tables["Groups found least"] = details.get("groups", [])[:10]
-    else:
-        tables["By target"] = details["by_target"]
-        tables["Errors and coverage by steps ahead"] = details["by_step"][:16]
-        tables["Resources with the largest errors"] = details["worst_resources"][:8]
-    return {**details, "sentences": sentences, "tables": tables}
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+    if not value:
+        raise UsageError(f"call {step}() first")
+    return value
 
 
 def _shown(metric: Mapping[str, float]) -> str:
@@ -567,53 +406,3 @@ def _largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
         if k in b and k not in ("alarm", "label") and np.shape(a[k]) == np.shape(b[k])
     ]
     return max(gaps, default=math.nan)
-
-
-def _note(folder: Path, stage: str) -> None:
-    write_json(folder / "progress.json", {"stage": stage})
-
-
-def live_line(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Return a progress receiver: a file for the command line, and one self-updating line in a notebook."""
-    handle: Any = None
-    last = 0.0
-
-    def show(state: dict[str, Any]) -> None:
-        nonlocal handle, last
-        now = time.monotonic()
-        if now - last < 0.5 and state["done"] < state["total"]:
-            return
-        last = now
-        write_json(folder / "progress.json", {**state, "stage": "search"})
-        line = progress_words(state)
-        shell = _shell()
-        if shell is None:
-            return
-        from IPython.display import display
-
-        if handle is None:
-            handle = display({"text/plain": line}, raw=True, display_id=True)
-        else:
-            handle.update({"text/plain": line}, raw=True)
-
-    return show
-
-
-def _shell() -> Any:
-    import sys
-
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import get_ipython
-
-    return get_ipython()
-
-
-def progress_words(state: Mapping[str, Any]) -> str:
-    """Return a search's state in one line."""
-    best = "none yet" if state.get("best") is None else f"{state['best']:.4g}"
-    left = "" if state.get("eta") is None else f", about {state['eta']:.0f} s left"
-    return (
-        f"{state['done']}/{state['total']} trials done, {state['running']} running, {state['pruned']} pruned, "
-        f"{state['errored']} failed, best {state['objective']} {best}{left}"
-    )
