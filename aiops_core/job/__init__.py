@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiops_core import settings, tracking
+from aiops_core import tracking
 from aiops_core.data import sources as datasets
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import UsageError
-from aiops_core.job.environment import kernel_environment
+from aiops_core.job.environment import check_cluster, kernel_environment
 from aiops_core.job.lanes import LANES, Lanes
 from aiops_core.job.notebooks import NOTEBOOKS, Progress, execute, notebook_folder, run_stage
 from aiops_core.job.workspace import refuse_foreign, replace_report, workspace
@@ -100,10 +100,7 @@ def run(
     began = time.monotonic()
     options.check()
     tell = progress or (lambda stage, state: None)
-    # Resolved here: kernels run in the project's folder, where a relative path would mean something else.
-    source = options.source
-    if source not in ("synthetic", *datasets.PUBLIC) and Path(source).is_dir():
-        source = str(Path(source).resolve())
+    source = _resolved(options.source)
     target = Path(out).resolve() if out else files.folder_of(None, source)
     tell("validation", "running")
     dataset = _load(options, source)
@@ -112,11 +109,7 @@ def run(
         wanted = ", ".join(f"{task} needs {' and '.join(TASK_TABLES[task])}" for task in options.tasks)
         raise UsageError(f"source '{options.source}' holds no table for the tasks asked for: {wanted}")
     tracking.check()
-    given = settings.load().ray_address
-    if given:
-        from aiops_core import search as tuning
-
-        tuning.check_address(given)
+    check_cluster()
     refuse_foreign(target)
     with (
         workspace(target, {**asdict(options), "source": source}, resume) as (work, state),
@@ -125,44 +118,22 @@ def run(
         # Before Ray starts: a fork while another thread computes can stop both for good.
         _preflight(options, dataset, tasks)
         tell("validation", "done")
-        common = {"source": source, "seed": options.seed, "out": str(work)}
-        made = {"n_samples": options.n_samples, "signal": options.signal}
-        search = {
-            "n_trials": options.n_trials,
-            "deterministic": options.deterministic,
-            "promote": PROMOTE[options.promote],
+        given = {
+            "source": source,
+            "seed": options.seed,
+            "out": str(work),
+            "n_samples": options.n_samples,
+            "signal": options.signal,
         }
-        waiting: list[tuple[str, dict[str, Any]]] = []
-        for task in sorted(TASKS, key=ORDER.index):
-            section = work / task / "section.json"
-            if task not in tasks:
-                asked = task in options.tasks
-                absent = " and ".join(TASK_TABLES[task])
-                reason = f"source has no {absent} table" if asked else "not asked for"
-                files.write_json(section, report.empty_section(task, "skipped", reason))
-                tell(task, "skipped")
-            elif section.is_file() and json.loads(section.read_text())["status"] == "trained":
-                tell(task, "done")
-            else:
-                config = dict(options.config.get(task, {}))
-                waiting.append((task, {**common, **made, **search, "config": config}))
+        waiting = [(task, _search_parameters(task, given, options)) for task in _untrained(tasks, options, work, tell)]
         with Lanes(work, tell) as lanes:
-            look = lanes.begin("data", {**common, **made, "tasks": list(options.tasks)})
+            look = lanes.begin("data", {**given, "tasks": list(options.tasks)})
             # Neither needs the other, and each keeps one core busy.
             start(min(LANES, len(waiting)))
             tracking.prepare_store()
             look.result()
             lanes.run(waiting)
-        facts = {
-            "source": options.source,
-            "seed": options.seed,
-            "n_samples": options.n_samples or (datasets.DEFAULT_SAMPLES if source == "synthetic" else None),
-            "title": dataset.title,
-            "licence": dataset.licence,
-            "signal": options.signal,
-            "deterministic": options.deterministic,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
+        facts = _facts(options, dataset)
         files.write_json(work / "facts.json", {**facts, "wall_seconds": None})
         run_stage("report", work, {"out": str(work)}, tell)
         seconds = float(state.get("seconds", 0.0)) + time.monotonic() - began
@@ -170,6 +141,56 @@ def run(
         content = report.render(work)
         replace_report(work, target)
     return target, content
+
+
+def _resolved(source: str) -> str:
+    """Return a folder as an absolute path: kernels run in the project's folder, where a relative one means another."""
+    if source not in ("synthetic", *datasets.PUBLIC) and Path(source).is_dir():
+        return str(Path(source).resolve())
+    return source
+
+
+def _untrained(tasks: list[str], options: Options, work: Path, tell: Progress) -> list[str]:
+    """Return the tasks that are still to be trained, the longest first; note why others are skipped."""
+    waiting = []
+    for task in sorted(TASKS, key=ORDER.index):
+        section = work / task / "section.json"
+        if task not in tasks:
+            asked = task in options.tasks
+            absent = " and ".join(TASK_TABLES[task])
+            reason = f"source has no {absent} table" if asked else "not asked for"
+            files.write_json(section, report.empty_section(task, "skipped", reason))
+            tell(task, "skipped")
+        elif section.is_file() and json.loads(section.read_text())["status"] == "trained":
+            tell(task, "done")
+        else:
+            waiting.append(task)
+    return waiting
+
+
+def _search_parameters(task: str, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return every parameter of a task's notebook."""
+    return {
+        **given,
+        "n_trials": options.n_trials,
+        "deterministic": options.deterministic,
+        "promote": PROMOTE[options.promote],
+        "config": dict(options.config.get(task, {})),
+    }
+
+
+def _facts(options: Options, dataset: Dataset) -> dict[str, Any]:
+    """Return what the report says about the run as a whole."""
+    return {
+        "source": options.source,
+        "seed": options.seed,
+        "n_samples": options.n_samples or (datasets.DEFAULT_SAMPLES if options.source == "synthetic" else None),
+        "title": dataset.title,
+        "licence": dataset.licence,
+        "signal": options.signal,
+        "deterministic": options.deterministic,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
 
 
 def _load(options: Options, source: str) -> Dataset:

@@ -1,4 +1,7 @@
-"""What the kernels of a run share: one store, one folder of data sets, one Ray cluster."""
+"""What the kernels of a run share: one store, one folder of data sets, one Ray cluster.
+
+Ray is imported inside functions: a run that is refused for its data or its folder need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,21 @@ from collections.abc import Callable, Iterator
 
 from aiops_core import settings
 
-__all__ = ["kernel_environment"]
+__all__ = ["check_cluster", "kernel_environment"]
+
+
+def check_cluster() -> None:
+    """Refuse a cluster address of the settings where nothing listens.
+
+    Raises
+    ------
+    ClusterError
+    """
+    given = settings.load().ray_address
+    if given:
+        from aiops_core import search as tuning
+
+        tuning.check_address(given)
 
 
 @contextlib.contextmanager

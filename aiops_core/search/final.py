@@ -15,10 +15,10 @@ from aiops_core import tracking
 from aiops_core.search.connection import ONE_THREAD, cluster
 from aiops_core.search.result import SearchResult
 
-__all__ = ["conclude"]
+__all__ = ["final_and_baselines"]
 
 
-def conclude(
+def final_and_baselines(
     task: ModuleType, result: SearchResult, data: Any, folder: str | Path, *, seed: int
 ) -> tuple[Path, dict[str, dict[str, Any]], dict[str, Any]]:
     """Make the final model in a worker, and the baselines in this process meanwhile.
@@ -43,7 +43,7 @@ def conclude(
     """
     with cluster():
         shared = ray.put(data)
-        work = ray.remote(num_cpus=1)(_finish)
+        work = ray.remote(num_cpus=1)(_final_in_worker)
         folder = Path(folder).resolve()
         final = work.remote(task.__name__, result.ranked, shared, str(folder), seed)
         # A worker of their own would spend longer on imports than on most baselines.
@@ -52,7 +52,8 @@ def conclude(
         return folder, others, ray.get(final)
 
 
-def _finish(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, seed: int) -> dict[str, Any]:
+def _final_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, seed: int) -> dict[str, Any]:
+    """Let the task finish what its search began: fit, calibrate, export; save the native parts."""
     os.environ.update(ONE_THREAD)
     task = importlib.import_module(module)
     model = task.finish(ranked, data, seed=seed)

@@ -62,6 +62,21 @@ class SearchResult:
         """Parameters of the best trial."""
         return self.ranked[0]
 
+    @property
+    def best_score(self) -> float | None:
+        """Best value of the objective, None where no trial reported one."""
+        scores = self.trials[self.objective].dropna()
+        if scores.empty:
+            return None
+        return float(scores.max() if self.mode == "max" else scores.min())
+
     def summary(self) -> dict[str, Any]:
         """Return the ``search`` section of ``report.json``."""
-        return {**self.counts, "seconds": round(self.seconds, 2), "best_params": self.best_params}
+        return {
+            **self.counts,
+            "seconds": round(self.seconds, 2),
+            "best_params": self.best_params,
+            "objective": self.objective,
+            "best_score": self.best_score,
+            "errors": self.errors,
+        }

@@ -148,56 +148,28 @@ def _search(
     for noisy in ("ray.tune", "ray.tune.execution.tune_controller", "ray.tune.tune", "ray.tune.tuner"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     watcher = Watcher(task, n_trials, folder, log, progress, resume)
-    share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
-    concurrent = 1 if deterministic else max(1, share)
-    trainable = tune.with_resources(
-        tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed, deterministic=deterministic),
-        {"cpu": 1},
-    )
     shutil.rmtree(folder / "tune", ignore_errors=True)
-    run_config = tune.RunConfig(
-        name="tune",
-        storage_path=str(folder),
-        callbacks=[watcher],
-        verbose=0,
-        failure_config=tune.FailureConfig(max_failures=0),
-        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-    )
-    points = watcher.interrupted + [p for p in task.defaults(data) if p not in watcher.params.values()]
     left = n_trials - len(watcher.params)
     if left > 0:
-        sampler = optuna.samplers.TPESampler(seed=seed + len(watcher.params), n_startup_trials=8, multivariate=True)
-        searcher = OptunaSearch(
-            space=task.space(data),
-            metric=task.OBJECTIVE,
-            mode=task.MODE,
-            points_to_evaluate=points[:left],
-            sampler=sampler,
+        share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
+        tune_config = tune.TuneConfig(
+            search_alg=_searcher(task, data, watcher, left, seed),
+            scheduler=_scheduler(task, data, watcher),
+            num_samples=left,
+            max_concurrent_trials=1 if deterministic else max(1, share),
+            reuse_actors=True,
+            trial_dirname_creator=_trial_folder,
         )
-        # Not Tune's own restore: its snapshots lag, and trials that ended after the last one would run again.
-        for params, value in watcher.evaluated():
-            searcher.add_evaluated_point(params, value)
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=_Asha(
-                    watcher.pruned,
-                    time_attr="step",
-                    metric=task.OBJECTIVE,
-                    mode=task.MODE,
-                    max_t=task.steps(data),
-                    grace_period=min(GRACE_STEPS, task.steps(data)),
-                    reduction_factor=REDUCTION,
-                ),
-                num_samples=left,
-                max_concurrent_trials=concurrent,
-                reuse_actors=True,
-                trial_dirname_creator=_trial_folder,
-            ),
-            run_config=run_config,
+        run_config = tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            callbacks=[watcher],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         )
-        tuner.fit()
+        trainable = tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed)
+        tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=tune_config, run_config=run_config).fit()
         watcher.settle()
         if len(watcher.ends) < n_trials:
             # Tune takes an interrupt for a request to return early with what there is.
@@ -205,11 +177,40 @@ def _search(
     return watcher.result()
 
 
+def _searcher(task: ModuleType, data: Any, watcher: Watcher, left: int, seed: int) -> OptunaSearch:
+    """Return the sampler: interrupted trials and the task's defaults first, then what the ended trials suggest."""
+    points = watcher.interrupted + [p for p in task.defaults(data) if p not in watcher.params.values()]
+    sampler = optuna.samplers.TPESampler(seed=seed + len(watcher.params), n_startup_trials=8, multivariate=True)
+    searcher = OptunaSearch(
+        space=task.space(data),
+        metric=task.OBJECTIVE,
+        mode=task.MODE,
+        points_to_evaluate=points[:left],
+        sampler=sampler,
+    )
+    # Not Tune's own restore: its snapshots lag, and trials that ended after the last one would run again.
+    for params, value in watcher.evaluated():
+        searcher.add_evaluated_point(params, value)
+    return searcher
+
+
+def _scheduler(task: ModuleType, data: Any, watcher: Watcher) -> _Asha:
+    return _Asha(
+        watcher.pruned,
+        time_attr="step",
+        metric=task.OBJECTIVE,
+        mode=task.MODE,
+        max_t=task.steps(data),
+        grace_period=min(GRACE_STEPS, task.steps(data)),
+        reduction_factor=REDUCTION,
+    )
+
+
 def _trial_folder(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _trial(config: dict[str, Any], *, module: str, data: Any, seed: int, deterministic: bool) -> None:
+def _trial(config: dict[str, Any], *, module: str, data: Any, seed: int) -> None:
     os.environ.update(ONE_THREAD)
     task = importlib.import_module(module)
     task.fit(config, data, seed=seed, report=lambda step, metrics: tune.report({"step": int(step), **metrics}))

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["findings"]
+__all__ = ["with_words"]
 
 
-def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Add to a task's details the sentences and the tables that a report prints."""
+def with_words(task: str, details: dict[str, Any]) -> dict[str, Any]:
+    """Add to a task's details the sentences and the tables that a report prints, unless it brings its own.
+
+    Parameters
+    ----------
+    task : {"failure", "threat", "capacity"}
+    details : dict
+        What the task's ``details`` returned.
+    """
+    if "sentences" in details and "tables" in details:
+        return details
     sentences: list[str] = []
     tables: dict[str, Any] = {}
     if task == "failure":

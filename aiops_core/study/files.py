@@ -16,9 +16,8 @@ import numpy as np
 from aiops_core import settings
 from aiops_core.data import sources as datasets
 
-__all__ = ["SCHEMA_VERSION", "folder_of", "versions", "write_json"]
+__all__ = ["folder_of", "versions", "write_json"]
 
-SCHEMA_VERSION = 1
 PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
 
 

@@ -32,7 +32,10 @@ from aiops_core.study.words import (
     with_interval,
 )
 
-__all__ = ["empty_section", "render", "summarise", "verdicts", "words"]
+__all__ = ["SCHEMA_VERSION", "empty_section", "render", "summarise", "verdicts", "words"]
+
+#: Of ``report.json``: raised when a key changes its meaning or goes.
+SCHEMA_VERSION = 1
 
 
 def empty_section(task: str, status: str, reason: str) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
             f"folder {folder} holds no section of a task; run a task notebook with this folder as 'out' first"
         )
     return {
-        "schema_version": files.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "source": facts.get("source"),
         "title": facts.get("title"),
         "licence": facts.get("licence"),

@@ -25,7 +25,7 @@ from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
-from aiops_core.study.details import findings
+from aiops_core.study.details import with_words
 from aiops_core.study.files import folder_of, versions, write_json
 from aiops_core.study.model_card import model_card
 from aiops_core.study.progress import live_line, note_stage
@@ -33,6 +33,7 @@ from aiops_core.study.progress import live_line, note_stage
 __all__ = ["Study"]
 
 PROMOTE = (True, False, "first")
+DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
 
 
 class Study:
@@ -95,16 +96,7 @@ class Study:
         self.name, self.source, self.seed = task, source, int(seed)
         self.n_trials, self.deterministic, self.promote = int(n_trials), bool(deterministic), promote
         self.out = folder_of(out, source)
-        unknown = set(dict(config or {}).get("decision", {})) - {
-            "rule",
-            "cost_missed",
-            "cost_false_alarm",
-            "alerts_per_day",
-        }
-        if unknown:
-            raise UsageError(
-                f"config: decision has no key '{min(unknown)}'; known: rule, cost_missed, cost_false_alarm, alerts_per_day"
-            )
+        _check_decision(dict(config or {}).get("decision", {}))
         loaded = datasets.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
         self.dataset = loaded.configured(task, **dict(config or {}))
         if not self.dataset.has(task):
@@ -131,7 +123,7 @@ class Study:
 
     @property
     def servable(self) -> Path:
-        """Folder of the servable that `finish` writes."""
+        """Folder of the servable that `fit_final` writes."""
         return self.folder / "servable"
 
     def search(self) -> tuning.SearchResult:
@@ -179,11 +171,11 @@ class Study:
             raise
         return self.result
 
-    def finish(self) -> dict[str, Any]:
+    def fit_final(self) -> dict[str, Any]:
         """Fit the final model and the baselines side by side, write the servable, and return its card."""
         result = _need(self.result, "search")
         note_stage(self.folder, "final model and baselines")
-        _, baselines, native = tuning.conclude(self.task, result, self.data, self.servable, seed=self.seed)
+        _, baselines, native = tuning.final_and_baselines(self.task, result, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native["prediction"], "baselines": baselines}
         if self.name == "failure":
             reference = StatisticalAnomalyDetector().learn(self._training_telemetry(), max_resources=0)
@@ -192,24 +184,7 @@ class Study:
         if policy:
             chosen = choose_threshold(servable.load(self.servable, verify=False).card["decision"]["curve"], **policy)
             servable.update_card(self.servable, decision={"rule": "max_f1", **policy, "threshold": chosen})
-        servable.update_card(
-            self.servable,
-            lineage={
-                "source": self.source,
-                "title": self.dataset.title,
-                "licence": self.dataset.licence,
-                "digest": self.digest,
-                "split": self.data.info["split"],
-                "seed": self.seed,
-                "run_id": self.run_id,
-                "code_version": aiops_core.__version__,
-                "versions": versions(),
-                "trials": result.counts,
-                "train_rows": self.data.info["train_rows"],
-                **self._incidents(),
-                "best_params": result.best_params,
-            },
-        )
+        servable.update_card(self.servable, lineage=self._lineage(result))
         return servable.load(self.servable).card
 
     def evaluate(self) -> pd.DataFrame:
@@ -220,7 +195,7 @@ class Study:
         DataFrame
             One row each for the candidate, the baselines and the oracle; columns are metrics.
         """
-        _need(self._predictions, "finish")
+        _need(self._predictions, "fit_final")
         note_stage(self.folder, "test set")
         loaded = servable.load(self.servable)
         candidate = self._predictions["candidate"] = self.task.score(loaded, self.data, "test")
@@ -232,7 +207,7 @@ class Study:
         }
         best = self.task.oracle(self.data)
         self.oracle = None if best is None else self.task.evaluate(self.data, best, seed=self.seed)
-        self.details = findings(self.name, self.task.details(self.data, candidate))
+        self.details = with_words(self.name, self.task.details(self.data, candidate))
         return self.table()
 
     def table(self) -> pd.DataFrame:
@@ -270,11 +245,11 @@ class Study:
         dict
             The task's section of ``report.json``.
         """
-        if self._section and self._section["gate"] == _need(self.verdict, "decide").as_dict():
-            # The cell was run again: the same servable needs no second version.
-            return self._section
         verdict = _need(self.verdict, "decide")
         result = _need(self.result, "search")
+        if self._section and self._section["gate"] == verdict.as_dict():
+            # The cell was run again: the same servable needs no second version.
+            return self._section
         note_stage(self.folder, "registration")
         servable.update_card(
             self.servable,
@@ -284,11 +259,24 @@ class Study:
             gate=verdict.as_dict(),
         )
         (self.servable / "model-card.md").write_text(model_card(servable.load(self.servable).card), encoding="utf-8")
-        figures = pictures.figures(self)
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
+        for name, figure in pictures.figures(self).items():
             pictures.save(figure, folder / f"{name}.png")
+        self._log(result, verdict)
+        uri = tracking.log_servable(self.run_id, self.servable)
+        version = None
+        if verdict.decision != "refused":
+            version = tracking.register(self.name, self.run_id, verdict.decision, model_uri=uri).version
+        self._section = self._section_of(result, verdict, version)
+        result.trials.to_csv(self.folder / "trials.csv", index=False)
+        result.curves.to_csv(self.folder / "curves.csv", index=False)
+        write_json(self.folder / "details.json", self.details)
+        write_json(self.folder / "section.json", self._section)
+        return self._section
+
+    def _log(self, result: tuning.SearchResult, verdict: gate.Verdict) -> None:
+        """Log what came of the search to its run, and close it."""
         flat = {f"test_{k}": v["value"] for k, v in self.metrics.items()}
         main = self.task.MAIN_METRIC
         flat |= {f"test_{main}_{base}": values[main]["value"] for base, values in self.baselines.items()}
@@ -299,21 +287,14 @@ class Study:
             folders={n: self.folder / n for n in ("figures", "native") if (self.folder / n).is_dir()},
             tags={"gate": verdict.decision, "reasons": " | ".join(verdict.reasons)},
         )
-        uri = tracking.log_servable(self.run_id, self.servable)
-        version = None
-        if verdict.decision != "refused":
-            version = tracking.register(self.name, self.run_id, verdict.decision, model_uri=uri)
-        section = {
+
+    def _section_of(self, result: tuning.SearchResult, verdict: gate.Verdict, version: int | None) -> dict[str, Any]:
+        return {
             "model": self.task.MODEL,
             "status": "trained",
             "reason": None,
             "data": {**self.data.info, "digest": self.digest, "title": self.dataset.title, "notes": self._notes()},
-            "search": {
-                **result.summary(),
-                "objective": result.objective,
-                "best_score": _best(result),
-                "errors": result.errors,
-            },
+            "search": result.summary(),
             "metrics": self.metrics,
             "baselines": self.baselines,
             "oracle": self.oracle,
@@ -323,14 +304,8 @@ class Study:
             "parity": self.parity,
             "seconds": round(time.monotonic() - self.began, 1),
             "run_id": self.run_id,
-            "model_version": version.version if version else None,
+            "model_version": version,
         }
-        result.trials.to_csv(self.folder / "trials.csv", index=False)
-        result.curves.to_csv(self.folder / "curves.csv", index=False)
-        write_json(self.folder / "details.json", self.details)
-        write_json(self.folder / "section.json", section)
-        self._section = section
-        return section
 
     def _training_telemetry(self) -> pd.DataFrame:
         """Return the telemetry that the anomaly detector's reference may be learned from: no test row is in it."""
@@ -342,13 +317,28 @@ class Study:
         early: pd.DataFrame = telemetry.loc[place <= 1 - fraction]
         return early
 
+    def _lineage(self, result: tuning.SearchResult) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "title": self.dataset.title,
+            "licence": self.dataset.licence,
+            "digest": self.digest,
+            "split": self.data.info["split"],
+            "seed": self.seed,
+            "run_id": self.run_id,
+            "code_version": aiops_core.__version__,
+            "versions": versions(),
+            "trials": result.counts,
+            "train_rows": self.data.info["train_rows"],
+            **self._incidents(),
+            "best_params": result.best_params,
+        }
+
     def _incidents(self) -> dict[str, dict[str, int]]:
         info = self.data.info
-        return (
-            {"incidents": {part: info[f"{part}_incidents"] for part in ("train", "test")}}
-            if "incidents" in info
-            else {}
-        )
+        if "incidents" not in info:
+            return {}
+        return {"incidents": {part: info[f"{part}_incidents"] for part in ("train", "test")}}
 
     def _notes(self) -> list[str]:
         return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
@@ -375,6 +365,13 @@ class Study:
             return self.task.score(loaded, self.data, "test"), name, obstacles
 
 
+def _check_decision(policy: Mapping[str, Any]) -> None:
+    """Refuse a decision policy with unknown keys before anything is trained for it."""
+    unknown = set(policy) - set(DECISION_KEYS)
+    if unknown:
+        raise UsageError(f"config: decision has no key '{min(unknown)}'; known: {', '.join(DECISION_KEYS)}")
+
+
 def _need(value: Any, step: str) -> Any:
     """Return a value that an earlier step made.
 
@@ -390,13 +387,6 @@ def _need(value: Any, step: str) -> Any:
 
 def _shown(metric: Mapping[str, float]) -> str:
     return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
-
-
-def _best(result: tuning.SearchResult) -> float | None:
-    scores = result.trials[result.objective].dropna()
-    if scores.empty:
-        return None
-    return float(scores.max() if result.mode == "max" else scores.min())
 
 
 def _largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
