@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -11,7 +14,8 @@ import pytest
 
 from aiops_core.errors import UsageError
 from aiops_core.job import notebooks
-from aiops_core.study import files, notebook, report, words
+from aiops_core.study import files, notebook, pictures, report, words
+from aiops_core.study.details import with_words
 
 KNOWN = ("source", "seed", "n_trials")
 
@@ -83,3 +87,22 @@ def test_a_test_of_few_incidents_gets_a_warning_instead_of_a_proud_number(
     assert ('<div class="big">' in cards) != warned
     said = words.verdict_words(json.loads((tmp_path / "report.json").read_text())["tasks"]["failure"])
     assert ("no figure of this model is reliable" in said) == warned
+
+
+def test_a_task_that_brings_its_own_sentences_keeps_them() -> None:
+    own = {"sentences": ["Half of the incidents are caught."], "tables": {"By kind": []}, "events": {}}
+    assert with_words("failure", own) == own
+
+
+def test_a_picture_of_a_search_says_that_there_was_none() -> None:
+    study = SimpleNamespace(name="threat", result=None, details={"abstain": [1]}, drawn={})
+    assert pictures.available(study) == ["comparison", "search_progress", "learning_curves", "parameters", "abstain"]
+    with pytest.raises(UsageError, match=r"call search\(\) first"):
+        pictures.draw(study, "parameters")
+
+
+def test_the_command_line_checks_and_reports_without_loading_what_trains_and_draws() -> None:
+    code = "import sys, aiops_core.cli, aiops_core.console, aiops_core.job; print(sorted(HEAVY & set(sys.modules)))"
+    heavy = "HEAVY = {'ray', 'mlflow', 'matplotlib', 'optuna', 'tensorflow', 'sklearn'}; "
+    found = subprocess.run([sys.executable, "-c", heavy + code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aiops_core import tracking
-from aiops_core.data import sources as datasets
+from aiops_core.data import sources
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import UsageError
 from aiops_core.job.environment import check_cluster, kernel_environment
@@ -145,7 +145,7 @@ def run(
 
 def _resolved(source: str) -> str:
     """Return a folder as an absolute path: kernels run in the project's folder, where a relative one means another."""
-    if source not in ("synthetic", *datasets.PUBLIC) and Path(source).is_dir():
+    if source not in ("synthetic", *sources.PUBLIC) and Path(source).is_dir():
         return str(Path(source).resolve())
     return source
 
@@ -184,7 +184,7 @@ def _facts(options: Options, dataset: Dataset) -> dict[str, Any]:
     return {
         "source": options.source,
         "seed": options.seed,
-        "n_samples": options.n_samples or (datasets.DEFAULT_SAMPLES if options.source == "synthetic" else None),
+        "n_samples": options.n_samples or (sources.DEFAULT_SAMPLES if options.source == "synthetic" else None),
         "title": dataset.title,
         "licence": dataset.licence,
         "signal": options.signal,
@@ -194,7 +194,7 @@ def _facts(options: Options, dataset: Dataset) -> dict[str, Any]:
 
 
 def _load(options: Options, source: str) -> Dataset:
-    loaded = datasets.load(
+    loaded = sources.load(
         source, n_samples=options.n_samples, seed=options.seed, signal=options.signal, tasks=list(options.tasks)
     )
     for task, values in options.config.items():

@@ -23,15 +23,15 @@ def check_cluster() -> None:
     """
     given = settings.load().ray_address
     if given:
-        from aiops_core import search as tuning
+        from aiops_core import search
 
-        tuning.check_address(given)
+        search.check_address(given)
 
 
 @contextlib.contextmanager
 def kernel_environment() -> Iterator[Callable[[int], None]]:
     """Yield a function that starts the run's one Ray cluster for some searches; kernels share it, store and mirror."""
-    from aiops_core import search as tuning
+    from aiops_core import search
 
     current = settings.load()
     given = {"MLFLOW_TRACKING_URI": current.mlflow_tracking_uri, "AIOPS_HOME": str(current.home)}
@@ -42,12 +42,12 @@ def kernel_environment() -> Iterator[Callable[[int], None]]:
 
     def start(searches: int) -> None:
         os.environ["AIOPS_CONCURRENT_SEARCHES"] = str(max(1, searches))
-        os.environ["RAY_ADDRESS"] = tuning.connect()
+        os.environ["RAY_ADDRESS"] = search.connect()
 
     try:
         yield start
     finally:
-        tuning.disconnect()
+        search.disconnect()
         for key, value in saved.items():
             if value is None:
                 os.environ.pop(key, None)

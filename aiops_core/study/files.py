@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aiops_core import settings
-from aiops_core.data import sources as datasets
+from aiops_core.data import sources
 
 __all__ = ["folder_of", "versions", "write_json"]
 
@@ -25,7 +25,7 @@ def folder_of(out: str | Path | None, source: str) -> Path:
     """Return the absolute folder of a run: ``out``, or ``reports/<source>`` in the project's folder."""
     home = settings.load().home
     if out is None or str(out) == "":
-        name = source if source in ("synthetic", *datasets.PUBLIC) else Path(source).resolve().name
+        name = source if source in ("synthetic", *sources.PUBLIC) else Path(source).resolve().name
         return home / "reports" / name
     return home / Path(out)
 

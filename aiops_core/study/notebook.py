@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from aiops_core.data import sources as datasets
+from aiops_core.data import sources
 from aiops_core.data.tables import Dataset, suggestion
 from aiops_core.errors import UsageError
 from aiops_core.study.study import Study
@@ -38,7 +38,7 @@ def open_dataset(namespace: Mapping[str, Any]) -> Dataset:
     """Load the data set that a notebook's parameters name; see `open_study` for the refusal of unknown ones."""
     given = parameters(namespace, ("source", "n_samples", "seed", "signal", "tasks", "out"))
     given.pop("out", None)
-    return datasets.load(given.pop("source", "synthetic"), **given)
+    return sources.load(given.pop("source", "synthetic"), **given)
 
 
 def describe(dataset: Dataset) -> pd.DataFrame:

@@ -16,13 +16,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import aiops_core
-from aiops_core import search as tuning
-from aiops_core import servable, tracking
-from aiops_core.data import sources as datasets
+from aiops_core import search, servable, tracking
+from aiops_core.data import sources
 from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS
 from aiops_core.errors import ServableError, UsageError
 from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
+from aiops_core.search import SearchResult
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
 from aiops_core.study.details import with_words
@@ -68,7 +68,7 @@ class Study:
     metrics, baselines, oracle : dict
         Filled by `evaluate`.
     details : dict
-        What the plots show; filled by `evaluate`.
+        What the pictures show; filled by `evaluate`.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Study:
         self.n_trials, self.deterministic, self.promote = int(n_trials), bool(deterministic), promote
         self.out = folder_of(out, source)
         _check_decision(dict(config or {}).get("decision", {}))
-        loaded = datasets.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
+        loaded = sources.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
         self.dataset = loaded.configured(task, **dict(config or {}))
         if not self.dataset.has(task):
             wanted = " and ".join(TASK_TABLES[task])
             raise UsageError(f"source '{source}' has no {wanted} table: task '{task}' has nothing to learn from")
         self.digest = self.dataset.digest(task)
         self.data = self.task.prepare(self.dataset, seed=self.seed)
-        self.result: tuning.SearchResult | None = None
+        self.result: SearchResult | None = None
         self.run_id = ""
         self.metrics: dict[str, Any] = {}
         self.baselines: dict[str, dict[str, Any]] = {}
@@ -126,13 +126,13 @@ class Study:
         """Folder of the servable that `fit_final` writes."""
         return self.folder / "servable"
 
-    def search(self) -> tuning.SearchResult:
+    def search(self) -> SearchResult:
         """Search, with a live line; every trial is an MLflow run.
 
         Finished trials of the same search in the run's folder are taken over, which is said.
         """
-        tuning.connect()
-        found = tuning.reusable(self.task, self.data, seed=self.seed, folder=self.folder / "search")
+        search.connect()
+        found = search.reusable(self.task, self.data, seed=self.seed, folder=self.folder / "search")
         if found:
             print(f"{found} finished trials of the same search are reused; another out or seed starts anew")
         info = self.data.info
@@ -155,7 +155,7 @@ class Study:
         )
         self.run_id = log.run_id
         try:
-            self.result = tuning.search(
+            self.result = search.search(
                 self.task,
                 self.data,
                 n_trials=self.n_trials,
@@ -175,7 +175,7 @@ class Study:
         """Fit the final model and the baselines side by side, write the servable, and return its card."""
         result = _need(self.result, "search")
         note_stage(self.folder, "final model and baselines")
-        _, baselines, native = tuning.final_and_baselines(self.task, result, self.data, self.servable, seed=self.seed)
+        _, baselines, native = search.final_and_baselines(self.task, result, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native["prediction"], "baselines": baselines}
         if self.name == "failure":
             reference = StatisticalAnomalyDetector().learn(self._training_telemetry(), max_resources=0)
@@ -275,7 +275,7 @@ class Study:
         write_json(self.folder / "section.json", self._section)
         return self._section
 
-    def _log(self, result: tuning.SearchResult, verdict: gate.Verdict) -> None:
+    def _log(self, result: SearchResult, verdict: gate.Verdict) -> None:
         """Log what came of the search to its run, and close it."""
         flat = {f"test_{k}": v["value"] for k, v in self.metrics.items()}
         main = self.task.MAIN_METRIC
@@ -288,7 +288,7 @@ class Study:
             tags={"gate": verdict.decision, "reasons": " | ".join(verdict.reasons)},
         )
 
-    def _section_of(self, result: tuning.SearchResult, verdict: gate.Verdict, version: int | None) -> dict[str, Any]:
+    def _section_of(self, result: SearchResult, verdict: gate.Verdict, version: int | None) -> dict[str, Any]:
         return {
             "model": self.task.MODEL,
             "status": "trained",
@@ -317,7 +317,7 @@ class Study:
         early: pd.DataFrame = telemetry.loc[place <= 1 - fraction]
         return early
 
-    def _lineage(self, result: tuning.SearchResult) -> dict[str, Any]:
+    def _lineage(self, result: SearchResult) -> dict[str, Any]:
         return {
             "source": self.source,
             "title": self.dataset.title,
