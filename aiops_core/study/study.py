@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +18,13 @@ import aiops_core
 from aiops_core import search, servable, tracking
 from aiops_core.data import sources
 from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS
-from aiops_core.errors import ServableError, UsageError
+from aiops_core.errors import UsageError
 from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.search import SearchResult
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
+from aiops_core.study.champion import against_champion
 from aiops_core.study.details import with_words
 from aiops_core.study.files import folder_of, versions, write_json
 from aiops_core.study.model_card import model_card
@@ -224,7 +224,7 @@ class Study:
     def decide(self) -> gate.Verdict:
         """Let the gate compare the candidate with the baselines and with the champion of the registry."""
         _need(self.metrics, "evaluate")
-        champion, name, obstacles = self._champion()
+        champion, name, obstacles = against_champion(self.task, self.data, self.servable, promote=self.promote)
         self.verdict = gate.decide(
             self.task,
             self.data,
@@ -342,27 +342,6 @@ class Study:
 
     def _notes(self) -> list[str]:
         return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
-
-    def _champion(self) -> tuple[Any, str, list[str]]:
-        """Return the champion's prediction on these test rows, its name, and what speaks against replacing it."""
-        obstacles = [] if self.promote else ["was not to be promoted (promote=False, --no-promote)"]
-        current = tracking.champions().get(self.task.MODEL)
-        if current is None:
-            return None, "the champion", obstacles
-        name = f"the champion (version {current.version})"
-        if self.promote == "first":
-            obstacles.append(f"was not to replace {name} by itself")
-        mine = servable.load(self.servable, verify=False).card
-        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-            try:
-                loaded = servable.load(tracking.fetch(current.name, current.version, Path(scratch) / "champion"))
-            except ServableError as error:
-                return None, name, [*obstacles, f"cannot be compared with {name}: {error}"]
-            obstacles += gate.lesser(mine.get("lineage") or {}, loaded.card.get("lineage") or {}, name)
-            reason = gate.comparable(mine, loaded.card)
-            if reason:
-                return None, name, [*obstacles, f"cannot be compared with {name}: {reason}"]
-            return self.task.score(loaded, self.data, "test"), name, obstacles
 
 
 def _check_decision(policy: Mapping[str, Any]) -> None:
