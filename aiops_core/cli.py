@@ -72,10 +72,9 @@ def report(
     ] = None,
 ) -> None:
     """Tune three models, judge them, and write the training report."""
-    from aiops_core import console
-    from aiops_core import job as pipeline
+    from aiops_core import console, job
 
-    options = pipeline.Options(
+    options = job.Options(
         source=source,
         n_samples=n_samples,
         n_trials=trials,
@@ -89,7 +88,7 @@ def report(
     options.check()
     try:
         with console.live(out, source) as tell:
-            folder, content = pipeline.run(options, out, resume=resume, progress=tell)
+            folder, content = job.run(options, out, resume=resume, progress=tell)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command with --resume goes on from here", err=True)
         raise typer.Exit(130) from None

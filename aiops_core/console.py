@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aiops_core.study import experiment, report
+from aiops_core.study import files, progress, words
 from aiops_core.tracking import ModelVersion
 
 __all__ = ["live", "models", "verdicts"]
@@ -39,7 +39,7 @@ def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
     In a terminal one live table, elsewhere one line for every change.
     """
     console = Console(stderr=True)
-    target = Path(out).resolve() if out else experiment.folder_of(None, source)
+    target = Path(out).resolve() if out else files.folder_of(None, source)
     work = target.with_name(f"{target.name}.partial")
     states: dict[str, str] = dict.fromkeys(STAGES, "waiting")
     began: dict[str, float] = {}
@@ -93,7 +93,7 @@ def _detail(folder: Path) -> str:
         state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
-    return experiment.progress_words(state) if state.get("stage") == "search" else str(state.get("stage", ""))
+    return progress.progress_words(state) if state.get("stage") == "search" else str(state.get("stage", ""))
 
 
 def verdicts(content: Mapping[str, Any]) -> None:
@@ -101,8 +101,8 @@ def verdicts(content: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True)
     for task, section in content["tasks"].items():
         decision = section["gate"]["decision"] if section["gate"] else section["status"]
-        console.print(Text.assemble((f"{report.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
-        console.print(f"  {report.verdict_words(section)}", highlight=False, markup=False)
+        console.print(Text.assemble((f"{words.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
+        console.print(f"  {words.verdict_words(section)}", highlight=False, markup=False)
 
 
 def models(versions: list[ModelVersion]) -> None:

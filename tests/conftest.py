@@ -30,12 +30,12 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def store_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: creating its tables takes seconds, so tests copy this one."""
-    from aiops_core import tracking
+    from aiops_core.tracking.store import open_client
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        with tracking._client() as client:
+        with open_client() as client:
             client.search_experiments()
     return folder / "mlflow.db"
 

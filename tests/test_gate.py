@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aiops_core.judge import gate, metrics
-from aiops_core.study import report
+from aiops_core.study.words import verdict_words
 
 N = 600
 METRICS = ("roc_auc", "average_precision", "f1", "brier")
@@ -89,7 +89,7 @@ def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -
         "baselines": {"trees": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}, "oracle": None,
         "gate": verdict.as_dict(), "model": "failure_predictor", "model_version": 3,
     }  # fmt: skip
-    words = report.verdict_words(section)
+    words = verdict_words(section)
     assert words.startswith("Registered as challenger, not served: it is inferior to trees")
     assert "search again" in words
     assert "aiops models promote failure_predictor 3" in words

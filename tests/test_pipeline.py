@@ -123,9 +123,10 @@ def test_every_trial_is_a_run_with_its_metrics(
     small: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aiops_core import tracking
+    from aiops_core.tracking.store import open_client
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{small / 'mlflow.db'}")
-    with tracking._client() as client:
+    with open_client() as client:
         experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
         assert experiment is not None
         for section in content["tasks"].values():

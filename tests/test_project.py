@@ -111,8 +111,8 @@ def test_an_unknown_notebook_parameter_is_refused(tmp_path: Path) -> None:
 
 def test_a_notebook_refuses_what_papermill_only_warns_about() -> None:
     from aiops_core.errors import UsageError
-    from aiops_core.study import experiment
+    from aiops_core.study import notebook
 
     namespace = {"n_samples": 100, "n_trails": 2, "In": ["", "# Parameters\nn_trails = 2\n"]}
     with pytest.raises(UsageError, match="no parameter 'n_trails'; did you mean 'n_trials'"):
-        experiment.open_study("threat", namespace)
+        notebook.open_study("threat", namespace)

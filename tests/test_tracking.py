@@ -5,23 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiops_core import tracking
+from aiops_core import settings, tracking
 from aiops_core.errors import TrackingError
+from aiops_core.tracking.registry import ensure_model
+from aiops_core.tracking.store import experiment_id, open_client
 
 pytestmark = pytest.mark.slow
 
 
 def fake_version(folder: Path, label: str) -> str:
     """Log a folder as a model version without a task behind it; returns the version number."""
-    with tracking._client() as client:
+    with open_client() as client:
         import mlflow
 
-        run = client.create_run(tracking._experiment(client))
+        run = client.create_run(experiment_id(client))
         path = folder / label / "servable"
         path.mkdir(parents=True)
         (path / "card.json").write_text(f'{{"label": "{label}"}}')
         client.log_artifacts(run.info.run_id, str(path.parent), "model")
-        tracking._ensure_model(client, "threat_detector")
+        ensure_model(client, "threat_detector")
         source = f"{run.info.artifact_uri}/model"
         version = client.create_model_version("threat_detector", source, run.info.run_id)
         assert mlflow.get_tracking_uri().startswith("sqlite")
@@ -34,8 +36,9 @@ def test_promote_and_rollback_walk_through_the_champions(store: Path, tmp_path: 
     for version in versions:
         assert tracking.promote("threat_detector", version).alias == "champion"
     assert tracking.champions()["threat_detector"].version == versions[2]
-    assert tracking.rollback("threat_detector").version == versions[1]
-    assert tracking.rollback("threat_detector").version == versions[0]
+    for version in (versions[1], versions[0]):
+        assert tracking.previous_champion("threat_detector").version == version
+        assert tracking.rollback("threat_detector").version == version
     with pytest.raises(TrackingError, match="no earlier champion"):
         tracking.rollback("threat_detector")
     assert tracking.champions()["threat_detector"].version == versions[0]
@@ -44,9 +47,21 @@ def test_promote_and_rollback_walk_through_the_champions(store: Path, tmp_path: 
 def test_a_promotion_made_elsewhere_can_be_rolled_back(store: Path, tmp_path: Path) -> None:
     first, second = (int(fake_version(tmp_path, name)) for name in "ab")
     tracking.promote("threat_detector", first)
-    with tracking._client() as client:
+    with open_client() as client:
         client.set_registered_model_alias("threat_detector", "champion", str(second))
     assert tracking.rollback("threat_detector").version == first
+
+
+def test_champions_are_found_in_a_store_full_of_other_models(store: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    version = int(fake_version(tmp_path, "a"))
+    tracking.promote("threat_detector", version)
+    client = MlflowClient(settings.load().mlflow_tracking_uri)
+    # A search answers with the first hundred, by name.
+    for i in range(100):
+        client.create_registered_model(f"another_{i:03d}")
+    assert {name: found.version for name, found in tracking.champions().items()} == {"threat_detector": version}
 
 
 def test_promoting_an_unknown_version_changes_nothing(store: Path, tmp_path: Path) -> None:
@@ -65,8 +80,8 @@ def test_fetch_copies_the_servable_whole(store: Path, tmp_path: Path) -> None:
 
 
 def test_a_search_log_goes_on_in_the_same_runs(store: Path, tmp_path: Path) -> None:
-    with tracking._client() as client:
-        tracking._experiment(client)
+    with open_client() as client:
+        experiment_id(client)
     log = tracking.open_search(
         "threat", tmp_path / "s", name="x", params={"seed": 7}, tags={"model": "threat_detector"}
     )
@@ -80,7 +95,7 @@ def test_a_search_log_goes_on_in_the_same_runs(store: Path, tmp_path: Path) -> N
     again.ended("t2", "interrupted", None)
     again.started("t3", {"depth": 4})
     again.ended("t3", "errored", "the toy broke")
-    with tracking._client() as client:
+    with open_client() as client:
         experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
         assert experiment is not None
         runs = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{log.run_id}'")

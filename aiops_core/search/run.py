@@ -1,0 +1,231 @@
+"""Run a search with Ray Tune: Optuna (TPE) suggests, ASHA stops, the task's ``fit`` trains.
+
+The search never knows which model it tunes: a task brings its space, its defaults and its ``fit``. TensorFlow is
+imported by the trial workers only, never by the process that calls `search`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import joblib
+import optuna
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from aiops_core import settings
+from aiops_core.errors import UsageError
+from aiops_core.search.connection import ONE_THREAD, cluster
+from aiops_core.search.events import Watcher
+from aiops_core.search.result import SearchResult, TrialLog
+
+__all__ = ["reusable", "search"]
+
+GRACE_STEPS = 3
+REDUCTION = 3
+
+
+def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> int:
+    """Return how many finished trials of a folder belong to the very same search; clear the folder if it is another.
+
+    Searches are the same when data, space, seed and the task's code are: a trial of other data or of another space says
+    nothing about this one.
+
+    Parameters
+    ----------
+    task, data, seed, folder
+        As in `search`.
+    """
+    folder = Path(folder)
+    key = {
+        "data": joblib.hash(data),
+        "space": {name: repr(distribution) for name, distribution in task.space(data).items()},
+        "seed": seed,
+        "code": _code_digest(Path(str(task.__file__))),
+    }
+    path = folder / "key.json"
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == key
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        temporary = folder / ".key.json"
+        temporary.write_text(json.dumps(key), encoding="utf-8")
+        os.replace(temporary, path)
+        return 0
+    events = folder / "events.jsonl"
+    return events.read_text(encoding="utf-8").count('"event": "ended"') if events.is_file() else 0
+
+
+def _code_digest(path: Path) -> str:
+    """Return the sha256 of a task's code: all files of its package, or its one file."""
+    files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def search(
+    task: ModuleType,
+    data: Any,
+    *,
+    n_trials: int = 20,
+    seed: int = 7,
+    folder: str | Path,
+    log: TrialLog | None = None,
+    deterministic: bool = False,
+    resume: bool = True,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> SearchResult:
+    """Search a task's space with Optuna (TPE) and ASHA; trial errors are recorded and survived.
+
+    Parameters
+    ----------
+    task : module
+        `aiops_core.tasks.failure`, `aiops_core.tasks.threat` or `aiops_core.tasks.capacity`.
+    data : object
+        What the task's ``prepare`` returned.
+    n_trials : int, default 20
+        Number of trials, the task's default points first.
+    seed : int
+        Seed of the sampler and of every trial.
+    folder : path
+        State of the search; the same search found there is continued and its finished trials are not run again, any
+        other is replaced (see `reusable`).
+    log : TrialLog, optional
+        Receiver of live events.
+    deterministic : bool, default False
+        One trial at a time: the order of results, and so every later suggestion, repeats exactly.
+    resume : bool, default True
+        False starts over even if the folder holds a search.
+    progress : callable, optional
+        Called with ``done, running, pruned, errored, total, best, seconds, eta`` after every event.
+
+    Returns
+    -------
+    SearchResult
+
+    Raises
+    ------
+    UsageError
+        If ``n_trials`` is below 1.
+    AiopsError
+        If every trial failed; the first trial's error is quoted.
+    KeyboardInterrupt
+        If the search was interrupted, as by Ctrl-C or a notebook's stop button; the finished trials are kept.
+    """
+    if n_trials < 1:
+        raise UsageError(f"n_trials = {n_trials} must be at least 1")
+    folder = Path(folder).resolve()
+    reusable(task, data, seed=seed, folder=folder)
+    with cluster():
+        return _search(task, data, n_trials, seed, folder, log, deterministic, resume, progress)
+
+
+def _search(
+    task: ModuleType,
+    data: Any,
+    n_trials: int,
+    seed: int,
+    folder: Path,
+    log: TrialLog | None,
+    deterministic: bool,
+    resume: bool,
+    progress: Callable[[dict[str, Any]], None] | None,
+) -> SearchResult:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for noisy in ("ray.tune", "ray.tune.execution.tune_controller", "ray.tune.tune", "ray.tune.tuner"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    watcher = Watcher(task, n_trials, folder, log, progress, resume)
+    shutil.rmtree(folder / "tune", ignore_errors=True)
+    left = n_trials - len(watcher.params)
+    if left > 0:
+        share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
+        tune_config = tune.TuneConfig(
+            search_alg=_searcher(task, data, watcher, left, seed),
+            scheduler=_scheduler(task, data, watcher),
+            num_samples=left,
+            max_concurrent_trials=1 if deterministic else max(1, share),
+            reuse_actors=True,
+            trial_dirname_creator=_trial_folder,
+        )
+        run_config = tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            callbacks=[watcher],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        )
+        trainable = tune.with_parameters(_trial, module=task.__name__, data=data, seed=seed)
+        tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=tune_config, run_config=run_config).fit()
+        watcher.settle()
+        if len(watcher.ends) < n_trials:
+            # Tune takes an interrupt for a request to return early with what there is.
+            raise KeyboardInterrupt(f"{len(watcher.ends)} of {n_trials} trials are done; the same search goes on here")
+    return watcher.result()
+
+
+def _searcher(task: ModuleType, data: Any, watcher: Watcher, left: int, seed: int) -> OptunaSearch:
+    """Return the sampler: interrupted trials and the task's defaults first, then what the ended trials suggest."""
+    points = watcher.interrupted + [p for p in task.defaults(data) if p not in watcher.params.values()]
+    sampler = optuna.samplers.TPESampler(seed=seed + len(watcher.params), n_startup_trials=8, multivariate=True)
+    searcher = OptunaSearch(
+        space=task.space(data),
+        metric=task.OBJECTIVE,
+        mode=task.MODE,
+        points_to_evaluate=points[:left],
+        sampler=sampler,
+    )
+    # Not Tune's own restore: its snapshots lag, and trials that ended after the last one would run again.
+    for params, value in watcher.evaluated():
+        searcher.add_evaluated_point(params, value)
+    return searcher
+
+
+def _scheduler(task: ModuleType, data: Any, watcher: Watcher) -> _Asha:
+    return _Asha(
+        watcher.pruned,
+        time_attr="step",
+        metric=task.OBJECTIVE,
+        mode=task.MODE,
+        max_t=task.steps(data),
+        grace_period=min(GRACE_STEPS, task.steps(data)),
+        reduction_factor=REDUCTION,
+    )
+
+
+def _trial_folder(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _trial(config: dict[str, Any], *, module: str, data: Any, seed: int) -> None:
+    os.environ.update(ONE_THREAD)
+    task = importlib.import_module(module)
+    task.fit(config, data, seed=seed, report=lambda step, metrics: tune.report({"step": int(step), **metrics}))
+
+
+class _Asha(ASHAScheduler):
+    """ASHA that notes which trials it stopped: Tune closes them like trials that ended by themselves."""
+
+    def __init__(self, pruned: set[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._stopped = pruned
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decide as ASHA does, and note a stop before the last step."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision == self.STOP and result[self._time_attr] < self._max_t:
+            self._stopped.add(str(trial.trial_id))
+        return decision

@@ -1,0 +1,88 @@
+"""What a notebook calls before it works: its parameters checked, a study or a data set opened, tables to look at."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from aiops_core.data import sources
+from aiops_core.data.tables import Dataset, suggestion
+from aiops_core.errors import UsageError
+from aiops_core.study.study import Study
+
+__all__ = ["describe", "notes", "open_dataset", "open_study", "parameters"]
+
+
+def open_study(task: str, namespace: Mapping[str, Any]) -> Study:
+    """Start a study from a notebook's parameters.
+
+    Parameters
+    ----------
+    task : str
+    namespace : mapping
+        ``globals()`` of the notebook, called right after its parameters and imports.
+
+    Raises
+    ------
+    UsageError
+        If the notebook was given a parameter that it does not have: papermill itself would only warn.
+    """
+    return Study(task, **parameters(namespace, inspect.signature(Study).parameters))
+
+
+def open_dataset(namespace: Mapping[str, Any]) -> Dataset:
+    """Load the data set that a notebook's parameters name; see `open_study` for the refusal of unknown ones."""
+    given = parameters(namespace, ("source", "n_samples", "seed", "signal", "tasks", "out"))
+    given.pop("out", None)
+    return sources.load(given.pop("source", "synthetic"), **given)
+
+
+def describe(dataset: Dataset) -> pd.DataFrame:
+    """Return one row a table: rows, columns, resources or classes, first and last timestamp."""
+    rows = []
+    for name, frame in dataset.tables.items():
+        row: dict[str, Any] = {"table": name, "rows": len(frame), "columns": len(frame.columns)}
+        if "resource_id" in frame.columns:
+            row["resources"] = frame["resource_id"].nunique()
+        if "threat_type" in frame.columns:
+            row["classes"] = frame["threat_type"].nunique()
+        time_column = next((c for c in ("timestamp", "start") if c in frame.columns), None)
+        if time_column:
+            row |= {"from": str(frame[time_column].min()), "to": str(frame[time_column].max())}
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("table").fillna("")
+
+
+def notes(dataset: Dataset) -> pd.DataFrame:
+    """Return what validation counted, one row a note."""
+    rows = [{"table": table, "counted": note} for table, found in dataset.notes.items() for note in found]
+    return pd.DataFrame(rows or [{"table": "all", "counted": "nothing irregular"}])
+
+
+def parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Return a notebook's parameters from its namespace; other variables are nobody's business.
+
+    Raises
+    ------
+    UsageError
+        If papermill injected a parameter that the notebook does not have: papermill itself would only warn.
+    """
+    known = [name for name in known if name not in ("self", "task")]
+    for name in injected(namespace.get("In") or []):
+        if name not in known:
+            raise UsageError(f"this notebook has no parameter '{name}'{suggestion(name, known)}")
+    return {name: namespace[name] for name in known if name in namespace}
+
+
+def injected(cells: Iterable[str]) -> list[str]:
+    """Return the names that papermill's own cell assigns; it begins with a comment of papermill's."""
+    found: list[str] = []
+    for source in cells:
+        if source.lstrip().startswith("# Parameters\n"):
+            targets = [node.targets for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            found += [target.id for group in targets for target in group if isinstance(target, ast.Name)]
+    return found

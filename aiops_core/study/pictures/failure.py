@@ -1,0 +1,103 @@
+"""Pictures of the failure predictor on the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from aiops_core.study.pictures.common import BLUE, GREEN, ORANGE, RED, SOFT, Picture, canvas, reliability
+
+__all__ = ["PICTURES"]
+
+
+def _precision_recall(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = canvas("Precision and recall")
+    axes.plot(curve["recall"], curve["precision"], color=BLUE)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set_ylim(0, 1.02)
+    return figure
+
+
+def _histogram(counts: Mapping[str, list[float]]) -> Picture:
+    figure, axes = canvas("Predicted probabilities")
+    edges = np.array(counts["edges"])
+    width = np.diff(edges)
+    axes.bar(
+        edges[:-1], counts["negative"], width=width, align="edge", color=SOFT, alpha=0.8, label="no incident follows"
+    )
+    axes.bar(
+        edges[:-1], counts["positive"], width=width, align="edge", color=RED, alpha=0.7, label="an incident follows"
+    )
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_xlabel("probability")
+    axes.set_ylabel("test rows")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _leads(events: Mapping[str, Any]) -> Picture:
+    caught, incidents = events["caught"], events["incidents"]
+    figure, axes = canvas(f"Lead time: {caught} of {incidents} incidents caught")
+    if caught:
+        axes.hist(events["leads_hours"], bins=min(24, max(4, caught // 2)), color=GREEN, alpha=0.8)
+        axes.axvline(
+            events["median_lead_hours"],
+            color=ORANGE,
+            linestyle="--",
+            label=f"median {events['median_lead_hours']:.3g} h",
+        )
+        axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel("hours from the first alarm to the incident")
+    axes.set_ylabel("incidents")
+    return figure
+
+
+def _budget(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = canvas("Incidents caught for a budget of alerts")
+    axes.plot(curve["alerts_per_resource_day"], curve["share_caught"], color=BLUE)
+    axes.set_xlabel("alerts a resource a day")
+    axes.set_ylabel("share of incidents caught")
+    axes.set_ylim(0, 1.02)
+    return figure
+
+
+def _failure_cost(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = canvas("Cost against threshold, for three prices of a missed incident row")
+    missed, false = np.array(curve["missed"]), np.array(curve["false_alarms"])
+    for price, colour in ((3, SOFT), (10, BLUE), (30, ORANGE)):
+        cost = price * missed + false
+        axes.plot(
+            curve["threshold"], cost / max(cost.max(), 1e-12), color=colour, label=f"a miss costs {price} false alarms"
+        )
+        best = int(np.argmin(cost))
+        axes.plot(curve["threshold"][best], cost[best] / max(cost.max(), 1e-12), "o", color=colour)
+    axes.set_xlabel("alarm threshold (a dot marks the cheapest)")
+    axes.set_ylabel("cost, relative to its largest")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _by_lead(curve: Mapping[str, list[float]]) -> Picture:
+    figure, axes = canvas("Recall by distance to the incident")
+    middle = (np.array(curve["from_steps"]) + np.array(curve["to_steps"])) / 2
+    axes.plot(middle, curve["recall"], "o-", color=BLUE, label="recall at the threshold")
+    axes.plot(middle, curve["probability"], "o--", color=SOFT, label="mean probability")
+    axes.set_xlabel("steps until the incident")
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+#: Name of a picture to the part of the task's details that it draws, and how.
+PICTURES: dict[str, tuple[str, Callable[[Any], Picture]]] = {
+    "precision_recall": ("precision_recall", _precision_recall),
+    "reliability": ("reliability", reliability),
+    "budget": ("policies", _budget),
+    "cost": ("policies", _failure_cost),
+    "lead_times": ("events", _leads),
+    "recall_by_distance": ("by_lead", _by_lead),
+    "histogram": ("histogram", _histogram),
+}

@@ -1,0 +1,213 @@
+"""The registry: versions of the three models, which of them is champion, and which were before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiops_core.errors import TrackingError
+from aiops_core.facts import MODELS
+from aiops_core.tracking.store import open_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = [
+    "ModelVersion",
+    "champions",
+    "ensure_model",
+    "get_version",
+    "list_models",
+    "previous_champion",
+    "promote",
+    "register",
+    "rollback",
+]
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+#: Tag of a registered model: versions that were champion, oldest first, comma separated.
+HISTORY = "champion_history"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model.
+
+    Attributes
+    ----------
+    name : str
+    version : int
+    run_id : str
+    alias : str or None
+        "champion", "challenger" or None.
+    created : str
+        ISO 8601, UTC.
+    source : str
+        Where the registered artefact lies.
+    """
+
+    name: str
+    version: int
+    run_id: str
+    alias: str | None
+    created: str
+    source: str = ""
+
+
+def register(task: str, run_id: str, alias: str | None, *, model_uri: str | None = None) -> ModelVersion:
+    """Register the servable of a run as a new version of the task's model.
+
+    Parameters
+    ----------
+    task : {"failure", "threat", "capacity"}
+    run_id : str
+    alias : {"champion", "challenger", None}
+    model_uri : str, optional
+        As returned by `log_servable`; by default the run's logged servable.
+
+    Raises
+    ------
+    TrackingError
+        If the run has no servable or the store refuses.
+    """
+    import mlflow
+
+    name = MODELS[task]
+    with open_client() as client:
+        if model_uri is None:
+            run = client.get_run(run_id)
+            outputs = run.outputs.model_outputs if run.outputs else []
+            if not outputs:
+                raise TrackingError(f"run '{run_id}' holds no servable")
+            model_uri = f"models:/{outputs[-1].model_id}"
+        ensure_model(client, name)
+        version = mlflow.register_model(model_uri, name, tags={"run_id": run_id})
+        number = int(version.version)
+    if alias == CHAMPION:
+        return promote(name, number)
+    if alias:
+        with open_client() as client:
+            client.set_registered_model_alias(name, alias, str(number))
+    return get_version(name, number)
+
+
+def ensure_model(client: MlflowClient, name: str) -> None:
+    """Create a registered model if it does not exist yet."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
+
+
+def promote(name: str, version: int) -> ModelVersion:
+    """Make a version the champion and remember the one before it for `rollback`."""
+    with open_client() as client:
+        client.get_model_version(name, str(version))
+        model = client.get_registered_model(name)
+        history = [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
+        current = model.aliases.get(CHAMPION)
+        if current is not None and (not history or history[-1] != str(current)):
+            history.append(str(current))
+        if not history or history[-1] != str(version):
+            history.append(str(version))
+        client.set_registered_model_alias(name, CHAMPION, str(version))
+        if str(model.aliases.get(CHALLENGER)) == str(version):
+            client.delete_registered_model_alias(name, CHALLENGER)
+        client.set_registered_model_tag(name, HISTORY, ",".join(history[-50:]))
+    return get_version(name, version)
+
+
+def rollback(name: str) -> ModelVersion:
+    """Make the champion before the current one champion again.
+
+    Raises
+    ------
+    TrackingError
+        If there is no earlier champion.
+    """
+    with open_client() as client:
+        history = _before(client.get_registered_model(name))
+        client.set_registered_model_alias(name, CHAMPION, history[-1])
+        client.set_registered_model_tag(name, HISTORY, ",".join(history))
+        number = int(history[-1])
+    return get_version(name, number)
+
+
+def previous_champion(name: str) -> ModelVersion:
+    """Return the version that `rollback` would make champion, and change nothing.
+
+    Raises
+    ------
+    TrackingError
+        If there is no earlier champion.
+    """
+    with open_client() as client:
+        history = _before(client.get_registered_model(name))
+    return get_version(name, int(history[-1]))
+
+
+def _before(model: Any) -> list[str]:
+    """Return the champions before the current one, oldest first."""
+    current = str(model.aliases.get(CHAMPION, ""))
+    history = [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
+    while history and history[-1] == current:
+        history.pop()
+    if not current or not history:
+        raise TrackingError(f"model '{model.name}' has no earlier champion to roll back to")
+    return history
+
+
+def get_version(name: str, version: int) -> ModelVersion:
+    """Return one version of a registered model."""
+    with open_client() as client:
+        aliases = {str(v): k for k, v in sorted(client.get_registered_model(name).aliases.items(), reverse=True)}
+        return _version(client.get_model_version(name, str(version)), aliases)
+
+
+def champions() -> dict[str, ModelVersion]:
+    """Return the champion of every registered model of the workbench; models without one are left out."""
+    from mlflow.exceptions import MlflowException
+
+    found: dict[str, ModelVersion] = {}
+    with open_client() as client:
+        # Asked by name: a search answers with the first hundred models of a store that others may share.
+        for name in MODELS.values():
+            try:
+                number = client.get_registered_model(name).aliases.get(CHAMPION)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                continue
+            if number is not None:
+                version = client.get_model_version(name, str(number))
+                found[name] = _version(version, {str(version.version): CHAMPION})
+    return found
+
+
+def list_models() -> list[ModelVersion]:
+    """Return every version of the workbench's models, newest first within a model."""
+    found: list[ModelVersion] = []
+    with open_client() as client:
+        models = {m.name: m for m in client.search_registered_models()}
+        for name in MODELS.values():
+            if name not in models:
+                continue
+            aliases = {str(v): k for k, v in sorted(models[name].aliases.items(), reverse=True)}
+            versions = client.search_model_versions(f"name = '{name}'")
+            ordered = sorted(versions, key=lambda v: -int(v.version))
+            found += [_version(version, aliases) for version in ordered]
+    return found
+
+
+def _version(version: Any, aliases: Mapping[str, str]) -> ModelVersion:
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(version.creation_timestamp / 1000))
+    number = str(version.version)
+    return ModelVersion(
+        version.name, int(number), version.run_id or "", aliases.get(number), created, str(version.source)
+    )

@@ -1,0 +1,135 @@
+"""The runs of a search, logged live: one parent run, and a child run for every trial."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiops_core.tracking.store import experiment_id, open_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["SearchLog", "fail_run", "log_results", "open_search"]
+
+
+class SearchLog:
+    """Live log of one search: a parent run, and a child run for every trial.
+
+    Made by `open_search`. Run ids are kept in a file beside the search, so that a resumed search goes on in the
+    same runs.
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, state: Path) -> None:
+        self._client = client
+        self._experiment = experiment
+        self._state = state
+        self.run_id = ""
+        self._children: dict[str, str] = {}
+
+    def started(self, trial: str, params: dict[str, Any]) -> None:
+        """Open the child run of a trial."""
+        from mlflow.entities import Param
+
+        run = self._client.create_run(
+            self._experiment,
+            run_name=f"trial {len(self._children) + 1}",
+            tags={"mlflow.parentRunId": self.run_id, "trial": trial},
+        )
+        self._children[trial] = run.info.run_id
+        self._client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self._save()
+
+    def reported(self, trial: str, step: int, metrics: dict[str, float]) -> None:
+        """Log one step's validation numbers to the child run."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._children[trial], metrics=[Metric(k, v, now, step) for k, v in metrics.items()])
+
+    def ended(self, trial: str, status: str, error: str | None) -> None:
+        """Close the child run; a pruned trial counts as finished, with a tag."""
+        run_id = self._children.get(trial)
+        if run_id is None:
+            # Killed between the event file and the store.
+            return
+        self._client.set_tag(run_id, "trial_status", status)
+        if error:
+            self._client.set_tag(run_id, "error", error[:500])
+        states = {"errored": "FAILED", "interrupted": "KILLED"}
+        self._client.set_terminated(run_id, status=states.get(status, "FINISHED"))
+
+    def _save(self) -> None:
+        temporary = self._state.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"run_id": self.run_id, "children": self._children}), encoding="utf-8")
+        os.replace(temporary, self._state)
+
+
+def open_search(
+    task: str, folder: str | Path, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> SearchLog:
+    """Open the parent run of a search, or go on in the one that the folder remembers.
+
+    Parameters
+    ----------
+    task : str
+    folder : path
+        Folder of the search.
+    name : str
+        Name of the parent run.
+    params, tags : mapping
+        Logged to the parent run: source, seed, data digest, split.
+    """
+    from mlflow.entities import Param
+
+    state = Path(folder) / "runs.json"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    with open_client() as client:
+        log = SearchLog(client, experiment_id(client), state)
+        if state.is_file():
+            stored = json.loads(state.read_text(encoding="utf-8"))
+            log.run_id, log._children = stored["run_id"], stored["children"]
+            client.update_run(log.run_id, status="RUNNING")
+            return log
+        run = client.create_run(
+            log._experiment, run_name=name, tags={"task": task, **{k: str(v) for k, v in tags.items()}}
+        )
+        log.run_id = run.info.run_id
+        client.log_batch(log.run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
+        log._save()
+        return log
+
+
+def log_results(
+    run_id: str,
+    *,
+    metrics: Mapping[str, float],
+    params: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    tags: Mapping[str, str],
+) -> None:
+    """Log what a search ended with to its parent run and close it: test metrics, best parameters, folders."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    with open_client() as client:
+        client.log_batch(
+            run_id,
+            metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v == v],
+            params=[Param(k, str(v)) for k, v in params.items()],
+            tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()],
+        )
+        for name, folder in folders.items():
+            client.log_artifacts(run_id, str(folder), name)
+        client.set_terminated(run_id)
+
+
+def fail_run(run_id: str, reason: str, status: str = "FAILED") -> None:
+    """Close a parent run as ``FAILED`` or ``KILLED``, with the reason as a tag."""
+    with open_client() as client:
+        client.set_tag(run_id, "reason", reason[:500])
+        client.set_terminated(run_id, status=status)

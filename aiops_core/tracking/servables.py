@@ -1,0 +1,106 @@
+"""Servable folders as MLflow models: log one to a run, fetch one of a registered version."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aiops_core import servable
+from aiops_core.errors import ServableError
+from aiops_core.tracking.store import open_client
+
+__all__ = ["fetch", "log_servable"]
+
+SERVABLE = "servable"
+REQUIREMENTS = ["numpy", "onnxruntime", "pandas"]
+
+
+def log_servable(run_id: str, folder: Path) -> str:
+    """Log a servable folder as an MLflow model with a signature, so that ``mlflow models serve`` takes it.
+
+    Returns
+    -------
+    str
+        URI of the logged model.
+    """
+    import warnings
+
+    with open_client(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+
+        from aiops_core.tracking.scoring import ServableModel
+
+        signature = signature_of(servable.load(folder, verify=False))
+        with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+            warnings.simplefilter("ignore")
+            info = mlflow.pyfunc.log_model(
+                name=SERVABLE,
+                python_model=ServableModel(),
+                artifacts={SERVABLE: str(folder)},
+                signature=signature,
+                pip_requirements=REQUIREMENTS,
+            )
+        return str(info.model_uri)
+
+
+def fetch(name: str, version: int, folder: str | Path) -> Path:
+    """Copy the servable of a registered version into ``folder``; a complete folder already there is kept.
+
+    Returns
+    -------
+    Path
+        ``folder``.
+
+    Raises
+    ------
+    TrackingError, ServableError
+        If the version does not exist or holds no servable.
+    """
+    folder = Path(folder)
+    if (folder / servable.CARD).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open_client(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        import mlflow
+
+        mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=temporary)
+        cards = sorted(Path(temporary).rglob(servable.CARD))
+        if not cards:
+            raise ServableError(f"model '{name}' version {version} holds no servable")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(cards[0].parent, folder)
+    return folder
+
+
+def signature_of(loaded: servable.Servable) -> Any:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    probability = Schema([TensorSpec(np.dtype("float64"), (-1,), "probability")])
+    if loaded.task == "failure":
+        shape = (-1, int(loaded.card["window"]), len(loaded.features))
+        return ModelSignature(Schema([TensorSpec(np.dtype("float32"), shape, "windows")]), probability)
+    if loaded.task == "threat":
+        kinds = {f["name"]: f.get("dtype", "number") for f in loaded.card["features"]}
+        columns: list[Any] = [
+            ColSpec(DataType.string if kinds[n] == "category" else DataType.double, n, required=False)
+            for n in loaded.features
+        ]
+        outputs: list[Any] = [ColSpec(DataType.double, str(c)) for c in loaded.card["classes"]]
+        return ModelSignature(Schema(columns), Schema(outputs))
+    history = Schema(
+        [
+            ColSpec(DataType.string, "resource_id"),
+            ColSpec(DataType.datetime, "timestamp"),
+            *[ColSpec(DataType.double, str(t)) for t in loaded.card["targets"]],
+        ]
+    )
+    out = Schema(
+        [ColSpec(DataType.string, "resource_id"), *[ColSpec(DataType.double, q) for q in ("p10", "p50", "p90")]]
+    )
+    return ModelSignature(history, out)
