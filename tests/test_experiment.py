@@ -15,7 +15,6 @@ import pytest
 from aiops_core.errors import UsageError
 from aiops_core.job import notebooks
 from aiops_core.study import files, notebook, pictures, report, words
-from aiops_core.study.details import with_words
 
 KNOWN = ("source", "seed", "n_trials")
 
@@ -87,11 +86,6 @@ def test_a_test_of_few_incidents_gets_a_warning_instead_of_a_proud_number(
     assert ('<div class="big">' in cards) != warned
     said = words.verdict_words(json.loads((tmp_path / "report.json").read_text())["tasks"]["failure"])
     assert ("no figure of this model is reliable" in said) == warned
-
-
-def test_a_task_that_brings_its_own_sentences_keeps_them() -> None:
-    own = {"sentences": ["Half of the incidents are caught."], "tables": {"By kind": []}, "events": {}}
-    assert with_words("failure", own) == own
 
 
 def test_a_picture_of_a_search_says_that_there_was_none() -> None:

@@ -25,7 +25,6 @@ from aiops_core.search import SearchResult
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
 from aiops_core.study.champion import against_champion
-from aiops_core.study.details import with_words
 from aiops_core.study.files import folder_of, versions, write_json
 from aiops_core.study.model_card import model_card
 from aiops_core.study.progress import live_line, note_stage
@@ -207,7 +206,7 @@ class Study:
         }
         best = self.task.oracle(self.data)
         self.oracle = None if best is None else self.task.evaluate(self.data, best, seed=self.seed)
-        self.details = with_words(self.name, self.task.details(self.data, candidate))
+        self.details = self.task.details(self.data, candidate)
         return self.table()
 
     def table(self) -> pd.DataFrame:
