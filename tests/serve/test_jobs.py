@@ -61,6 +61,19 @@ def test_a_job_runs_and_its_result_comes_from_the_report(service: Any) -> None:
     assert service.client.get("models/train").json()["jobs"][0]["job_id"] == job["job_id"]
 
 
+def test_a_job_replaces_a_champion_only_where_the_request_says_so(service: Any) -> None:
+    for body, mode in (
+        ({"seed": 0}, "first"),
+        ({"seed": 3, "promote": True}, "gate"),
+        ({"seed": 4, "promote": False}, "first"),
+    ):
+        job = service.client.post("models/train", body).json()["job_id"]
+        assert wait(service.client, job, "succeeded", "failed")["status"] == "succeeded"
+        report = json.loads((service.state / "jobs" / job / "report" / "report.json").read_text())
+        options = report["tasks"]["threat"]["args"]
+        assert ["--promote", mode] in [options[i : i + 2] for i in range(len(options))]
+
+
 def test_one_job_at_a_time_and_cancelling_frees_the_place(service: Any) -> None:
     job = service.client.post("models/train", {"seed": 1}).json()["job_id"]
     second = service.client.post("models/train", {"seed": 0})
