@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import point
+from conftest import Disk, point
 
 from aiops_core.errors import TrackingError
 from serve_app.problems import Problem
@@ -347,6 +347,36 @@ def test_commands_reach_the_follower_over_its_socket(servables: dict[str, Path],
 def test_without_a_follower_the_registry_is_503(make_service: Any) -> None:
     answer = make_service().client.post("models/promote", {"name": THREAT, "version": 1})
     assert answer.status == 503 and "registry" in answer.json()["detail"]
+
+
+def test_on_a_full_disk_nothing_is_promoted_and_the_old_pointer_stays_whole(
+    disk: Disk, make_service: Any, servables: dict[str, Path]
+) -> None:
+    store = Store(servables["threat"])
+    folder = node_folder(disk.path)
+    follower = Follower(folder, store)
+    follower.poll()
+    service = make_service()
+    for version in (2, 3):
+        store.fetch(THREAT, version, folder / "servables" / f"{THREAT}-{version}-{'0' * 8}")
+    disk.fill()
+    try:
+        answer = follower.execute({"do": "promote", "name": THREAT, "version": 2})
+        assert "No space left" in answer.get("error", ""), answer
+        assert answer["kind"] == "unreachable" and store.champion == 1
+        # Moved by somebody else: taken into service when the pointer can be written.
+        store.champion = 3
+        follower.poll()
+    except OSError as error:
+        pytest.fail(f"a full disk ends the follower: {error}")
+    assert read_pointer(folder)["models"][THREAT]["version"] == "1"
+    assert sorted(path.name for path in folder.iterdir()) == ["champions.json", "servables"]
+    service.host.watch.look()
+    assert version_of(service.client) == "1"
+    disk.free()
+    follower.poll()
+    service.host.watch.look()
+    assert version_of(service.client) == "3"
 
 
 def test_promotions_under_load_fail_no_request(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:
