@@ -45,7 +45,6 @@ class AnomalyService(Service):
         self._failure = failure
         self._single = msgspec.json.Decoder(AnomalyRequest)
         self._batch = msgspec.json.Decoder(AnomalyBatch)
-        self._known = AnomalyRequest.__struct_fields__
         self._block = msgspec.Raw(_encode(legacy_block(legacy.ANOMALY, "statistical")))
         self._of: Live | None = None
         self._reference: dict[str, Any] | None = None
@@ -55,8 +54,8 @@ class AnomalyService(Service):
         """See `Service.answer`."""
         self._refresh()
         if not is_batch(body):
-            return _encode(self._judge(decode(self._single, body, self._known), request_id, "$"))
-        batch = decode(self._batch, body, self._known)
+            return _encode(self._judge(decode(self._single, body), request_id, "$"))
+        batch = decode(self._batch, body)
         out = []
         for i, request in enumerate(batch.instances):
             out.append(self._judge(request, f"{request_id}-{i}", f"$.instances[{i}]"))

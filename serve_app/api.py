@@ -290,18 +290,18 @@ class Api:
         return _encode({"versions": await self._services.registry.ask(do="list")})
 
     async def _promote(self, route: str, body: bytes, request_id: str) -> bytes:
-        request = decode(self._promote_decoder, body, PromoteRequest.__struct_fields__)
+        request = decode(self._promote_decoder, body)
         _model(request.name)
         found = await self._services.registry.ask(do="promote", name=request.name, version=request.version)
         return _encode({"promoted": found})
 
     async def _rollback(self, route: str, body: bytes, request_id: str) -> bytes:
-        request = decode(self._rollback_decoder, body, RollbackRequest.__struct_fields__)
+        request = decode(self._rollback_decoder, body)
         _model(request.name)
         return _encode({"promoted": await self._services.registry.ask(do="rollback", name=request.name)})
 
     async def _register(self, route: str, body: bytes, request_id: str) -> Any:
-        request = decode(self._register_decoder, body, RegisterRequest.__struct_fields__)
+        request = decode(self._register_decoder, body)
         _model(request.name)
         found = await self._services.registry.ask(
             do="register", name=request.name, run_id=request.run_id, alias=request.alias
@@ -311,7 +311,7 @@ class Api:
     # Training --------------------------------------------------------------------------------------------------------
 
     async def _train(self, route: str, body: bytes, request_id: str) -> Any:
-        request = decode(self._train_decoder, body, TrainRequest.__struct_fields__)
+        request = decode(self._train_decoder, body)
         for i, name in enumerate(request.models):
             _model(name, f"$.models[{i}]")
         if request.source is None and not request.use_synthetic_data:
@@ -345,7 +345,7 @@ class Api:
     # Remediation -----------------------------------------------------------------------------------------------------
 
     async def _remediate(self, route: str, body: bytes, request_id: str) -> bytes:
-        request = decode(self._remediate_decoder, body, RemediateRequest.__struct_fields__)
+        request = decode(self._remediate_decoder, body)
         return _encode(
             await self._services.remediator.execute(
                 request.action,

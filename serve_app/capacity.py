@@ -82,7 +82,6 @@ class CapacityService(Service):
         super().__init__(*args, **kwargs)
         self._single = msgspec.json.Decoder(CapacityRequest)
         self._batch = msgspec.json.Decoder(CapacityBatch)
-        self._known = CapacityRequest.__struct_fields__
         self._block = msgspec.Raw(b"null")
 
     def prepare(self, live: Live) -> None:
@@ -99,11 +98,11 @@ class CapacityService(Service):
         if live is None:
             raise self.no_champion()
         if not is_batch(body):
-            request = decode(self._single, body, self._known)
+            request = decode(self._single, body)
             job = self._read(live.servable, request, "$")
             await self._forecast(live.servable, [job])
             return _encode(self._envelope(live, job, request_id, request.explain is not False))
-        batch = decode(self._batch, body, self._known)
+        batch = decode(self._batch, body)
         jobs = []
         points = 0
         for i, request in enumerate(batch.instances):

@@ -85,7 +85,6 @@ class FailureService(Service):
         self._windows = Windows() if windows is None else windows
         self._single = msgspec.json.Decoder(FailureRequest)
         self._batch_decoder = msgspec.json.Decoder(FailureBatch)
-        self._known = FailureRequest.__struct_fields__
         self._rules = msgspec.Raw(_encode(legacy_block(legacy.RULES, "rule_based")))
 
     def prepare(self, live: Live) -> None:
@@ -100,7 +99,7 @@ class FailureService(Service):
         """See `Service.answer`."""
         ready = self._ready
         if not is_batch(body):
-            request = decode(self._single, body, self._known)
+            request = decode(self._single, body)
             window, note = await self._window(ready, request, "$")
             if ready is None or window is None:
                 return _encode(self._by_rules(request, note, request_id, "$"))
@@ -109,7 +108,7 @@ class FailureService(Service):
             drivers = ready.servable.explain(window, last=last) if request.explain is not False else []
             threshold = _threshold(ready, request.decision, "$.decision")
             return _encode(self._envelope(ready, request, window, p, threshold, drivers, note, request_id))
-        batch = decode(self._batch_decoder, body, self._known)
+        batch = decode(self._batch_decoder, body)
         out: list[dict[str, Any] | None] = [None] * len(batch.instances)
         waiting: list[tuple[int, np.ndarray, list[str]]] = []
         for i, request in enumerate(batch.instances):

@@ -56,7 +56,6 @@ class _Ready:
             forbid_unknown_fields=True,
         )
         self.batch = msgspec.json.Decoder(batch)
-        self.known = list(row.__struct_fields__)
         self.block = msgspec.Raw(_encode(live.block))
         self.kind = str(card.get("kind"))
 
@@ -136,7 +135,7 @@ class ThreatService(Service):
             raise self.no_champion()
         if is_batch(body):
             return await self._batch(ready, body, request_id)
-        request: Any = decode(ready.single, body, ready.known)
+        request: Any = decode(ready.single, body)
         row = ready.rows([request])[0]
         costs = ready.matrix(request.costs)
         if request.explain is False:
@@ -148,7 +147,7 @@ class ThreatService(Service):
         return _encode(self._envelope(ready, request, row, p, label, thresholds, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
-        batch: Any = decode(ready.batch, body, ready.known)
+        batch: Any = decode(ready.batch, body)
         costs = ready.matrix(batch.costs)
         thresholds = ready.thresholds_of(costs)
         for i, request in enumerate(batch.instances):
