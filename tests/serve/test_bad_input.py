@@ -13,12 +13,26 @@ from conftest import Service
 from mutations import mutated
 
 from serve_app import schemas
+from serve_app.api import Services, build_api
 from serve_app.problems import Problem
+from serve_app.reload import Registry, node_folder
+from serve_app.request_ids import PlainHeaders, middlewares
 from serve_app.services import decode
 
 POST = ["predict/failure", "predict/threat", "predict/capacity", "analyze/anomaly", "models/train", "models/register",
         "models/promote", "models/rollback", "remediate"]  # fmt: skip
 ROW = {"cpu_usage": 50}
+
+
+@pytest.fixture
+def under_ray(shared: Service) -> Client:
+    """Client of the shared service behind what Ray Serve puts around it."""
+    from ray.serve._private.http_util import _apply_middlewares
+
+    services = Services(
+        shared.host, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
+    )
+    return Client(_apply_middlewares(build_api(services, header=False), middlewares()))
 
 
 def check(answer: Any, status: int, *words: str) -> None:
@@ -198,6 +212,51 @@ def test_a_request_id_comes_back(client: Client) -> None:
     assert answer.headers["x-request-id"] == "abc-1" and answer.json()["request_id"] == "abc-1"
     strange = client.post("predict/threat", {"xss_score": 1}, headers={"x-request-id": "a\tb<"})
     assert strange.json()["request_id"] != "a\tb<"
+
+
+def ids(answer: Any) -> list[str]:
+    return [value for name, value in answer.every_header if name == "x-request-id"]
+
+
+@pytest.mark.parametrize("given", [None, "abc-1", "\xff", "a b", "", "x" * 200])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"),
+    [
+        ("POST", "predict/threat", {"xss_score": 1}, {}, 200),
+        ("GET", "health", None, {}, 200),
+        ("HEAD", "health", None, {}, 200),
+        ("OPTIONS", "health", None, {}, 204),
+        ("POST", "predict/threat", b"{", {}, 400),
+        ("GET", "nothing", None, {}, 404),
+        ("GET", "predict/threat", None, {}, 405),
+        ("POST", "predict/threat", b"{}", {"content-length": str(10**9)}, 413),
+        ("POST", "predict/threat", b"{}", {"content-type": "text/plain"}, 415),
+        ("POST", "predict/threat", {"x": 1}, {}, 422),
+        ("POST", "models/rollback", {"name": "threat_detector"}, {}, 503),
+    ],
+)
+def test_every_answer_has_one_request_id(
+    shared: Service, under_ray: Client, method: str, path: str, body: Any, headers: dict[str, str], status: int,
+    given: str | None,
+) -> None:  # fmt: skip
+    named = headers if given is None else {**headers, "x-request-id": given}
+    for client in (shared.client, under_ray):
+        answer = client.request(method, path, body, headers=named)
+        assert answer.status == status
+        (name,) = ids(answer)
+        assert name == given if given == "abc-1" else name and name != given
+
+
+@pytest.mark.parametrize("name", ["x-request-id", "x-request-timeout-seconds", "serve_multiplexed_model_id", "accept"])
+def test_a_header_that_is_not_ascii_does_not_reach_ray(shared: Service, name: str) -> None:
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["headers"])
+        await shared.api(scope, receive, send)
+
+    assert Client(PlainHeaders(app)).request("GET", "health", headers={name: "\xff", "x": "y"}).status == 200
+    assert seen == [[(b"x", b"y")]]
 
 
 def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
