@@ -16,7 +16,7 @@ import numpy as np
 
 from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
 from serve_app import legacy
-from serve_app.answers import UNCALIBRATED, iso, parse_stamp, quality
+from serve_app.answers import UNCALIBRATED, close, iso, lowered, parse_stamp, quality, severity, share
 from serve_app.problems import invalid
 from serve_app.schemas import MAX_SERIES, AnomalyBatch, AnomalyRequest, feature_range
 from serve_app.services import Live, Service, breathe, decode, is_batch, legacy_block
@@ -26,6 +26,8 @@ __all__ = ["AnomalyService"]
 _encode = msgspec.json.Encoder().encode
 #: Rows a series needs before its own history says anything.
 _ENOUGH = 8
+#: Shares of the threshold above which a score carries a warning, and above which an anomaly is critical.
+NEAR, CRITICAL = 0.75, 2.0
 
 
 class AnomalyService(Service):
@@ -45,7 +47,6 @@ class AnomalyService(Service):
         self._failure = failure
         self._single = msgspec.json.Decoder(AnomalyRequest)
         self._batch = msgspec.json.Decoder(AnomalyBatch)
-        self._known = AnomalyRequest.__struct_fields__
         self._block = msgspec.Raw(_encode(legacy_block(legacy.ANOMALY, "statistical")))
         self._of: Live | None = None
         self._reference: dict[str, Any] | None = None
@@ -55,8 +56,8 @@ class AnomalyService(Service):
         """See `Service.answer`."""
         self._refresh()
         if not is_batch(body):
-            return _encode(self._judge(decode(self._single, body, self._known), request_id, "$"))
-        batch = decode(self._batch, body, self._known)
+            return _encode(self._judge(decode(self._single, body), request_id, "$"))
+        batch = decode(self._batch, body)
         out = []
         for i, request in enumerate(batch.instances):
             out.append(self._judge(request, f"{request_id}-{i}", f"$.instances[{i}]"))
@@ -137,13 +138,19 @@ class AnomalyService(Service):
         probability = _probability(top, detector.threshold)
         prediction = "anomaly" if found else "normal"
         stated = probability if found else 1.0 - probability
+        if not found and top > NEAR * detector.threshold:
+            warnings.append(close("score", top, detector.threshold))
+        # Where nothing could be compared, nothing is known.
+        factor = UNCALIBRATED * quality(len(unjudged), 0, len(findings)) if judged else 0.0
+        missing = share("metrics", len(unjudged), len(findings), "without anything to compare with")
+        warnings.append(lowered(factor, "the statistics are not calibrated", missing))
         self.count("statistical", prediction)
         return {
             "resource_id": request.resource_id,
             "prediction": prediction,
             "probability": round(probability, 6),
-            "confidence": round(UNCALIBRATED * stated * quality(len(unjudged), 0, len(findings)), 6),
-            "severity": _severity(top, detector.threshold),
+            "confidence": round(stated * factor, 6),
+            "severity": severity(found, probability, top > CRITICAL * detector.threshold),
             "threshold": detector.threshold,
             "score": _number(top),
             "anomalies": anomalies,
@@ -201,12 +208,6 @@ def _from_features(features: list[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _probability(score: float, threshold: float) -> float:
     """Map a robust z-score to 0..1, 0.5 at the threshold: ordered, not calibrated."""
     return 1.0 / (1.0 + math.exp(-min(max(score - threshold, -30.0), 30.0)))
-
-
-def _severity(score: float, threshold: float) -> str:
-    if score > threshold:
-        return "critical" if score > 2.0 * threshold else "high"
-    return "medium" if score > 0.75 * threshold else "low"
 
 
 def _number(value: float) -> float | None:

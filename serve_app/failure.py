@@ -14,7 +14,17 @@ import numpy as np
 from aiops_core.rules import failure_actions
 from aiops_core.servable.failure import choose_threshold
 from serve_app import legacy
-from serve_app.answers import UNCALIBRATED, Ranges, parse_stamp, quality, say_missing, severity
+from serve_app.answers import (
+    UNCALIBRATED,
+    Ranges,
+    close,
+    lowered,
+    parse_stamp,
+    quality,
+    say_missing,
+    severity,
+    share,
+)
 from serve_app.problems import invalid
 from serve_app.schemas import FailureBatch, FailureRequest, Policy, feature_range
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch, legacy_block, unknown_names
@@ -85,7 +95,6 @@ class FailureService(Service):
         self._windows = Windows() if windows is None else windows
         self._single = msgspec.json.Decoder(FailureRequest)
         self._batch_decoder = msgspec.json.Decoder(FailureBatch)
-        self._known = FailureRequest.__struct_fields__
         self._rules = msgspec.Raw(_encode(legacy_block(legacy.RULES, "rule_based")))
 
     def prepare(self, live: Live) -> None:
@@ -100,7 +109,7 @@ class FailureService(Service):
         """See `Service.answer`."""
         ready = self._ready
         if not is_batch(body):
-            request = decode(self._single, body, self._known)
+            request = decode(self._single, body)
             window, note = await self._window(ready, request, "$")
             if ready is None or window is None:
                 return _encode(self._by_rules(request, note, request_id, "$"))
@@ -109,7 +118,7 @@ class FailureService(Service):
             drivers = ready.servable.explain(window, last=last) if request.explain is not False else []
             threshold = _threshold(ready, request.decision, "$.decision")
             return _encode(self._envelope(ready, request, window, p, threshold, drivers, note, request_id))
-        batch = decode(self._batch_decoder, body, self._known)
+        batch = decode(self._batch_decoder, body)
         out: list[dict[str, Any] | None] = [None] * len(batch.instances)
         waiting: list[tuple[int, np.ndarray, list[str]]] = []
         for i, request in enumerate(batch.instances):
@@ -213,13 +222,23 @@ class FailureService(Service):
         # Cells, not columns: a window of one row is nearly all missing.
         missing = int(np.count_nonzero(np.isnan(window)))
         factor = quality(missing, 0, window.size) * quality(0, len(outside), len(ready.names) - len(unseen))
+        if factor < 1.0:
+            warnings.append(
+                lowered(
+                    factor,
+                    share("values of the window", missing, window.size, "not given"),
+                    share("metrics", len(outside), len(ready.names) - len(unseen), "outside the training range"),
+                )
+            )
+        if not failing and 2 * p >= threshold:
+            warnings.append(close("probability", p, threshold))
         self.count(ready.kind, prediction)
         return {
             "resource_id": request.resource_id,
             "prediction": prediction,
             "probability": round(p, 6),
             "confidence": round((p if failing else 1.0 - p) * factor, 6),
-            "severity": severity(p, threshold),
+            "severity": severity(failing, p, 2 * p >= 1.0 + threshold),
             "threshold": round(threshold, 6),
             "horizon_seconds": ready.horizon_seconds,
             "drivers": drivers,
@@ -247,14 +266,18 @@ class FailureService(Service):
         failing = verdict.probability >= legacy.THRESHOLD
         prediction = "failure" if failing else "no_failure"
         stated = verdict.probability if failing else 1.0 - verdict.probability
-        factor = quality(len(absent), 0, len(legacy.RULE_METRICS))
+        factor = UNCALIBRATED * quality(len(absent), 0, len(legacy.RULE_METRICS))
+        missing = share("metrics of the rules", len(absent), len(legacy.RULE_METRICS), "not given")
+        warnings.append(lowered(factor, "the rules are not calibrated", missing))
+        if not failing and 2 * verdict.probability >= legacy.THRESHOLD:
+            warnings.append(close("probability", verdict.probability, legacy.THRESHOLD))
         self.count("rule_based", prediction)
         return {
             "resource_id": request.resource_id,
             "prediction": prediction,
             "probability": round(verdict.probability, 6),
-            "confidence": round(UNCALIBRATED * stated * factor, 6),
-            "severity": verdict.severity,
+            "confidence": round(stated * factor, 6),
+            "severity": severity(failing, verdict.probability, 2 * verdict.probability >= 1.0 + legacy.THRESHOLD),
             "threshold": legacy.THRESHOLD,
             "horizon_seconds": None if self._ready is None else self._ready.horizon_seconds,
             "drivers": verdict.drivers[:3],

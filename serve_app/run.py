@@ -36,6 +36,8 @@ FAST = {
     "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:10000",
     # Three checks must fail before HAProxy is started again: a killed one is back within 5 s instead of 28.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    # Headers that Ray could not read would be answered by 500.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.request_ids:middlewares",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",

@@ -13,13 +13,15 @@ from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
 from serve_app import schemas
-from serve_app.answers import Ranges, quality, say_missing
+from serve_app.answers import Ranges, lowered, quality, say_missing, severity, share
 from serve_app.problems import invalid
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
 
 __all__ = ["ThreatService"]
 
 _TREATMENT = "treated as not observed, which the model was trained for"
+#: Attack probability from which a `normal` row carries a warning, and from which an attack is critical.
+NEAR, CRITICAL = 0.25, 0.9
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,7 +58,6 @@ class _Ready:
             forbid_unknown_fields=True,
         )
         self.batch = msgspec.json.Decoder(batch)
-        self.known = list(row.__struct_fields__)
         self.block = msgspec.Raw(_encode(live.block))
         self.kind = str(card.get("kind"))
 
@@ -115,6 +116,15 @@ def _actions(label: str) -> tuple[str, ...]:
     return tuple(threat_actions(label))
 
 
+@lru_cache(maxsize=4096)
+def _lowered(factor: float, missing: int, outside: int, width: int) -> str:
+    return lowered(
+        factor,
+        share("features", missing, width, "not given"),
+        share("given features", outside, width - missing, "outside the training range"),
+    )
+
+
 class ThreatService(Service):
     """Answer ``predict/threat``."""
 
@@ -136,7 +146,7 @@ class ThreatService(Service):
             raise self.no_champion()
         if is_batch(body):
             return await self._batch(ready, body, request_id)
-        request: Any = decode(ready.single, body, ready.known)
+        request: Any = decode(ready.single, body)
         row = ready.rows([request])[0]
         costs = ready.matrix(request.costs)
         if request.explain is False:
@@ -148,7 +158,7 @@ class ThreatService(Service):
         return _encode(self._envelope(ready, request, row, p, label, thresholds, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
-        batch: Any = decode(ready.batch, body, ready.known)
+        batch: Any = decode(ready.batch, body)
         costs = ready.matrix(batch.costs)
         thresholds = ready.thresholds_of(costs)
         for i, request in enumerate(batch.instances):
@@ -197,10 +207,11 @@ class ThreatService(Service):
             prediction, probability, threshold = "unknown", max(p), None
         else:
             prediction, probability, threshold = ready.classes[label], p[label], thresholds[label]
-        if label == ready.normal:
-            level = "medium" if attack >= 0.25 else "low"
-        else:
-            level = "critical" if attack >= 0.9 else "high" if attack >= 0.5 else "medium"
+        if label == ready.normal and attack >= NEAR:
+            warnings.append(f"an attack is not unlikely: attack_probability {attack:.3g}")
+        factor = quality(n_missing, len(outside), ready.width)
+        if factor < 1.0:
+            warnings.append(_lowered(factor, n_missing, len(outside), ready.width))
         self.count(ready.kind, prediction)
         return {
             "source_ip": getattr(request, "source_ip", None),
@@ -208,8 +219,8 @@ class ThreatService(Service):
             "probability": round(probability, 6),
             "probabilities": {name: round(v, 6) for name, v in zip(ready.classes, p, strict=True)},
             "attack_probability": round(attack, 6),
-            "confidence": round(probability * quality(n_missing, len(outside), ready.width), 6),
-            "severity": level,
+            "confidence": round(probability * factor, 6),
+            "severity": severity(label != ready.normal, attack, attack >= CRITICAL),
             "threshold": threshold,
             "drivers": drivers,
             "recommended_actions": _actions(prediction),

@@ -8,6 +8,7 @@ export RAY_SERVE_HAPROXY_LOG_TARGET="127.0.0.1:514 sample 1:10000"
 eval "$(python -m serve_app.haproxy)"
 # Three checks must fail before HAProxy is started again.
 export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=0.5
+export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.request_ids:middlewares
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_worker_niceness=0
 export OMP_NUM_THREADS=1

@@ -277,6 +277,26 @@ def test_what_the_registry_refuses_is_said(running: Running) -> None:
     assert {v["version"] for v in versions if v["name"] == THREAT_MODEL} == {1, 2}
 
 
+def test_every_answer_has_one_request_id_through_the_proxy_too(running: Running) -> None:
+    given: list[dict[str, Any]] = [{}, {"x-request-id": "abc-1"}, {"x-request-id": b"\xff"}]
+    given += [{"x-request-timeout-seconds": b"\xff"}, {"x-request-id": "a b"}]
+    for headers in given:
+        answers = [
+            running.http.get("health", headers=headers),
+            running.http.get("nothing", headers=headers),
+            running.http.get("predict/threat", headers=headers),
+            running.http.post("predict/threat", content=b"{}", headers=headers),
+            running.http.post("predict/threat", json={"xss": 1}, headers=headers),
+            running.http.post("predict/threat", json=THREAT, headers=headers),
+        ]
+        assert [a.status_code for a in answers] == [200, 404, 405, 415, 422, 200], headers
+        for answer in answers:
+            (name,) = answer.headers.get_list("x-request-id")
+            assert name == "abc-1" if headers.get("x-request-id") == "abc-1" else name not in ("", "a b")
+        (name,) = answers[-1].headers.get_list("x-request-id")
+        assert answers[-1].json()["request_id"] == name
+
+
 def test_bad_requests_are_refused_through_the_proxy_too(running: Running) -> None:
     assert running.post("predict/threat", {"xss": 1}).status_code == 422
     assert running.http.post("predict/threat", content=b"{").status_code == 415
