@@ -15,6 +15,7 @@ from aiops_core.servable import Servable
 from serve_app.answers import iso
 from serve_app.problems import Problem
 from serve_app.telemetry import Metrics, Slot
+from serve_app.wording import listed, plain_rule
 
 __all__ = ["CHUNK", "MODELS", "TASKS", "Live", "Service", "decode", "is_batch"]
 
@@ -134,6 +135,7 @@ class Service:
             "trained_at": card.get("created"),
             "loaded_at": iso(live.loaded_at),
             "features": [f["name"] for f in card.get("features", [])],
+            **{key: card[key] for key in ("step_seconds", "window", "horizon") if key in card},
             "lineage": card.get("lineage") or {},
         }
 
@@ -188,8 +190,9 @@ def _problem(decoder: Any, message: str, content: Any, known: Iterable[str] | No
         ][:100]
         if not errors:
             errors = [{"path": path, "rule": rule}]
-        listed = ", ".join(dict.fromkeys(e["path"].rsplit(".", 1)[1] for e in errors))
-        return Problem(422, f"unknown: {listed}; known are {', '.join(names)}", errors)
+        strange = ", ".join(dict.fromkeys(e["path"].rsplit(".", 1)[1] for e in errors))
+        return Problem(422, f"unknown: {strange}; known are {listed(names)}", errors)
+    rule = plain_rule(rule)
     return Problem(422, f"{path}: {rule}", [{"path": path, "rule": rule}])
 
 
@@ -232,14 +235,22 @@ class _Peek(msgspec.Struct):
 _PEEK = msgspec.json.Decoder(_Peek)
 
 
-def is_batch(body: bytes) -> bool:
-    """Say whether a body has an ``instances`` member at its top level."""
+def is_batch(body: bytes, named: bool = False) -> bool:
+    """Say whether a body has an ``instances`` member at its top level.
+
+    Parameters
+    ----------
+    body : bytes
+    named : bool, default False
+        Whether a column is called so: then only a list makes a batch.
+    """
     if b'"instances"' not in body:
         return False
     try:
-        return bool(bytes(_PEEK.decode(body).instances))
+        found = bytes(_PEEK.decode(body).instances)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
+    return found.startswith(b"[") if named else bool(found)
 
 
 async def breathe(done: int) -> None:
@@ -255,8 +266,7 @@ def unknown_names(given: Iterable[str], known: Iterable[str], path: str, what: s
     if not bad:
         return None
     errors = [{"path": f"{path}.{name}", "rule": f"unknown {what}"} for name in bad[:100]]
-    shown = ", ".join(name[:64] for name in bad[:20])
-    return Problem(422, f"{path}: unknown {what}s {shown}; known are {', '.join(known)}", errors)
+    return Problem(422, f"{path}: unknown {what}s {listed(bad)}; known are {listed(known)}", errors)
 
 
 def servable_of(live: Live) -> Servable:
