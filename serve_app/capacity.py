@@ -298,7 +298,7 @@ class CapacityService(Service):
         chance: dict[str, float] = {}
         peak: dict[str, float] = {}
         for metric, bands in job.forecast.items():
-            rows = np.round(bands, 4).tolist()
+            rows = np.round(bands, 7).tolist()
             forecast[metric] = [
                 {"timestamp": t, "p10": a, "p50": b, "p90": c} for t, (a, b, c) in zip(names, rows, strict=True)
             ]
