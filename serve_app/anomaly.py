@@ -77,7 +77,7 @@ class AnomalyService(Service):
         self._refresh()
         if not is_batch(body):
             return _encode(self._judge(self._read(body, "$"), request_id))
-        batch = decode(self._batch, body, AnomalyBatch.__struct_fields__)
+        batch = decode(self._batch, body)
         found = await read_each(batch.instances, self._read)
         refuse(found, batch.partial)
         out = []

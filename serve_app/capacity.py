@@ -110,7 +110,7 @@ class CapacityService(Service):
             job = self._read(live.servable, decode(self._single, body, self._known), "$")
             await self._forecast(live.servable, [job])
             return _encode(self._envelope(live, job, request_id, job.request.explain is not False))
-        batch = decode(self._batch, body, CapacityBatch.__struct_fields__)
+        batch = decode(self._batch, body)
 
         def read(raw: bytes, path: str) -> _Job:
             return self._read(live.servable, decode_at(self._single, raw, self._known, path), path)

@@ -170,7 +170,7 @@ class FailureService(Service):
         return _encode(self._decided(ready, asked, window, last, p, asked.explain is not False, request_id))
 
     async def _batch(self, ready: _Ready | None, body: bytes, request_id: str) -> bytes:
-        batch = decode(self._batch_decoder, body, FailureBatch.__struct_fields__)
+        batch = decode(self._batch_decoder, body)
         found = await read_each(batch.instances, lambda raw, path: self._read(ready, raw, path, batch.decision))
         refuse(found, batch.partial)
         out: list[dict[str, Any] | None] = [None] * len(found)

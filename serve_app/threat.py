@@ -157,7 +157,7 @@ class ThreatService(Service):
         return _encode(self._envelope(ready, request, row, p, label, thresholds, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
-        batch = decode(self._batch_decoder, body, schemas.ThreatBatch.__struct_fields__)
+        batch = decode(self._batch_decoder, body)
         costs = ready.matrix(batch.costs)
         thresholds = ready.thresholds_of(costs)
         found = await read_each(batch.instances, lambda raw, path: _read(ready.reader, raw, path))

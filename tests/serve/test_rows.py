@@ -115,7 +115,7 @@ def test_a_name_that_the_table_did_not_have_is_refused_and_a_long_list_of_names_
 
 def test_four_hundred_columns_are_served(tmp_path: Path) -> None:
     names = [f"column {k} (MB)" for k in range(400)]
-    activity = make_activity(names, 400)
+    activity = make_activity(names, 160)
     folder = train_threat(activity, tmp_path / "threat")
     point(tmp_path / "state", {MODELS["threat"]: (folder, "1")})
     client = Service(tmp_path / "state").client
@@ -127,6 +127,44 @@ def test_four_hundred_columns_are_served(tmp_path: Path) -> None:
     assert few["warnings"][0].startswith("not given: ") and "and 380 more" in few["warnings"][0]
     wrong = client.post("predict/threat", {"colum": 1})
     assert wrong.status == 422 and len(wrong.json()["detail"]) < 1000
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Expected `float | null`, got `str`", "a number or null is expected, not text"),
+        (
+            "Expected `bool | int | float | str | null`, got `array`",
+            "true or false, a number, text or null is expected, not a list",
+        ),
+        ("Expected `float` <= 100.0", "a number <= 100 is expected"),
+        ("Expected `array` of length >= 1", "a list of length >= 1 is expected"),
+        ("Object missing required field `resource_id`", "resource_id is missing"),
+        ("Object contains unknown field `x`", "unknown field x"),
+        ("Number out of range", "Number out of range"),
+    ],
+)
+def test_rules_are_said_in_plain_words(message: str, words: str) -> None:
+    from serve_app.wording import plain_rule
+
+    assert plain_rule(message) == words
+
+
+def test_a_row_of_the_test_part_beyond_the_units_bounds_is_answered_and_booleans_are_read(tmp_path: Path) -> None:
+    activity = make_activity(["cpu_usage", "req/s"], 200)
+    activity["cpu_usage"] = activity["cpu_usage"].clip(0, 100)
+    activity["split"] = np.where(np.arange(200) % 4 == 0, "test", "train")
+    activity = activity.drop(columns="group")
+    activity.loc[0, "cpu_usage"] = 130.0
+    folder = train_threat(activity, tmp_path / "threat")
+    point(tmp_path / "state", {MODELS["threat"]: (folder, "1")})
+    client = Service(tmp_path / "state").client
+    rows = rows_of(activity)
+    assert isinstance(rows[0]["on"], bool)
+    answer = client.post("predict/threat", rows[0])
+    assert answer.status == 200, answer.body
+    assert any("outside the training range" in w for w in answer.json()["warnings"])
+    assert client.post("predict/threat", {"req/s": True}).status == 422
 
 
 # Rows word for word --------------------------------------------------------------------------------------------------
@@ -337,6 +375,13 @@ def test_every_bad_row_of_a_batch_is_named_and_partial_answers_the_good_ones(
             assert item["error"]["errors"][0]["path"].startswith(f"$.instances[{i}]")
         else:
             assert "prediction" in item and item["request_id"].endswith(f"-{i}")
+
+
+def test_an_unknown_field_beside_the_instances_is_named(client: Client) -> None:
+    refused = client.post("predict/threat", {"instances": [{"xss_score": 1}], "explian": True})
+    assert (
+        refused.status == 422 and "explian" in refused.json()["detail"] and "xss_score" not in refused.json()["detail"]
+    )
 
 
 def test_a_batch_of_bad_rows_is_refused_in_linear_time_with_at_most_a_hundred_errors(client: Client) -> None:
