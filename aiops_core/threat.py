@@ -135,6 +135,8 @@ class ThreatData:
     costs: np.ndarray | None
     oracle: np.ndarray | None
     info: dict[str, Any]
+    #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
         """Return rows and groups of each class by part, for a notebook."""
@@ -357,6 +359,7 @@ def prepare(dataset: Dataset, *, seed: int) -> ThreatData:
         costs=None if costs is None else cost_matrix(costs, classes),
         oracle=oracle,
         info=info,
+        facts={f["name"]: tables.column_facts(frame[f["name"]]) for f in features if f["dtype"] == "number"},
     )
     kept = [(group_fold != fold) & (row_fold != fold) for fold in range(FOLDS)]
     for name, strength in EVIDENCE.items():
@@ -471,8 +474,7 @@ def _encode_table(
                 continue
             reference = _reference(values, train, benign)
             unit = unit_of(name, reference["max"])
-            facts = tables.column_facts(column)
-            features.append({"name": name, "unit": unit, "dtype": "number", "reference": reference, **facts})
+            features.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
         elif pd.api.types.is_datetime64_any_dtype(column):
             dropped[name] = "a date"
             continue
@@ -958,7 +960,8 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(golden)))
     importance = _importance(graph, data)
     features = [
-        {**feature, "importance": value} for feature, value in zip(data.features, importance.tolist(), strict=True)
+        {**feature, **data.facts.get(feature["name"], {}), "importance": value}
+        for feature, value in zip(data.features, importance.tolist(), strict=True)
     ]
     decision: dict[str, Any] = {
         "rule": "expected_cost",
