@@ -186,6 +186,8 @@ class CapacityData:
     naive_error: np.ndarray
     oracle: np.ndarray | None
     info: dict[str, Any] = field(default_factory=dict)
+    #: By column, see `tables.column_facts`.
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
         """Return what was prepared, one line a part."""
@@ -317,6 +319,7 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
     oracle = dataset.oracles.get("capacity")
     expected = None if oracle is None else np.asarray(oracle(_keys(data, "test")), dtype=np.float64)
     data = replace(data, search=search, checked=checked, ridge=ridge, linear=linear, oracle=expected)
+    data.facts.update({name: tables.column_facts(frame[name]) for name in columns})
     rows = {name: int(pairs.known.sum()) for name, pairs in data.parts.items()}
     data.info.update(
         rows=len(frame),
@@ -330,6 +333,12 @@ def prepare(dataset: Dataset, *, seed: int) -> CapacityData:
         ),
         targets=targets,
         features=others,
+        ignored=tables.ignored_columns(
+            "usage",
+            frame,
+            columns,
+            dict.fromkeys(numeric, f"neither a target nor one of {MAX_EXOGENOUS} other columns"),
+        ),
         season=layout.season,
         horizon=layout.horizon,
         origins=len(test),
@@ -939,6 +948,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "features": _schema(data),
+        "ignored": data.info["ignored"],
         "targets": list(layout.targets),
         "exogenous": list(layout.exogenous),
         "season": layout.season,
@@ -982,7 +992,8 @@ def _schema(data: CapacityData) -> list[dict[str, Any]]:
             "std": float(x.std()) if len(x) else 0.0,
         }
         unit = unit_of(name, reference["max"])
-        out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
+        facts = data.facts.get(name, {})
+        out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference, **facts})
     return out
 
 

@@ -180,6 +180,8 @@ class FailureData:
     step_seconds: int
     oracle: np.ndarray | None
     info: dict[str, Any] = field(default_factory=dict)
+    #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def windows(self, ends: np.ndarray) -> np.ndarray:
         """Cut out the windows that end at the given rows, padded on the left with NaN.
@@ -318,6 +320,7 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
         step_seconds=grid.step_seconds,
         oracle=None,
     )
+    data.facts = {name: tables.column_facts(frame[name]) for name in names}
     data.oracle = _oracle_rows(dataset.oracles.get("failure"), data)
     data.info = {
         "rows": sum(len(rows) for rows in ends.values()),
@@ -331,6 +334,7 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
         "stride": stride,
         "step_seconds": grid.step_seconds,
         "features": names,
+        "ignored": tables.ignored_columns("telemetry", frame, names),
         "resources": len(grid.resources),
         "incidents": len(table),
         "base_rate": float(data.truth("train").mean()),
@@ -1063,7 +1067,8 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
         "model": MODEL,
         "kind": KIND,
         "created": pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
-        "features": data.features,
+        "features": [{**feature, **data.facts.get(feature["name"], {})} for feature in data.features],
+        "ignored": data.info["ignored"],
         "missing_values": "NaN is learned as missing; rows before the first one are padding",
         "window": data.window,
         "horizon": data.horizon,

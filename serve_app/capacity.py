@@ -10,11 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from serve_app.answers import lowered, parse_stamp, quality, severity, share, span
+from aiops_core.servable.series import means_by_step
+from serve_app.answers import lowered, parse_stamp, quality, severity, share
+from serve_app.answers import span as between
+from serve_app.batches import decode_at, read_each, refuse, said
 from serve_app.outlook import LIKELY, Outlook, default_threshold, recommend, warn
-from serve_app.problems import invalid
+from serve_app.problems import Problem, invalid
+from serve_app.rows import ignored_of, say_ignored
 from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range
+from serve_app.series import check_order, check_resource, row_times, step_notes
 from serve_app.services import Live, Service, breathe, decode, is_batch, unknown_names
+from serve_app.wording import listed, plain_rule
+from serve_app.wording import span as _span
 
 __all__ = ["CapacityService"]
 
@@ -32,6 +39,8 @@ _ACTIONS = {
     "maintain": "continue_monitoring",
 }
 _encode = msgspec.json.Encoder().encode
+#: Values, whole seconds (ascending) or None, and the path for errors; there ``[]`` stands for a row.
+_Column = tuple[np.ndarray, np.ndarray | None, str]
 
 
 @dataclass
@@ -72,24 +81,27 @@ class CapacityService(Service):
         if live is None:
             raise self.no_champion()
         if not is_batch(body):
-            request = decode(self._single, body)
-            job = self._read(live.servable, request, "$")
+            job = self._read(live.servable, decode(self._single, body), "$")
             await self._forecast(live.servable, [job])
-            return _encode(self._envelope(live, job, request_id, request.explain is not False))
+            return _encode(self._envelope(live, job, request_id, job.request.explain is not False))
         batch = decode(self._batch, body)
-        jobs = []
-        points = 0
-        for i, request in enumerate(batch.instances):
-            jobs.append(self._read(live.servable, request, f"$.instances[{i}]"))
-            points += jobs[-1].steps * len(jobs[-1].history)
-            if points > MAX_POINTS:
-                raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
-            await breathe(i)
+
+        def read(raw: bytes, path: str) -> _Job:
+            return self._read(live.servable, decode_at(self._single, raw, path), path)
+
+        found = await read_each(batch.instances, read)
+        refuse(found, batch.partial)
+        jobs = [job for job in found if isinstance(job, _Job)]
+        if sum(job.steps * len(job.history) for job in jobs) > MAX_POINTS:
+            raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
         await self._forecast(live.servable, jobs)
         out = []
-        for i, job in enumerate(jobs):
-            wanted = batch.explain if job.request.explain is None else job.request.explain
-            out.append(self._envelope(live, job, f"{request_id}-{i}", wanted))
+        for i, item in enumerate(found):
+            if isinstance(item, Problem):
+                out.append(said(item))
+                continue
+            wanted = batch.explain if item.request.explain is None else item.request.explain
+            out.append(self._envelope(live, item, f"{request_id}-{i}", wanted))
             await breathe(i)
         return _encode({"predictions": out})
 
@@ -99,37 +111,32 @@ class CapacityService(Service):
         """Put every accepted form of history on the model's grid."""
         step = servable.step_seconds
         job = _Job(request, path)
-        columns: dict[str, tuple[np.ndarray, np.ndarray | None, str]] = {}
-        for name, given in (request.historical_data or {}).items():
-            columns[name] = self._column(given, request.timestamps, f"{path}.historical_data.{name}")
-        for name, value in (request.current_metrics or {}).items():
-            if name not in columns:
-                here = f"{path}.current_metrics.{name}"
-                columns[name] = (np.array([math.nan if value is None else value]), None, here)
+        columns = self._columns(servable, job, path)
         if not columns:
             raise invalid(path, "historical_data or current_metrics is needed, with at least one metric")
         known = [*servable.targets, *(n for n in servable.exogenous if n not in servable.targets)]
         problem = unknown_names(columns, known, f"{path}.historical_data", "metric")
         if problem is not None:
             raise problem
-        units = {f["name"]: f for f in servable.card["features"]}
-        for name, (values, _, where) in columns.items():
-            low, high = feature_range(units.get(name, {}))
-            bad = np.flatnonzero((values < low) | (values > high))
-            if len(bad):
-                raise invalid(f"{where}[{bad[0]}]", f"{values[bad[0]]:g} is not within {low:g} and {high:g}")
+        self._check_values(servable, columns)
         if not any(np.isfinite(values).any() for name, (values, _, _) in columns.items() if name in servable.targets):
-            raise invalid(path, f"at least one value is needed of {', '.join(servable.targets)}")
-        stamps = [s[-1] for _, s, _ in columns.values() if s is not None and len(s)]
-        if stamps:
-            job.last = int(max(stamps)) // step * step
+            raise invalid(path, f"at least one value is needed of {listed(servable.targets)}")
+        timed = [s for _, s, _ in columns.values() if s is not None and len(s)]
+        if timed:
+            job.last = int(max(s[-1] for s in timed))
             if any(s is None for _, s, _ in columns.values()):
                 job.warnings.append("metrics without timestamps are taken to end with those that have them")
+            for note in dict.fromkeys(n for s in timed for n in step_notes(s, step, "the mean")):
+                job.warnings.append(note)
         else:
             job.last = int(time.time()) // step * step
             job.warnings.append(f"no timestamps: values are taken as one every {_span(step)}, the last one now")
         for name, (values, when, _) in columns.items():
-            job.history[name] = _grid(values, when, job.last, step, servable.context)
+            if when is None:
+                rounded = values[-servable.context :].astype(np.float32)
+                job.history[name] = rounded.astype(np.float64)
+            else:
+                job.history[name] = means_by_step(when, values, job.last, step, servable.context)
         longest = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in servable.targets)
         if longest < servable.season:
             job.warnings.append(
@@ -144,9 +151,70 @@ class CapacityService(Service):
                 raise invalid(f"{path}.thresholds.{name}", "is not one of the metrics to forecast")
         return job
 
-    def _column(
-        self, given: Any, shared: list[str | float] | None, path: str
-    ) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def _columns(self, servable: Any, job: _Job, path: str) -> dict[str, _Column]:
+        """Return what a request holds, by metric."""
+        request = job.request
+        given = request.historical_data or {}
+        columns: dict[str, _Column] = {}
+        if isinstance(given, list):
+            columns = self._table(servable, job, given, f"{path}.historical_data")
+        else:
+            # Times that all metrics share are read once.
+            shared = None
+            if request.timestamps is not None:
+                where = f"{path}.timestamps"
+                stamps = [parse_stamp(s, f"{where}[{i}]") for i, s in enumerate(request.timestamps)]
+                check_order(stamps, where, "")
+                shared = np.array(stamps).astype(np.int64)
+            for name, values in given.items():
+                columns[name] = self._column(values, shared, f"{path}.historical_data.{name}")
+        for name, value in (request.current_metrics or {}).items():
+            if name not in columns:
+                here = f"{path}.current_metrics.{name}"
+                columns[name] = (np.array([math.nan if value is None else value]), None, here)
+        return columns
+
+    def _table(self, servable: Any, job: _Job, rows: list[dict[str, Any]], path: str) -> dict[str, _Column]:
+        """Read rows of a usage table: every row holds its time, the metrics, and columns that are not used."""
+        names = [*servable.targets, *(n for n in servable.exogenous if n not in servable.targets)]
+        ignored, used = set(ignored_of(servable.card)), set()
+        table = {name: np.full(len(rows), math.nan) for name in names}
+        booleans = {f["name"] for f in servable.card["features"] if f.get("boolean")}
+        passed: set[str] = set()
+        resource_id = str(job.request.resource_id)
+        for k, row in enumerate(rows):
+            check_resource(row, resource_id, f"{path}[{k}]")
+            for name, value in row.items():
+                if name in table:
+                    used.add(name)
+                    if value is None:
+                        continue
+                    if type(value) is not float and not (isinstance(value, bool) and name in booleans):
+                        got = "bool" if isinstance(value, bool) else "str"
+                        raise invalid(f"{path}[{k}].{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
+                    table[name][k] = value
+                elif name in ignored:
+                    passed.add(name)
+                elif name not in ("resource_id", "timestamp"):
+                    strange = [n for n in row if n not in ignored and n not in ("resource_id", "timestamp")]
+                    raise unknown_names(strange, names, f"{path}[{k}]", "metric") or invalid(f"{path}[{k}]", "unknown")
+        passed -= {"resource_id", "timestamp"}
+        if passed:
+            job.warnings.append(say_ignored(sorted(passed)))
+        seconds = row_times(rows, path)
+        return {name: (table[name], seconds, f"{path}[].{name}") for name in names if name in used}
+
+    @staticmethod
+    def _check_values(servable: Any, columns: dict[str, _Column]) -> None:
+        units = {f["name"]: f for f in servable.card["features"]}
+        for name, (values, _, where) in columns.items():
+            low, high = feature_range(units.get(name, {}))
+            bad = np.flatnonzero((values < low) | (values > high))
+            if len(bad):
+                at = where.replace("[]", f"[{bad[0]}]", 1) if "[]" in where else f"{where}[{bad[0]}]"
+                raise invalid(at, f"{values[bad[0]]:g} is not within {low:g} and {high:g}")
+
+    def _column(self, given: Any, shared: np.ndarray | None, path: str) -> _Column:
         """Return values and times (seconds, ascending) of one metric."""
         items = given if isinstance(given, list) else [given]
         values = np.empty(len(items))
@@ -162,15 +230,11 @@ class CapacityService(Service):
         if have and len(have) < len(stamps):
             raise invalid(path, "either every point has a timestamp or none")
         if have:
-            when = np.array(have)
-        elif shared is not None:
-            if len(shared) != len(values):
-                raise invalid(path, f"has {len(values)} values, but there are {len(shared)} timestamps")
-            when = np.array([parse_stamp(s, f"$.timestamps[{i}]") for i, s in enumerate(shared)])
-        else:
-            return values, None, path
-        order = np.argsort(when, kind="stable")
-        return values[order], when[order], path
+            check_order(have, path)
+            return values, np.array(have).astype(np.int64), path
+        if shared is not None and len(shared) != len(values):
+            raise invalid(path, f"has {len(values)} values, but there are {len(shared)} timestamps")
+        return values, shared, path
 
     # Forecasting -----------------------------------------------------------------------------------------------------
 
@@ -207,7 +271,7 @@ class CapacityService(Service):
         forecast, outlooks = {}, {}
         for metric, bands in job.forecast.items():
             # Judged by what is shown, so that a reader of the bands comes to the same verdict.
-            bands = np.round(bands, 4)
+            bands = np.round(bands, 7)
             forecast[metric] = [
                 {"timestamp": t, "p10": a, "p50": b, "p90": c}
                 for t, (a, b, c) in zip(names, bands.tolist(), strict=True)
@@ -233,7 +297,7 @@ class CapacityService(Service):
             beyond = values[(values < low) | (values > high)]
             if len(beyond):
                 outside += 1
-                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {span(low, high)}")
+                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {between(low, high)}")
         verdict = _Verdict.of(probability, observed, outside, servable.season, warnings)
         drivers: list[Any] = []
         if explain:
@@ -245,7 +309,7 @@ class CapacityService(Service):
         self.count(str(servable.card.get("kind")), verdict.prediction)
         soon = any(o.hours is not None and o.hours <= SOON_HOURS for o in outlooks.values())
         return {
-            "resource_id": request.resource_id,
+            "resource_id": str(request.resource_id),
             "prediction": verdict.prediction,
             "probability": None if probability is None else round(probability, 6),
             "confidence": verdict.confidence,
@@ -271,21 +335,6 @@ def _stack(series: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def _grid(values: np.ndarray, when: np.ndarray | None, last: int, step: int, context: int) -> np.ndarray:
-    """Return one value a step, ending at ``last``: means within a step, NaN where there is none."""
-    if when is None:
-        return values[-context:]
-    slot = (last - (when.astype(np.int64) // step * step)) // step
-    keep = (slot < context) & np.isfinite(values)
-    slot, values = slot[keep], values[keep]
-    length = int(slot.max()) + 1 if len(slot) else 1
-    total = np.bincount(slot, weights=values, minlength=length)
-    count = np.bincount(slot, minlength=length)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return mean[::-1]
-
-
 @dataclass
 class _Verdict:
     prediction: str
@@ -305,9 +354,3 @@ class _Verdict:
             warnings.append(lowered(factor, missing, "values outside the training range" if outside else ""))
         prediction = "threshold_reached" if alarm else "within_capacity"
         return cls(prediction, alarm, round((probability if alarm else 1.0 - probability) * factor, 6))
-
-
-def _span(seconds: float) -> str:
-    if seconds >= 2 * _DAY:
-        return f"{seconds / _DAY:g} days"
-    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"

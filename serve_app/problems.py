@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-__all__ = ["TYPE", "Problem", "invalid", "listed"]
+__all__ = ["TYPE", "Problem", "invalid"]
 
 TYPE = b"application/problem+json"
 
@@ -80,15 +79,3 @@ class Problem(Exception):
 def invalid(path: str, rule: str) -> Problem:
     """Return the 422 for one place that breaks one rule."""
     return Problem(422, f"{path}: {rule}", [{"path": path, "rule": rule}])
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Return names as a list for a sentence; of more than `most` only the first, and how many more there are.
-
-    Examples
-    --------
-    >>> listed(["cpu", "ram", "disk"], 2)
-    'cpu, ram and 1 more'
-    """
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

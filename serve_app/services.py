@@ -12,9 +12,10 @@ import msgspec
 
 from aiops_core.servable import Servable
 from serve_app.answers import iso
-from serve_app.problems import Problem, listed
+from serve_app.problems import Problem
 from serve_app.telemetry import Metrics, Slot
 from serve_app.violations import violations
+from serve_app.wording import listed
 
 __all__ = ["CHUNK", "MODELS", "TASKS", "Live", "Service", "decode", "is_batch"]
 
@@ -141,6 +142,7 @@ class Service:
             "trained_at": card.get("created"),
             "loaded_at": iso(live.loaded_at),
             "features": [f["name"] for f in card.get("features", [])],
+            **{key: card[key] for key in ("step_seconds", "window", "horizon") if key in card},
             "lineage": card.get("lineage") or {},
         }
 
@@ -170,7 +172,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         content = None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"the body is not JSON: {error}") from None
-    raise violations(decoder.type, content, message)
+    # Column names that no struct can hold go by others.
+    rename = getattr(decoder, "rename", None)
+    raise violations(decoder.type, content if rename is None else rename(content), message)
 
 
 class _Peek(msgspec.Struct):
@@ -180,14 +184,22 @@ class _Peek(msgspec.Struct):
 _PEEK = msgspec.json.Decoder(_Peek)
 
 
-def is_batch(body: bytes) -> bool:
-    """Say whether a body has an ``instances`` member at its top level."""
+def is_batch(body: bytes, named: bool = False) -> bool:
+    """Say whether a body has an ``instances`` member at its top level.
+
+    Parameters
+    ----------
+    body : bytes
+    named : bool, default False
+        Whether a column is called so: then only a list makes a batch.
+    """
     if b'"instances"' not in body:
         return False
     try:
-        return bool(bytes(_PEEK.decode(body).instances))
+        found = bytes(_PEEK.decode(body).instances)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
+    return found.startswith(b"[") if named else bool(found)
 
 
 async def breathe(done: int) -> None:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from serve_app.problems import Problem, listed
+from serve_app.problems import Problem
+from serve_app.wording import listed, plain_rule
 
 __all__ = ["violations"]
 
@@ -69,7 +70,7 @@ def violations(kind: Any, content: Any, message: str) -> Problem:
         _visit(kind, content, "$", found)
     if not found.errors:
         match = _AT.match(message)
-        found.add((match and match["path"]) or "$", match["rule"] if match else message)
+        found.add((match and match["path"]) or "$", plain_rule(match["rule"] if match else message))
     detail = "; ".join(found.sentences[:SENTENCES])
     if len(found.sentences) > SENTENCES:
         detail += "; and more, see errors"
@@ -96,6 +97,9 @@ def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
         for branch in branches:
             if get_origin(branch) is list:
                 _each(get_args(branch)[0], [(f"{path}[{i}]", v) for i, v in enumerate(value)], found)
+    if any(_reads_later(branch) for branch in branches):
+        # Plain values do not convert to `Raw`: that is no error.
+        return
     if len(found.errors) == before and not found.full:
         found.add(path, _rule(message, value, branches))
 
@@ -109,7 +113,7 @@ def _fields(kind: type[msgspec.Struct], value: dict[str, Any], path: str, found:
         if found.full:
             return
         if name in value:
-            _visit(field.type, value[name], f"{path}.{name}", found)
+            _visit(_anything_for_raw(field.type), value[name], f"{path}.{name}", found)
         elif field.required:
             found.add(f"{path}.{name}", "is required")
 
@@ -124,6 +128,24 @@ def _each(kind: Any, items: list[tuple[str, Any]], found: _Found) -> None:
                 if found.full:
                     return
                 _visit(kind, value, path, found)
+
+
+def _reads_later(kind: Any) -> bool:
+    """Say whether a struct leaves the instances of a batch undecoded."""
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return is_struct and any(f.type != _anything_for_raw(f.type) for f in msgspec.structs.fields(kind))
+
+
+def _anything_for_raw(kind: Any) -> Any:
+    """Return a type whose `Raw` parts, which each instance is read from later, may hold anything."""
+    if kind is msgspec.Raw:
+        return Any
+    if get_origin(kind) is Annotated:
+        inner, *meta = get_args(kind)
+        return Annotated[(_anything_for_raw(inner), *meta)]
+    if get_origin(kind) is list and get_args(kind)[0] is msgspec.Raw:
+        return list[Any]
+    return kind
 
 
 def _branches(kind: Any) -> list[Any]:
@@ -141,4 +163,4 @@ def _rule(message: str, value: Any, branches: Sequence[Any]) -> str:
     if choices and isinstance(value, str):
         return f"{value[:NAME]!r} is not one of {listed(choices)}"
     match = _AT.match(message)
-    return match["rule"] if match else message
+    return plain_rule(match["rule"] if match else message)
