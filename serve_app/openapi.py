@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from serve_app import schemas
+from serve_app.answers import span
+from serve_app.meanings import explain
 from serve_app.schemas import EXAMPLES, MAX_NUMBER, feature_range, feature_unit
 
 __all__ = ["document"]
@@ -89,9 +91,7 @@ def _feature_schema(feature: Mapping[str, Any]) -> dict[str, Any]:
     low, high = feature_range(feature)
     text = f"Unit: {feature_unit(feature) or 'none stated'}."
     if "min" in reference and "max" in reference:
-        text += (
-            f" Training range {reference['min']:g} to {reference['max']:g}; outside it the answer carries a warning."
-        )
+        text += f" Training range {span(reference['min'], reference['max'])}; outside it the answer carries a warning."
     schema: dict[str, Any] = {"type": ["number", "null"], "minimum": low, "maximum": high, "description": text}
     if reference.get("median") is not None:
         schema["examples"] = [reference["median"]]
@@ -292,7 +292,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
         },
         "paths": paths,
-        "components": {"schemas": _components(cards)},
+        "components": {"schemas": explain(_components(cards))},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import hypothesis
@@ -335,6 +336,20 @@ def test_the_documentation_page_loads_nothing_from_elsewhere(client: Client) -> 
         assert word not in text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "predict/threat" in text and "curl" in text
+
+
+def test_the_documentation_page_reads_well(client: Client) -> None:
+    text = client.get("/docs").body.decode()
+    assert "`" not in text and "<td></td></tr>" not in text and "serve_app" not in text
+    assert re.findall(r"\d[eE][-+]?\d+(?![\w-])", re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)) == []
+    assert "Probability that the stated prediction is right" in text
+    assert "<code>model.kind</code>" in text
+
+
+def test_every_field_of_the_schema_says_what_it_means(client: Client) -> None:
+    parts = client.get("/schema").json()["components"]["schemas"]
+    fields = {f"{s}.{name}": field for s, part in parts.items() for name, field in part.get("properties", {}).items()}
+    assert [name for name, field in fields.items() if not field.get("description")] == []
 
 
 def _conforms(context: Any, response: Any, case: Any) -> None:
