@@ -247,6 +247,7 @@ class Api:
                 "models_loaded": loaded,
                 "ready": len(trained) == len(TASKS),
                 "detail": None if trained else "no trained model yet: the legacy models answer; run 'aiops report'",
+                "refused": [{"name": m["name"], **m["refused"]} for m in status["models"] if "refused" in m],
                 "uptime_seconds": round(time.time() - self._started, 3),
                 "replica": self._metrics.replica,
             }
@@ -312,6 +313,8 @@ class Api:
         ):
             if value is not None:
                 options += [option, str(value)]
+        # Without a word for it, a run over HTTP replaces no champion: it may only fill an empty place.
+        options += ["--promote", "gate" if request.promote else "first"]
         job = await asyncio.to_thread(self._services.jobs.start, options, msgspec.to_builtins(request))
         location = f"{PREFIX}/models/train/{job['job_id']}"
         return 202, _JSON, _encode({**job, "location": location}), [(b"location", location.encode())]

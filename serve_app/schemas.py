@@ -198,6 +198,13 @@ class TrainRequest(Struct, forbid_unknown_fields=True):
     n_samples: Annotated[int, Meta(ge=200, le=5_000_000, description="Synthetic examples of each task.")] | None = None
     trials: Annotated[int, Meta(ge=1, le=500, description="Search trials of each task.")] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    promote: Annotated[
+        bool,
+        Meta(
+            description="Let what passes the gate replace the champion; otherwise it becomes a challenger, or champion of "
+            "a task that has none."
+        ),
+    ] = False
 
 
 class PromoteRequest(Struct, forbid_unknown_fields=True):

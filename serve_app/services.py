@@ -76,6 +76,8 @@ class Service:
     """
 
     task = ""
+    #: What `prepare` made of the model in service.
+    _ready: Any = None
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -91,6 +93,11 @@ class Service:
         """Take a verified model into service, in one assignment: requests under way finish with the old one."""
         self.prepare(live)
         self.live = live
+
+    def retire(self) -> None:
+        """Take the model out of service: requests are answered as before the first promotion."""
+        self._ready = None
+        self.live = None
 
     def prepare(self, live: Live) -> None:
         """Derive what requests need from a card, and run the graph once so that no request pays for it."""
