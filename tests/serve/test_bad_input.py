@@ -292,6 +292,26 @@ def test_the_wrong_one_of_many_metrics_is_named_without_reading_the_body_again_f
     assert decoder.calls == 1
 
 
+class Kept(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[msgspec.Raw]
+    explain: bool = False
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"instances": [1, {"a": 1e999}], "explain": 1}', "$.explain"),
+        (b'{"instances": [1%s], "explain": 1}' % (b"0" * 30), "$.explain"),
+        (b'{"instances": 1}', "$.instances"),
+        (b'{"instances": [{}], "partal": true}', "$.partal"),
+    ],
+)
+def test_what_stands_beside_parts_kept_as_they_came_is_named(body: bytes, path: str) -> None:
+    with pytest.raises(Problem) as caught:
+        decode(msgspec.json.Decoder(Kept), body)
+    assert [error["path"] for error in caught.value.errors] == [path]
+
+
 def test_every_wrong_row_of_a_batch_is_named_up_to_a_hundred(client: Client) -> None:
     rows: list[dict[str, Any]] = [{"xss_score": 0.5} for _ in range(1000)]
     for i in (3, 500, 999):
