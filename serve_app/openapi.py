@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from serve_app import legacy, schemas
+from serve_app.answers import span as between
+from serve_app.meanings import explain
 from serve_app.rows import ignored_of
 from serve_app.schemas import EXAMPLES, MAX_NUMBER, feature_range, feature_unit
 from serve_app.wording import span
@@ -97,7 +99,7 @@ def _feature_schema(feature: Mapping[str, Any]) -> dict[str, Any]:
     text = f"Unit: {feature_unit(feature) or 'none stated'}."
     if "min" in reference and "max" in reference:
         text += (
-            f" Training range {reference['min']:g} to {reference['max']:g}; outside it the answer carries a warning."
+            f" Training range {between(reference['min'], reference['max'])}; outside it the answer carries a warning."
         )
     kinds = ["number", "null", "boolean"] if feature.get("boolean") else ["number", "null"]
     schema: dict[str, Any] = {"type": kinds, "minimum": low, "maximum": high, "description": text}
@@ -393,7 +395,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
         },
         "paths": paths,
-        "components": {"schemas": _components(cards)},
+        "components": {"schemas": explain(_components(cards))},
     }
 
 

@@ -77,12 +77,28 @@ def violations(kind: Any, content: Any, message: str) -> Problem:
     return Problem(422, detail, found.errors)
 
 
-def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
+def _fault(kind: Any, value: Any) -> str | None:
+    """Return what msgspec says against a value, or nothing."""
     try:
         msgspec.convert(value, kind)
+        return None
     except msgspec.ValidationError as error:
         message = str(error)
-    else:
+    if not message.startswith("Expected `raw`"):
+        return message
+    # A part kept as it came can only be read from JSON.
+    try:
+        msgspec.json.decode(msgspec.json.encode(value), type=kind)
+        return None
+    except msgspec.ValidationError as error:
+        return str(error)
+    except OverflowError:
+        return None
+
+
+def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
+    message = _fault(kind, value)
+    if message is None:
         return
     before = len(found.errors)
     branches = _branches(kind)
@@ -121,9 +137,7 @@ def _fields(kind: type[msgspec.Struct], value: dict[str, Any], path: str, found:
 def _each(kind: Any, items: list[tuple[str, Any]], found: _Found) -> None:
     for start in range(0, len(items), _TOGETHER):
         part = items[start : start + _TOGETHER]
-        try:
-            msgspec.convert([value for _, value in part], list[kind])
-        except msgspec.ValidationError:
+        if _fault(list[kind], [value for _, value in part]) is not None:
             for path, value in part:
                 if found.full:
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import hypothesis
@@ -291,6 +292,26 @@ def test_the_wrong_one_of_many_metrics_is_named_without_reading_the_body_again_f
     assert decoder.calls == 1
 
 
+class Kept(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[msgspec.Raw]
+    explain: bool = False
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"instances": [1, {"a": 1e999}], "explain": 1}', "$.explain"),
+        (b'{"instances": [1%s], "explain": 1}' % (b"0" * 30), "$.explain"),
+        (b'{"instances": 1}', "$.instances"),
+        (b'{"instances": [{}], "partal": true}', "$.partal"),
+    ],
+)
+def test_what_stands_beside_parts_kept_as_they_came_is_named(body: bytes, path: str) -> None:
+    with pytest.raises(Problem) as caught:
+        decode(msgspec.json.Decoder(Kept), body)
+    assert [error["path"] for error in caught.value.errors] == [path]
+
+
 def test_every_wrong_row_of_a_batch_is_named_up_to_a_hundred(client: Client) -> None:
     rows: list[dict[str, Any]] = [{"xss_score": 0.5} for _ in range(1000)]
     for i in (3, 500, 999):
@@ -335,6 +356,20 @@ def test_the_documentation_page_loads_nothing_from_elsewhere(client: Client) -> 
         assert word not in text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "predict/threat" in text and "curl" in text
+
+
+def test_the_documentation_page_reads_well(client: Client) -> None:
+    text = client.get("/docs").body.decode()
+    assert "`" not in text and "<td></td></tr>" not in text and "serve_app" not in text
+    assert re.findall(r"\d[eE][-+]?\d+(?![\w-])", re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)) == []
+    assert "Probability that the stated prediction is right" in text
+    assert "<code>model.kind</code>" in text
+
+
+def test_every_field_of_the_schema_says_what_it_means(client: Client) -> None:
+    parts = client.get("/schema").json()["components"]["schemas"]
+    fields = {f"{s}.{name}": field for s, part in parts.items() for name, field in part.get("properties", {}).items()}
+    assert [name for name, field in fields.items() if not field.get("description")] == []
 
 
 def _conforms(context: Any, response: Any, case: Any) -> None:
