@@ -133,8 +133,7 @@ class CapacityService(Service):
             job.warnings.append(f"no timestamps: values are taken as one every {_span(step)}, the last one now")
         for name, (values, when, _) in columns.items():
             if when is None:
-                rounded = values[-servable.context :].astype(np.float32)
-                job.history[name] = rounded.astype(np.float64)
+                job.history[name] = values[-servable.context :]
             else:
                 job.history[name] = means_by_step(when, values, job.last, step, servable.context)
         longest = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in servable.targets)

@@ -112,9 +112,9 @@ def means_by_step(seconds: np.ndarray, values: np.ndarray, newest: int, step: in
     Returns
     -------
     ndarray, (up to length,), float64
-        Means within a step, in the precision of training (float32), NaN where there is none; oldest first.
+        Means within a step, NaN where there is none; oldest first.
     """
-    values = np.asarray(values, dtype=np.float32).astype(np.float64)
+    values = np.asarray(values, dtype=np.float64)
     back = steps_back(seconds, newest, step)
     kept = (back < length) & np.isfinite(values)
     back, values = back[kept], values[kept]

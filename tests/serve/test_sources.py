@@ -78,7 +78,7 @@ def cut(dataset: Dataset, task: str) -> tuple[dict[str, pd.DataFrame], dict[str,
         telemetry = telemetry[telemetry["resource_id"] == incidents["resource_id"].max()].iloc[:9000]
     kept = incidents[incidents["resource_id"].isin(telemetry["resource_id"].unique())]
     kept = kept[kept["start"] <= telemetry["timestamp"].max() + pd.Timedelta("30h")]
-    return {"telemetry": telemetry, "incidents": kept}, {"window": 16, "horizon": 30, "stride": 2}
+    return {"telemetry": telemetry, "incidents": kept}, {"window": 6, "horizon": 30, "stride": 3}
 
 
 def own(task: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -136,7 +136,7 @@ def own(task: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
             "origin_step": 12,
         }
         return {"usage": pd.concat(usage)}, capacity
-    return {"telemetry": pd.concat(metrics), "incidents": pd.DataFrame(incidents)}, {"window": 12, "horizon": 12}
+    return {"telemetry": pd.concat(metrics), "incidents": pd.DataFrame(incidents)}, {"window": 6, "horizon": 12}
 
 
 def write_own(folder: Path, tables: dict[str, pd.DataFrame]) -> None:
