@@ -73,6 +73,7 @@ MEANINGS: dict[str, str] = {
     "p90": "Upper edge of the 80 % band.",
     # Problem details
     "detail": "What is wrong and what to do, in a sentence or two.",
+    "error": "What is wrong with the instance: status, detail and errors.",
     "errors": "Every place that breaks a rule: path and rule.",
     "instance": "Path of the request.",
     "status": "HTTP status.",

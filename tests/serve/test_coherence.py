@@ -133,8 +133,8 @@ def test_capacity_claims_a_crossing_exactly_where_the_median_crosses(client: Cli
         assert (answer["prediction"] == "threshold_reached") == crosses == (reach["hours"] is not None)
         assert (answer["probability"] >= 0.5) == crosses or abs(answer["probability"] - 0.5) < 1e-6
         assert (answer["recommended_actions"] == ["scale_up"]) == crosses
-        # Histories are read in the precision of training.
-        assert ("the latest value" in reason) == (float(np.float32(values[-1])) >= limit)
+        # Timed histories are read in the precision of training: what it cannot tell apart counts as either.
+        assert ("the latest value" in reason) == (values[-1] >= limit) or abs(values[-1] - limit) < 1e-6 * limit
         assert "reached" not in reason or crosses
         seen.add(answer["recommendation"]["action"])
 
