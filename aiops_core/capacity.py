@@ -52,6 +52,10 @@ MAIN_METRIC = "r2"
 OBJECTIVE = "nmae"
 MODE = "min"
 MAX_STEPS = 16
+#: What the gate compares; simple baselines by the first one only.
+GATE_METRICS: tuple[str, ...] = ("mase",)
+#: There is no probability to compare.
+PROBABILITY_METRICS: tuple[str, ...] = ()
 SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
 STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
 
@@ -1168,17 +1172,30 @@ def evaluate(
 
 
 def compare(
-    data: CapacityData, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], seed: int = 0
-) -> metrics.Metric:
-    """Return R² of ``a`` minus that of ``b`` on the test rows, with a paired interval; positive: ``a`` is better."""
+    data: CapacityData,
+    prediction: Mapping[str, np.ndarray],
+    others: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    seed: int = 0,
+    n_boot: int = metrics.N_PAIRED,
+) -> dict[str, dict[str, metrics.Gain]]:
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS`."""
     context = _context(data, "test")
-    first, second = (
-        metrics.capacity_values(
+
+    def values(p: Mapping[str, np.ndarray]) -> metrics.Weighted:
+        return metrics.capacity_values(
             context["truth"], p["p50"], None, None, scale=context["scale"], target=context["target"]
         )
-        for p in (a, b)
+
+    return metrics.paired(
+        values(prediction),
+        {name: values(other) for name, other in others.items()},
+        len(context["truth"]),
+        only=(*GATE_METRICS, *PROBABILITY_METRICS),
+        clusters=context["clusters"],
+        seed=seed,
+        n_boot=n_boot,
     )
-    return metrics.paired(first, second, MAIN_METRIC, len(context["truth"]), clusters=context["clusters"], seed=seed)
 
 
 def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:

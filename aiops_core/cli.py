@@ -61,6 +61,12 @@ def report(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="one trial at a time: the whole report repeats, times and ids apart")
     ] = False,
+    promote: Annotated[
+        str, typer.Option(help="gate: as the gate says; first: only where there is no champion yet; never")
+    ] = "gate",
+    no_promote: Annotated[
+        bool, typer.Option("--no-promote", help="register challengers at most: for a try, the same as --promote never")
+    ] = False,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="override a setting of the data set: failure.window=48")
     ] = None,
@@ -76,6 +82,7 @@ def report(
         signal=signal,
         tasks=tuple(part.strip() for part in tasks.split(",") if part.strip()),
         deterministic=deterministic,
+        promote="never" if no_promote else promote,
         config=_settings(setting or []),
     )
     options.check()

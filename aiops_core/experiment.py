@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+PROMOTE = (True, False, "first")
 PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
 
 
@@ -69,6 +71,8 @@ class Study:
         Settings of the task that override those of the data set.
     deterministic : bool
         One trial at a time, so that the result repeats.
+    promote : {True, False, "first"}
+        Whether a candidate that passes the gate becomes champion: always, never, or only where there is none yet.
 
     Attributes
     ----------
@@ -92,7 +96,10 @@ class Study:
         out: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
         deterministic: bool = False,
+        promote: bool | str = True,
     ) -> None:
+        if promote not in PROMOTE:
+            raise UsageError(f"promote = {promote!r} is none of True, False and 'first'")
         if task not in TASKS:
             raise UsageError(f"unknown task '{task}'; known: {', '.join(TASKS)}")
         if n_trials < 1:
@@ -100,7 +107,7 @@ class Study:
         self.began = time.monotonic()
         self.task: ModuleType = importlib.import_module(f"aiops_core.{task}")
         self.name, self.source, self.seed = task, source, int(seed)
-        self.n_trials, self.deterministic = int(n_trials), bool(deterministic)
+        self.n_trials, self.deterministic, self.promote = int(n_trials), bool(deterministic), promote
         self.out = folder_of(out, source)
         unknown = set(dict(config or {}).get("decision", {})) - {
             "rule",
@@ -129,6 +136,7 @@ class Study:
         self.verdict: gate.Verdict | None = None
         self._predictions: dict[str, Any] = {}
         self._figures: dict[str, Figure] = {}
+        self._section: dict[str, Any] = {}
 
     @property
     def folder(self) -> Path:
@@ -141,8 +149,14 @@ class Study:
         return self.folder / "servable"
 
     def search(self) -> tuning.SearchResult:
-        """Search, with a live line; every trial is an MLflow run."""
+        """Search, with a live line; every trial is an MLflow run.
+
+        Finished trials of the same search in the run's folder are taken over, which is said.
+        """
         tuning.connect()
+        found = tuning.reusable(self.task, self.data, seed=self.seed, folder=self.folder / "search")
+        if found:
+            print(f"{found} finished trials of the same search are reused; another out or seed starts anew")
         info = self.data.info
         log = tracking.open_search(
             self.name,
@@ -174,7 +188,8 @@ class Study:
                 progress=live_line(self.folder),
             )
         except BaseException as error:
-            tracking.fail_run(self.run_id, str(error) or type(error).__name__)
+            interrupted = isinstance(error, KeyboardInterrupt)
+            tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
             raise
         return self.result
 
@@ -204,6 +219,8 @@ class Study:
                 "code_version": aiops_core.__version__,
                 "versions": versions(),
                 "trials": result.counts,
+                "train_rows": self.data.info["train_rows"],
+                **self._incidents(),
                 "best_params": result.best_params,
             },
         )
@@ -246,7 +263,7 @@ class Study:
     def decide(self) -> gate.Verdict:
         """Let the gate compare the candidate with the baselines and with the champion of the registry."""
         self._need(self.metrics, "evaluate")
-        champion, name, obstacle = self._champion()
+        champion, name, obstacles = self._champion()
         self.verdict = gate.decide(
             self.task,
             self.data,
@@ -254,7 +271,7 @@ class Study:
             self._predictions["baselines"],
             champion=champion,
             champion_name=name,
-            obstacle=obstacle,
+            obstacles=obstacles,
             seed=self.seed,
         )
         return self.verdict
@@ -269,6 +286,9 @@ class Study:
         """
         from aiops_core import plots, report
 
+        if self._section and self._section["gate"] == self._need(self.verdict, "decide").as_dict():
+            # The cell was run again: the same servable needs no second version.
+            return self._section
         verdict = self._need(self.verdict, "decide")
         result = self._need(self.result, "search")
         _note(self.folder, "registration")
@@ -327,6 +347,7 @@ class Study:
         result.curves.to_csv(self.folder / "curves.csv", index=False)
         write_json(self.folder / "details.json", self.details)
         write_json(self.folder / "section.json", section)
+        self._section = section
         return section
 
     def _training_telemetry(self) -> pd.DataFrame:
@@ -339,23 +360,37 @@ class Study:
         early: pd.DataFrame = telemetry.loc[place <= 1 - fraction]
         return early
 
+    def _incidents(self) -> dict[str, dict[str, int]]:
+        info = self.data.info
+        return (
+            {"incidents": {part: info[f"{part}_incidents"] for part in ("train", "test")}}
+            if "incidents" in info
+            else {}
+        )
+
     def _notes(self) -> list[str]:
         return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
 
-    def _champion(self) -> tuple[Any, str, str | None]:
+    def _champion(self) -> tuple[Any, str, list[str]]:
+        """Return the champion's prediction on these test rows, its name, and what speaks against replacing it."""
+        obstacles = [] if self.promote else ["was not to be promoted (promote=False, --no-promote)"]
         current = tracking.champions().get(self.task.MODEL)
         if current is None:
-            return None, "the champion", None
+            return None, "the champion", obstacles
         name = f"the champion (version {current.version})"
+        if self.promote == "first":
+            obstacles.append(f"was not to replace {name} by itself")
+        mine = servable.load(self.servable, verify=False).card
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             try:
                 loaded = servable.load(tracking.fetch(current.name, current.version, Path(scratch) / "champion"))
             except ServableError as error:
-                return None, name, str(error)
-            obstacle = gate.comparable(servable.load(self.servable, verify=False).card, loaded.card)
-            if obstacle:
-                return None, name, obstacle
-            return self.task.score(loaded, self.data, "test"), name, None
+                return None, name, [*obstacles, f"cannot be compared with {name}: {error}"]
+            obstacles += gate.lesser(mine.get("lineage") or {}, loaded.card.get("lineage") or {}, name)
+            reason = gate.comparable(mine, loaded.card)
+            if reason:
+                return None, name, [*obstacles, f"cannot be compared with {name}: {reason}"]
+            return self.task.score(loaded, self.data, "test"), name, obstacles
 
     @staticmethod
     def _need(value: Any, step: str) -> Any:
@@ -411,26 +446,28 @@ def notes(dataset: Dataset) -> pd.DataFrame:
 
 
 def parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Return the plain variables of a notebook's namespace, and refuse those that are no parameter.
+    """Return a notebook's parameters from its namespace; other variables are nobody's business.
 
     Raises
     ------
     UsageError
+        If papermill injected a parameter that the notebook does not have: papermill itself would only warn.
     """
     known = [name for name in known if name not in ("self", "task")]
-    plain = (str, int, float, bool, list, tuple, dict, type(None))
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, plain) and not name.startswith("_") and name not in _IPYTHON_NAMES
-    }
-    for name in given:
+    for name in _injected(namespace.get("In") or []):
         if name not in known:
             raise UsageError(f"this notebook has no parameter '{name}'{suggestion(name, known)}")
-    return given
+    return {name: namespace[name] for name in known if name in namespace}
 
 
-_IPYTHON_NAMES = frozenset({"In", "Out", "exit", "quit", "open"})
+def _injected(cells: Iterable[str]) -> list[str]:
+    """Return the names that papermill's own cell assigns; it begins with a comment of papermill's."""
+    found: list[str] = []
+    for source in cells:
+        if source.lstrip().startswith("# Parameters\n"):
+            targets = [node.targets for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            found += [target.id for group in targets for target in group if isinstance(target, ast.Name)]
+    return found
 
 
 def folder_of(out: str | Path | None, source: str) -> Path:

@@ -36,6 +36,7 @@ from aiops_core.synthetic import unit_of
 from aiops_core.tables import Dataset
 
 __all__ = [
+    "GATE_METRICS",
     "KIND",
     "MAIN_METRIC",
     "MAX_STEPS",
@@ -43,6 +44,7 @@ __all__ = [
     "MODEL",
     "NAME",
     "OBJECTIVE",
+    "PROBABILITY_METRICS",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
     "FailureData",
@@ -56,6 +58,7 @@ __all__ = [
     "export",
     "finish",
     "fit",
+    "highest_f1",
     "importance",
     "oracle",
     "policies",
@@ -73,6 +76,10 @@ OBJECTIVE = "average_precision"
 MODE = "max"
 #: Epochs of a full trial.
 MAX_STEPS = 8
+#: What the gate compares; simple baselines by the first one only.
+GATE_METRICS = ("roc_auc", "average_precision", "f1")
+#: One of these must beat the class prior: a ranking alone is no probability.
+PROBABILITY_METRICS = ("brier",)
 SIMPLE_BASELINES = ("class_prior", "rules")
 STRONG_BASELINES = ("hist_gradient_boosting",)
 
@@ -334,6 +341,7 @@ def prepare(dataset: Dataset, *, seed: int) -> FailureData:
         "test_base_rate": float(data.truth("test").mean()),
         "unlabelled_rows": int((grid.present & ~inside & ~example).sum()),
         "rows_inside_incidents": int((grid.present & inside).sum()),
+        **{f"{part}_incidents": int(count) for part, count in data.summary()["incidents"].items()},
     }
     return data
 
@@ -1115,13 +1123,14 @@ def _golden(data: FailureData) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score(model: FailureServable, data: FailureData, part: str) -> Prediction:
-    """Predict the examples of a part through the loaded servable; same keys as `predict`."""
+    """Predict the examples of a part through the loaded servable; the keys of `predict`, and ``f1_alarm``."""
     ends = data.ends[part]
     probability = np.empty(len(ends))
     for i in range(0, len(ends), CHUNK):
         chosen = ends[i : i + CHUNK]
         probability[i : i + CHUNK] = model.predict(data.windows(chosen), data.time[chosen])
-    return {"probability": probability, "alarm": model.decide(probability)}
+    of_f1 = choose_threshold(model.card["decision"]["curve"], "max_f1")
+    return {"probability": probability, "alarm": model.decide(probability), "f1_alarm": probability >= of_f1}
 
 
 # Baselines and evaluation --------------------------------------------------------------------------------------
@@ -1151,7 +1160,7 @@ def _rules(data: FailureData) -> Prediction | None:
     if len(set(names) & set(predictor.metrics)) < MIN_RULE_METRICS:
         return None
     check = data.ends["validation"]
-    threshold = metrics.f1_threshold(data.label(check), predictor.predict(data.values[check], names))
+    threshold = highest_f1(data.label(check), predictor.predict(data.values[check], names))
     found = predictor.predict(data.values[data.ends["test"]], names)
     return {"probability": found, "alarm": found >= threshold}
 
@@ -1176,7 +1185,7 @@ def _boosting(data: FailureData, seed: int) -> Prediction:
 
     train, validation = (data.ends[p] for p in ("train", "validation"))
     check = _spread(validation, BASELINE_ROWS)
-    threshold = metrics.f1_threshold(data.label(check), probability(learn(_spread(train, BASELINE_ROWS)), check))
+    threshold = highest_f1(data.label(check), probability(learn(_spread(train, BASELINE_ROWS)), check))
     both = _spread(np.sort(np.concatenate([train, validation])), BASELINE_ROWS)
     found = probability(learn(both), data.ends["test"])
     return {"probability": found, "alarm": found >= threshold}
@@ -1220,11 +1229,33 @@ def evaluate(data: FailureData, prediction: Prediction, part: str = "test", seed
     )
 
 
-def compare(data: FailureData, a: Prediction, b: Prediction, seed: int = 0) -> Metric:
-    """Return the paired difference of `MAIN_METRIC` on test, positive when ``a`` is better."""
+def compare(
+    data: FailureData,
+    prediction: Prediction,
+    others: Mapping[str, Prediction],
+    *,
+    seed: int = 0,
+    n_boot: int = metrics.N_PAIRED,
+) -> dict[str, dict[str, metrics.Gain]]:
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`.
+
+    F1 is that of ``f1_alarm`` where a prediction has one: the alarm at the threshold that `highest_f1` chooses on the
+    model's own validation, whatever policy it serves with.
+    """
     truth = data.truth("test")
-    first, second = (metrics.failure_values(truth, p["probability"], p["alarm"]) for p in (a, b))
-    return metrics.paired(first, second, MAIN_METRIC, len(truth), clusters=data.clusters("test"), seed=seed)
+
+    def values(p: Prediction) -> metrics.Weighted:
+        return metrics.failure_values(truth, p["probability"], p.get("f1_alarm", p["alarm"]))
+
+    return metrics.paired(
+        values(prediction),
+        {name: values(other) for name, other in others.items()},
+        len(truth),
+        only=(*GATE_METRICS, *PROBABILITY_METRICS),
+        clusters=data.clusters("test"),
+        seed=seed,
+        n_boot=n_boot,
+    )
 
 
 # Decisions and events ------------------------------------------------------------------------------------------
@@ -1308,18 +1339,8 @@ def policies(data: FailureData, ends: np.ndarray, probability: np.ndarray) -> di
         ``alerts_per_resource_day, false_alerts_per_resource_day, share_caught, median_lead_hours``.
     """
     truth = data.label(ends)
-    ranked = np.sort(probability)[::-1]
-    order = np.argsort(-probability, kind="stable")
-    hit = np.cumsum(truth[order])
-    cut = np.flatnonzero(np.r_[np.diff(ranked) != 0, True])
-    f1 = 2 * hit[cut] / (cut + 1 + truth.sum())
-    # Denser where few rows alarm: that is where thresholds are chosen. The best F1 is always among them.
-    place = np.unique(np.r_[np.geomspace(1, len(cut), CURVE_POINTS).astype(int) - 1, int(np.argmax(f1))])
-    cut = cut[place]
-    below = np.r_[ranked, ranked[-1] * 0.9][cut + 1]
-    # Half way to the next lower score: rounding in another runtime must not flip the decision.
-    threshold = (ranked[cut] + below) / 2
-    tp, raised = hit[cut].astype(float), (cut + 1).astype(float)
+    cut, threshold, hit = _cuts(truth, probability)
+    tp, raised = hit.astype(float), (cut + 1).astype(float)
     out: dict[str, list[float]] = {
         "threshold": threshold.tolist(),
         "precision": (tp / raised).tolist(),
@@ -1333,6 +1354,27 @@ def policies(data: FailureData, ends: np.ndarray, probability: np.ndarray) -> di
         out[name] = [float(e[name]) for e in seen]
     out["median_lead_hours"] = [float(e["median_lead_hours"] or 0.0) for e in seen]
     return out
+
+
+def _cuts(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return up to `CURVE_POINTS` places to cut the ranking, with the threshold and the positives above each."""
+    order = np.argsort(-probability, kind="stable")
+    ranked, hit = probability[order], np.cumsum(truth[order])
+    cut = np.flatnonzero(np.r_[np.diff(ranked) != 0, True])
+    f1 = 2 * hit[cut] / (cut + 1 + truth.sum())
+    # Denser where few rows alarm: that is where thresholds are chosen. The best F1 is always among them.
+    place = np.unique(np.r_[np.geomspace(1, len(cut), CURVE_POINTS).astype(int) - 1, int(np.argmax(f1))])
+    cut = cut[place]
+    below = np.r_[ranked, ranked[-1] * 0.9][cut + 1]
+    # Half way to the next lower score: rounding in another runtime must not flip the decision.
+    return cut, (ranked[cut] + below) / 2, hit[cut]
+
+
+def highest_f1(truth: np.ndarray, probability: np.ndarray) -> float:
+    """Return the threshold of rule ``max_f1``, as a servable's own is chosen: one rule for models and baselines."""
+    cut, threshold, hit = _cuts(truth, probability)
+    f1 = 2 * hit / (cut + 1 + truth.sum())
+    return choose_threshold({"threshold": threshold.tolist(), "f1": f1.tolist()}, "max_f1")
 
 
 def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:

@@ -40,6 +40,8 @@ STATE = "run.json"
 LANES = 2
 #: The longest first, so that the lanes end together.
 ORDER = ("failure", "capacity", "threat")
+#: Whether a candidate that passes the gate becomes champion, as the notebooks' parameter ``promote`` says it.
+PROMOTE: dict[str, bool | str] = {"gate": True, "first": "first", "never": False}
 Progress = Callable[[str, str], None]
 
 
@@ -54,6 +56,7 @@ class Options:
     signal: float = 1.0
     tasks: tuple[str, ...] = TASKS
     deterministic: bool = False
+    promote: str = "gate"
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -71,6 +74,8 @@ class Options:
             raise UsageError(f"--seed {self.seed} must not be negative")
         if not 0 <= self.signal <= 1:
             raise UsageError(f"--signal {self.signal} must lie from 0 to 1")
+        if self.promote not in PROMOTE:
+            raise UsageError(f"--promote {self.promote} is none of {', '.join(PROMOTE)}")
         for task in self.tasks:
             if task not in TASKS:
                 raise UsageError(f"--tasks: unknown task '{task}'{suggestion(task, TASKS)}")
@@ -140,7 +145,11 @@ def run(
         tell("validation", "done")
         common = {"source": source, "seed": options.seed, "out": str(work)}
         made = {"n_samples": options.n_samples, "signal": options.signal}
-        search = {"n_trials": options.n_trials, "deterministic": options.deterministic}
+        search = {
+            "n_trials": options.n_trials,
+            "deterministic": options.deterministic,
+            "promote": PROMOTE[options.promote],
+        }
         waiting: list[tuple[str, dict[str, Any]]] = []
         for task in sorted(TASKS, key=ORDER.index):
             section = work / task / "section.json"
@@ -182,7 +191,7 @@ def run(
 
 
 def execute(name: str, output: Path, parameters: Mapping[str, Any], kernels: list[Any] | None = None) -> None:
-    """Run one notebook with parameters it knows.
+    """Run one notebook with a value for every parameter it has.
 
     Parameters
     ----------
@@ -191,14 +200,15 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], kernels: lis
     output : Path
         Where the executed notebook is written.
     parameters : mapping
-        None stands for the notebook's own default.
+        All of them: a default would be whatever somebody last saved in the notebook.
     kernels : list, optional
         Gets the manager of the kernel, so that the caller can end it.
 
     Raises
     ------
     UsageError
-        If a parameter is unknown to the notebook: papermill alone would only warn and run with the default.
+        If a parameter is unknown to the notebook (papermill alone would only warn and run with the default), or one
+        of the notebook's is not given.
     AiopsError
         If the notebook stopped with one.
     """
@@ -213,12 +223,15 @@ def execute(name: str, output: Path, parameters: Mapping[str, Any], kernels: lis
     for parameter in parameters:
         if parameter not in known:
             raise UsageError(f"notebook {path.name} has no parameter '{parameter}'{suggestion(parameter, known)}")
+    absent = [parameter for parameter in known if parameter not in parameters]
+    if absent:
+        raise UsageError(f"notebook {path.name} has a parameter '{absent[0]}' that this run does not set")
     try:
         with tempfile.TemporaryDirectory(prefix="aiops-") as sockets:
             papermill.execute_notebook(
                 str(path),
                 str(output),
-                parameters={key: value for key, value in parameters.items() if value is not None},
+                parameters=dict(parameters),
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=False,

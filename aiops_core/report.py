@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from aiops_core import experiment
+from aiops_core import experiment, metrics
 from aiops_core.errors import UsageError
 from aiops_core.tables import TASKS
 from aiops_core.tracking import MODELS
@@ -32,26 +32,9 @@ __all__ = [
 ]
 
 TASK_WORDS = {"failure": "Failure prediction", "threat": "Threat detection", "capacity": "Capacity forecast"}
-METRIC_WORDS = {
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "f1": "F1",
-    "precision": "precision",
-    "recall": "recall",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "log_loss": "log loss",
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "r2": "R²",
-    "mase": "MASE",
-    "wape": "WAPE",
-    "pinball": "pinball loss",
-    "coverage_80": "coverage of the 80 % band",
-}
-LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss", "mae", "rmse", "mase", "wape", "pinball"})
+METRIC_WORDS = metrics.WORDS
+#: Below so many incidents in the test part a figure says more about chance than about the model.
+FEW_INCIDENTS = 10
 KIND_WORDS = {"lstm": "LSTM", "random_forest": "random forest", "xgboost": "XGBoost"}
 
 
@@ -138,8 +121,17 @@ def best_baseline(section: Mapping[str, Any]) -> tuple[str, Mapping[str, float] 
     return name, values[name]
 
 
+def few_incidents(section: Mapping[str, Any]) -> str | None:
+    """Return the warning that belongs in place of a number when the test part holds too few incidents, else None."""
+    count = (section.get("data") or {}).get("test_incidents")
+    if count is None or count >= FEW_INCIDENTS:
+        return None
+    some = "no incident" if count == 0 else "1 incident" if count == 1 else f"{count} incidents"
+    return f"Only {some} in the test part: no figure of this model is reliable."
+
+
 def verdict_words(section: Mapping[str, Any]) -> str:
-    """Say in one or two sentences how good a model is and what the gate made of it."""
+    """Say in a few sentences what the gate made of a model and how good it is; a model not served says first why."""
     if section["status"] != "trained":
         return f"{section['status'].capitalize()}: {section['reason']}."
     main = section["main_metric"]
@@ -151,14 +143,15 @@ def verdict_words(section: Mapping[str, Any]) -> str:
     if section["oracle"]:
         ceiling = section["oracle"][main]["value"]
         words += f"; the best possible, the oracle, {ceiling:.3f}, of which {value['value'] / ceiling:.0%} is reached"
-    decision = section["gate"]["decision"]
-    outcome = {
-        "champion": "It passes the gate and is the model to serve",
-        "challenger": "It is registered as challenger but not served",
-        "refused": "The gate refuses it: it is not registered and not served",
-    }[decision]
-    why = "" if decision == "champion" else f", because it {section['gate']['reasons'][0]}"
-    return f"{words}. {outcome}{why}."
+    gate, few = section["gate"], few_incidents(section)
+    words = f"{few} {words}" if few else words
+    if gate["decision"] == "champion":
+        return f"{words}. It passes the gate and is the model to serve."
+    outcome = "Registered as challenger, not served" if gate["decision"] == "challenger" else "Refused, not registered"
+    by_hand = ""
+    if gate["decision"] == "challenger":
+        by_hand = f" To serve it all the same: aiops models promote {section['model']} {section['model_version']}."
+    return f"{outcome}: it {gate['reasons'][0]}. {gate['advice']}{by_hand} {words}."
 
 
 def words(content: Mapping[str, Any]) -> Any:
@@ -220,6 +213,7 @@ def model_card(card: Mapping[str, Any]) -> str:
         f"- **Intended use**: {use}",
         f"- **Data**: {lineage.get('title', 'unknown')} (licence: {lineage.get('licence', 'unknown')}), digest {str(lineage.get('digest', ''))[:16]}",
         f"- **Split**: {lineage.get('split', 'unknown')}",
+        *_incident_line(lineage.get("incidents")),
         f"- **Features**: {', '.join(f['name'] for f in card['features'])}",
         f"- **Decision**: {_brief(decision)}",
         f"- **Calibration**: {_brief(calibration)}",
@@ -247,6 +241,13 @@ def model_card(card: Mapping[str, Any]) -> str:
         *[f"- It {reason}" for reason in reasons],
     ]
     return "\n".join(lines) + "\n"
+
+
+def _incident_line(counts: Mapping[str, int] | None) -> list[str]:
+    if not counts:
+        return []
+    few = f" (fewer than {FEW_INCIDENTS}: no figure below is reliable)" if counts["test"] < FEW_INCIDENTS else ""
+    return [f"- **Incidents**: {counts['train']} in training, {counts['test']} in the test{few}"]
 
 
 def _brief(values: Mapping[str, Any]) -> str:
@@ -285,8 +286,9 @@ def render(folder: str | Path) -> dict[str, Any]:
         task_words=TASK_WORDS,
         metric_words=METRIC_WORDS,
         kind_words=KIND_WORDS,
-        lower=LOWER_IS_BETTER,
+        lower=metrics.LOWER_IS_BETTER,
         verdict=verdict_words,
+        few_incidents=few_incidents,
         best_baseline=best_baseline,
         steps=next_steps(stored),
     )

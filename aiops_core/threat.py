@@ -51,6 +51,10 @@ MAIN_METRIC = "macro_f1"
 OBJECTIVE = "selection"
 MODE = "max"
 MAX_STEPS = 4
+#: What the gate compares; simple baselines by the first one only.
+GATE_METRICS: tuple[str, ...] = ("macro_f1",)
+#: One of these must beat the class prior.
+PROBABILITY_METRICS: tuple[str, ...] = ("log_loss",)
 SIMPLE_BASELINES: tuple[str, ...] = ("class_prior", "prior_draw", "rules")
 STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting",)
 
@@ -1238,12 +1242,30 @@ def evaluate(data: ThreatData, prediction: Prediction, part: str = "test", seed:
     )
 
 
-def compare(data: ThreatData, a: Prediction, b: Prediction, seed: int = 0) -> metrics.Metric:
-    """Return macro-F1 of ``a`` less that of ``b`` on the same resamples of test rows; positive: ``a`` is better."""
+def compare(
+    data: ThreatData,
+    prediction: Prediction,
+    others: Mapping[str, Prediction],
+    *,
+    seed: int = 0,
+    n_boot: int = metrics.N_PAIRED,
+) -> dict[str, dict[str, metrics.Gain]]:
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`."""
     rows = data.index("test")
     truth = data.y[rows]
-    first, second = (metrics.threat_values(truth, p["probability"], p["label"], data.classes) for p in (a, b))
-    return metrics.paired(first, second, MAIN_METRIC, len(rows), clusters=_clusters(data, rows), seed=seed)
+
+    def values(p: Prediction) -> metrics.Weighted:
+        return metrics.threat_values(truth, p["probability"], p["label"], data.classes)
+
+    return metrics.paired(
+        values(prediction),
+        {name: values(other) for name, other in others.items()},
+        len(rows),
+        only=(*GATE_METRICS, *PROBABILITY_METRICS),
+        clusters=_clusters(data, rows),
+        seed=seed,
+        n_boot=n_boot,
+    )
 
 
 def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:

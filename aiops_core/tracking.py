@@ -36,6 +36,7 @@ __all__ = [
     "list_models",
     "log_results",
     "open_search",
+    "previous_champion",
     "promote",
     "register",
     "rollback",
@@ -284,11 +285,11 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def fail_run(run_id: str, reason: str) -> None:
-    """Close a parent run as failed, with the reason as a tag."""
+def fail_run(run_id: str, reason: str, status: str = "FAILED") -> None:
+    """Close a parent run as ``FAILED`` or ``KILLED``, with the reason as a tag."""
     with _client() as client:
         client.set_tag(run_id, "reason", reason[:500])
-        client.set_terminated(run_id, status="FAILED")
+        client.set_terminated(run_id, status=status)
 
 
 def log_servable(run_id: str, folder: Path) -> str:
@@ -393,17 +394,35 @@ def rollback(name: str) -> ModelVersion:
         If there is no earlier champion.
     """
     with _client() as client:
-        model = client.get_registered_model(name)
-        current = str(model.aliases.get(CHAMPION, ""))
-        history = [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
-        while history and history[-1] == current:
-            history.pop()
-        if not current or not history:
-            raise TrackingError(f"model '{name}' has no earlier champion to roll back to")
+        history = _before(client.get_registered_model(name))
         client.set_registered_model_alias(name, CHAMPION, history[-1])
         client.set_registered_model_tag(name, HISTORY, ",".join(history))
         number = int(history[-1])
     return get_version(name, number)
+
+
+def previous_champion(name: str) -> ModelVersion:
+    """Return the version that `rollback` would make champion, and change nothing.
+
+    Raises
+    ------
+    TrackingError
+        If there is no earlier champion.
+    """
+    with _client() as client:
+        history = _before(client.get_registered_model(name))
+    return get_version(name, int(history[-1]))
+
+
+def _before(model: Any) -> list[str]:
+    """Return the champions before the current one, oldest first."""
+    current = str(model.aliases.get(CHAMPION, ""))
+    history = [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
+    while history and history[-1] == current:
+        history.pop()
+    if not current or not history:
+        raise TrackingError(f"model '{model.name}' has no earlier champion to roll back to")
+    return history
 
 
 def get_version(name: str, version: int) -> ModelVersion:
@@ -415,7 +434,22 @@ def get_version(name: str, version: int) -> ModelVersion:
 
 def champions() -> dict[str, ModelVersion]:
     """Return the champion of every registered model of the workbench; models without one are left out."""
-    return {v.name: v for v in list_models() if v.alias == CHAMPION}
+    from mlflow.exceptions import MlflowException
+
+    found: dict[str, ModelVersion] = {}
+    with _client() as client:
+        # Asked by name: a search answers with the first hundred models of a store that others may share.
+        for name in MODELS.values():
+            try:
+                number = client.get_registered_model(name).aliases.get(CHAMPION)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                continue
+            if number is not None:
+                version = client.get_model_version(name, str(number))
+                found[name] = _version(version, {str(version.version): CHAMPION})
+    return found
 
 
 def list_models() -> list[ModelVersion]:

@@ -7,6 +7,7 @@ TensorFlow is imported by the trial workers only, never by the process that call
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import logging
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+import joblib
 import optuna
 import pandas as pd
 import ray
@@ -31,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from aiops_core import settings
 from aiops_core.errors import AiopsError, ClusterError, UsageError
 
-__all__ = ["SearchResult", "TrialLog", "cluster", "conclude", "connect", "disconnect", "search"]
+__all__ = ["SearchResult", "TrialLog", "cluster", "conclude", "connect", "disconnect", "reusable", "search"]
 
 GRACE_STEPS = 3
 ATTEMPTS = 3
@@ -91,6 +93,8 @@ class SearchResult:
         ``trials, completed, pruned, errored``.
     seconds : float
         Wall time, summed over interrupted sittings.
+    reused : int
+        Trials of earlier sittings that were not run again.
     """
 
     task: str
@@ -102,6 +106,7 @@ class SearchResult:
     counts: dict[str, int]
     seconds: float
     errors: dict[str, str] = field(default_factory=dict)
+    reused: int = 0
 
     @property
     def best_params(self) -> dict[str, Any]:
@@ -200,6 +205,40 @@ def check_address(address: str) -> None:
         raise ClusterError(f"no Ray cluster answers at RAY_ADDRESS '{address}' ({error.strerror or error})") from error
 
 
+def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> int:
+    """Return how many finished trials of a folder belong to the very same search; clear the folder if it is another.
+
+    Searches are the same when data, space, seed and the task's code are: a trial of other data or of another space says
+    nothing about this one.
+
+    Parameters
+    ----------
+    task, data, seed, folder
+        As in `search`.
+    """
+    folder = Path(folder)
+    key = {
+        "data": joblib.hash(data),
+        "space": {name: repr(distribution) for name, distribution in task.space(data).items()},
+        "seed": seed,
+        "code": hashlib.sha256(Path(str(task.__file__)).read_bytes()).hexdigest(),
+    }
+    path = folder / "key.json"
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == key
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        temporary = folder / ".key.json"
+        temporary.write_text(json.dumps(key), encoding="utf-8")
+        os.replace(temporary, path)
+        return 0
+    events = folder / "events.jsonl"
+    return events.read_text(encoding="utf-8").count('"event": "ended"') if events.is_file() else 0
+
+
 def search(
     task: ModuleType,
     data: Any,
@@ -225,7 +264,8 @@ def search(
     seed : int
         Seed of the sampler and of every trial.
     folder : path
-        State of the search; a search found there is continued and its finished trials are not run again.
+        State of the search; the same search found there is continued and its finished trials are not run again, any
+        other is replaced (see `reusable`).
     log : TrialLog, optional
         Receiver of live events.
     deterministic : bool, default False
@@ -245,10 +285,13 @@ def search(
         If ``n_trials`` is below 1.
     AiopsError
         If every trial failed; the first trial's error is quoted.
+    KeyboardInterrupt
+        If the search was interrupted, as by Ctrl-C or a notebook's stop button; the finished trials are kept.
     """
     if n_trials < 1:
         raise UsageError(f"n_trials = {n_trials} must be at least 1")
     folder = Path(folder).resolve()
+    reusable(task, data, seed=seed, folder=folder)
     with cluster():
         return _search(task, data, n_trials, seed, folder, log, deterministic, resume, progress)
 
@@ -319,6 +362,9 @@ def _search(
         )
         tuner.fit()
         watcher.settle()
+        if len(watcher.ends) < n_trials:
+            # Tune takes an interrupt for a request to return early with what there is.
+            raise KeyboardInterrupt(f"{len(watcher.ends)} of {n_trials} trials are done; the same search goes on here")
     return watcher.result()
 
 
@@ -414,6 +460,7 @@ class _Watcher(tune.Callback):
         self.pruned: set[str] = set()
         self.interrupted: list[dict[str, Any]] = []
         self.earlier = 0.0
+        self.reused = 0
         folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._replay()
@@ -529,6 +576,7 @@ class _Watcher(tune.Callback):
             },
             seconds=self.earlier + time.monotonic() - self.began,
             errors=errors,
+            reused=self.reused,
         )
 
     def _end(self, trial: Any, status: str, error: str | None) -> None:
@@ -562,6 +610,7 @@ class _Watcher(tune.Callback):
                 self.steps[name].append({"step": event["step"], **event["metrics"], "seconds": event["seconds"]})
             else:
                 self.ends[name] = {"status": event["status"], "error": event["error"]}
+        self.reused = len(self.ends)
         for name in [n for n in self.params if n not in self.ends]:
             self.interrupted.append(self.params.pop(name))
             del self.steps[name]

@@ -18,8 +18,8 @@ import numpy as np
 
 from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
 from serve_app import legacy
-from serve_app.answers import UNCALIBRATED, iso, parse_stamp, quality
-from serve_app.batches import decode_at, read_each, refuse, said
+from serve_app.answers import UNCALIBRATED, close, iso, lowered, parse_stamp, quality, severity, share
+from serve_app.batches import read_each, refuse, said
 from serve_app.problems import Problem, invalid
 from serve_app.rows import RESERVED, ignored_of, is_nested, say_ignored
 from serve_app.schemas import MAX_SERIES, AnomalyBatch, AnomalyRequest, Row, feature_range
@@ -32,6 +32,8 @@ __all__ = ["AnomalyService"]
 _encode = msgspec.json.Encoder().encode
 #: Rows a series needs before its own history says anything.
 _ENOUGH = 8
+#: Shares of the threshold above which a score carries a warning, and above which an anomaly is critical.
+NEAR, CRITICAL = 0.75, 2.0
 
 
 @dataclass(slots=True)
@@ -64,7 +66,6 @@ class AnomalyService(Service):
         self._failure = failure
         self._single = msgspec.json.Decoder(AnomalyRequest)
         self._batch = msgspec.json.Decoder(AnomalyBatch)
-        self._known = AnomalyRequest.__struct_fields__
         self._block = msgspec.Raw(_encode(legacy_block(legacy.ANOMALY, "statistical")))
         self._of: Live | None = None
         self._reference: dict[str, Any] | None = None
@@ -110,7 +111,7 @@ class AnomalyService(Service):
         """Read one instance: `metrics`, a `time_series`, or a row of telemetry as it is."""
         form = self._form(body, path)
         if form is None:
-            request = decode_at(self._single, body, self._known, path)
+            request = decode(self._single, body, path)
         else:
             request = form
         if (request.metrics is None) == (request.time_series is None):
@@ -143,7 +144,7 @@ class AnomalyService(Service):
         """Return a flat row as a snapshot; None for a request that names `metrics` or `time_series`."""
         if is_nested(body, self._units):
             return None
-        row: dict[str, Any] = decode_at(self._row, body, None, path)
+        row: dict[str, Any] = decode(self._row, body, path)
         resource_id = row.get("resource_id")
         if resource_id is None or isinstance(resource_id, bool):
             raise invalid(f"{path}.resource_id", "is missing" if resource_id is None else "text is expected")
@@ -241,13 +242,19 @@ class AnomalyService(Service):
         probability = _probability(top, detector.threshold)
         prediction = "anomaly" if found else "normal"
         stated = probability if found else 1.0 - probability
+        if not found and top > NEAR * detector.threshold:
+            warnings.append(close("score", top, detector.threshold))
+        # Where nothing could be compared, nothing is known.
+        factor = UNCALIBRATED * quality(len(unjudged), 0, len(findings)) if judged else 0.0
+        missing = share("metrics", len(unjudged), len(findings), "without anything to compare with")
+        warnings.append(lowered(factor, "the statistics are not calibrated", missing))
         self.count("statistical", prediction)
         return {
             "resource_id": request.resource_id,
             "prediction": prediction,
             "probability": round(probability, 6),
-            "confidence": round(UNCALIBRATED * stated * quality(len(unjudged), 0, len(findings)), 6),
-            "severity": _severity(top, detector.threshold),
+            "confidence": round(stated * factor, 6),
+            "severity": severity(found, probability, top > CRITICAL * detector.threshold),
             "threshold": detector.threshold,
             "score": _number(top),
             "anomalies": anomalies,
@@ -295,12 +302,6 @@ def _from_features(features: list[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _probability(score: float, threshold: float) -> float:
     """Map a robust z-score to 0..1, 0.5 at the threshold: ordered, not calibrated."""
     return 1.0 / (1.0 + math.exp(-min(max(score - threshold, -30.0), 30.0)))
-
-
-def _severity(score: float, threshold: float) -> str:
-    if score > threshold:
-        return "critical" if score > 2.0 * threshold else "high"
-    return "medium" if score > 0.75 * threshold else "low"
 
 
 def _number(value: float) -> float | None:

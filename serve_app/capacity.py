@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from aiops_core.servable.series import means_by_step
-from serve_app.answers import iso, parse_stamp, quality
-from serve_app.batches import decode_at, read_each, refuse, said
+from serve_app.answers import lowered, parse_stamp, quality, severity, share, span
+from serve_app.batches import read_each, refuse, said
+from serve_app.outlook import LIKELY, Outlook, default_threshold, recommend, warn
 from serve_app.problems import Problem, invalid
 from serve_app.rows import ignored_of, say_ignored
-from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range, feature_unit
+from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range
 from serve_app.series import check_order, check_resource, row_times, step_notes
 from serve_app.services import Live, Service, breathe, decode, is_batch, unknown_names
 from serve_app.wording import listed, plain_rule
 from serve_app.wording import span as _span
 
-__all__ = ["DEFAULT_THRESHOLD", "CapacityService", "exceedance"]
+__all__ = ["CapacityService"]
 
-#: Share of the full range (in %) that counts as full, when the request names no threshold.
-DEFAULT_THRESHOLD = 85.0
-#: A resource whose upper band stays below this share of the threshold is too large.
-IDLE_SHARE = 0.4
+#: A crossing within a day is critical.
+SOON_HOURS = 24.0
 MAX_POINTS = 2_000_000
 #: (series, step) pairs forecast before other requests get a turn.
 _CHUNK_PAIRS = 8_192
@@ -39,7 +37,6 @@ _ACTIONS = {
     "scale_down": "scale_down",
     "maintain": "continue_monitoring",
 }
-_Z90 = NormalDist().inv_cdf(0.9)
 _encode = msgspec.json.Encoder().encode
 #: Values, whole seconds (ascending) or None, and the path for errors; there ``[]`` stands for a row.
 _Column = tuple[np.ndarray, np.ndarray | None, str]
@@ -58,29 +55,6 @@ class _Job:
     forecast: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def exceedance(bands: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the probability that each step exceeds a threshold, from its band.
-
-    A normal distribution is laid through p50 and the edge of the band on the side of the threshold.
-
-    Parameters
-    ----------
-    bands : ndarray, (k, 3)
-        p10, p50, p90.
-    threshold : float
-        Same unit.
-
-    Returns
-    -------
-    ndarray, (k,)
-        0.5 where p50 is the threshold, 0.1 where p90 is, 0.9 where p10 is.
-    """
-    p10, p50, p90 = bands[:, 0], bands[:, 1], bands[:, 2]
-    spread = np.where(threshold >= p50, p90 - p50, p50 - p10) / _Z90
-    z = (p50 - threshold) / np.maximum(spread, 1e-9)
-    return np.array([0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in np.clip(z, -38, 38).tolist()])
-
-
 class CapacityService(Service):
     """Answer ``predict/capacity``."""
 
@@ -90,7 +64,6 @@ class CapacityService(Service):
         super().__init__(*args, **kwargs)
         self._single = msgspec.json.Decoder(CapacityRequest)
         self._batch = msgspec.json.Decoder(CapacityBatch)
-        self._known = CapacityRequest.__struct_fields__
         self._block = msgspec.Raw(b"null")
 
     def prepare(self, live: Live) -> None:
@@ -107,13 +80,13 @@ class CapacityService(Service):
         if live is None:
             raise self.no_champion()
         if not is_batch(body):
-            job = self._read(live.servable, decode(self._single, body, self._known), "$")
+            job = self._read(live.servable, decode(self._single, body), "$")
             await self._forecast(live.servable, [job])
             return _encode(self._envelope(live, job, request_id, job.request.explain is not False))
         batch = decode(self._batch, body)
 
         def read(raw: bytes, path: str) -> _Job:
-            return self._read(live.servable, decode_at(self._single, raw, self._known, path), path)
+            return self._read(live.servable, decode(self._single, raw, path), path)
 
         found = await read_each(batch.instances, read)
         refuse(found, batch.partial)
@@ -293,29 +266,27 @@ class CapacityService(Service):
         units = {f["name"]: f for f in servable.card["features"]}
         when = job.last + step * np.arange(1, job.steps + 1)
         names = [f"{s}Z" for s in np.datetime_as_string(when.astype("datetime64[s]"))]
-        forecast, reach = {}, {}
-        chance: dict[str, float] = {}
-        peak: dict[str, float] = {}
+        forecast, outlooks = {}, {}
         for metric, bands in job.forecast.items():
-            rows = np.round(bands, 7).tolist()
+            # Judged by what is shown, so that a reader of the bands comes to the same verdict.
+            bands = np.round(bands, 7)
             forecast[metric] = [
-                {"timestamp": t, "p10": a, "p50": b, "p90": c} for t, (a, b, c) in zip(names, rows, strict=True)
+                {"timestamp": t, "p10": a, "p50": b, "p90": c}
+                for t, (a, b, c) in zip(names, bands.tolist(), strict=True)
             ]
-            limit = (request.thresholds or {}).get(metric, _default_threshold(units.get(metric, {}), bands))
-            known = job.history[metric]
-            latest = float(known[np.isfinite(known)][-1])
-            reach[metric] = _reach(bands, limit, latest, job.last, step)
-            chance[metric] = float(exceedance(bands, limit).max()) if latest < limit else 1.0
-            peak[metric] = float(bands[:, 2].max()) / limit if limit > 0 else math.inf
-        probability = max(chance.values())
-        first = max(chance, key=lambda m: chance[m])
-        reached = probability >= 0.5
-        recommendation = _recommend(probability, first, reach, peak, job.steps * step)
+            limit = (request.thresholds or {}).get(metric, default_threshold(units.get(metric, {})))
+            if limit is not None:
+                known = job.history[metric]
+                outlooks[metric] = Outlook(bands, limit, float(known[np.isfinite(known)][-1]), job.last, step)
+        probability = max((o.chance for o in outlooks.values()), default=None)
+        first = max(outlooks or job.forecast, key=lambda m: outlooks[m].chance if outlooks else 0.0)
+        recommendation = recommend(outlooks, _span(job.steps * step))
         observed = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in job.forecast)
         absent = [name for name in servable.targets if name not in job.forecast]
         warnings = list(job.warnings)
         if absent:
             warnings.append(f"not given: {', '.join(absent)}; not forecast")
+        warnings += warn(outlooks, [m for m in job.forecast if m not in outlooks])
         outside = 0
         for metric in job.forecast:
             reference = units.get(metric, {}).get("reference") or {}
@@ -324,9 +295,8 @@ class CapacityService(Service):
             beyond = values[(values < low) | (values > high)]
             if len(beyond):
                 outside += 1
-                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {low:g} to {high:g}")
-        season = servable.season
-        factor = quality(max(season - observed, 0), outside if observed >= season else 0, season)
+                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {span(low, high)}")
+        verdict = _Verdict.of(probability, observed, outside, servable.season, warnings)
         drivers: list[Any] = []
         if explain:
             bands = job.forecast[first]
@@ -334,17 +304,17 @@ class CapacityService(Service):
             others = {n: job.history[n][None] for n in servable.exogenous if n != first and n in job.history}
             last = np.array([job.last], dtype="datetime64[s]")
             drivers = servable.explain(job.history[first][None], last, crossing + 1, first, exogenous=others or None)
-        prediction = "threshold_reached" if reached else "within_capacity"
-        self.count(str(servable.card.get("kind")), prediction)
+        self.count(str(servable.card.get("kind")), verdict.prediction)
+        soon = any(o.hours is not None and o.hours <= SOON_HOURS for o in outlooks.values())
         return {
             "resource_id": str(request.resource_id),
-            "prediction": prediction,
-            "probability": round(probability, 6),
-            "confidence": round((probability if reached else 1.0 - probability) * factor, 6),
-            "severity": _severity(probability, reach[first]),
-            "threshold": 0.5,
+            "prediction": verdict.prediction,
+            "probability": None if probability is None else round(probability, 6),
+            "confidence": verdict.confidence,
+            "severity": severity(verdict.alarm, probability or 0.0, soon),
+            "threshold": None if probability is None else LIKELY,
             "forecast": forecast,
-            "time_to_threshold": reach,
+            "time_to_threshold": {metric: outlook.reach() for metric, outlook in outlooks.items()},
             "recommendation": recommendation,
             "drivers": drivers,
             "recommended_actions": [_ACTIONS[recommendation["action"]]],
@@ -363,51 +333,22 @@ def _stack(series: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def _default_threshold(feature: Any, bands: np.ndarray) -> float:
-    if feature_unit(feature) == "%":
-        return DEFAULT_THRESHOLD
-    reference = feature.get("reference") or {}
-    return float(reference.get("p99", reference.get("max", float(bands[:, 2].max()))))
+@dataclass
+class _Verdict:
+    prediction: str
+    alarm: bool
+    confidence: float | None
 
-
-def _reach(bands: np.ndarray, limit: float, latest: float, last: int, step: int) -> dict[str, Any]:
-    def first(column: int) -> int | None:
-        if latest >= limit:
-            return 0
-        hit = np.flatnonzero(bands[:, column] >= limit)
-        return int(hit[0]) + 1 if len(hit) else None
-
-    median, early = first(1), first(2)
-    return {
-        "threshold": limit,
-        "timestamp": None if median is None else iso(last + median * step),
-        "hours": None if median is None else round(median * step / 3600, 3),
-        "earliest_hours": None if early is None else round(early * step / 3600, 3),
-    }
-
-
-def _recommend(
-    probability: float, metric: str, reach: dict[str, Any], peak: dict[str, float], span: int
-) -> dict[str, Any]:
-    at = reach[metric]
-    if probability >= 0.5:
-        when = "has been reached" if at["hours"] == 0 else f"is reached in {at['hours']:g} h"
-        reason = f"{metric}: the threshold of {at['threshold']:g} {when} by the median forecast"
-        return {"action": "scale_up", "metric": metric, "reason": reason}
-    if probability >= 0.1:
-        reason = (
-            f"{metric}: the threshold of {at['threshold']:g} is within the 80 % band; "
-            f"probability {probability:.0%} within {_span(span)}"
-        )
-        return {"action": "plan_capacity", "metric": metric, "reason": reason}
-    if max(peak.values()) < IDLE_SHARE:
-        busiest = max(peak, key=lambda m: peak[m])
-        reason = f"even the 90th percentile stays below {IDLE_SHARE:.0%} of every threshold (most: {busiest}, {peak[busiest]:.0%})"
-        return {"action": "scale_down", "metric": busiest, "reason": reason}
-    return {"action": "maintain", "metric": None, "reason": f"no threshold comes into reach within {_span(span)}"}
-
-
-def _severity(probability: float, at: dict[str, Any]) -> str:
-    if probability >= 0.5:
-        return "critical" if at["hours"] is not None and at["hours"] <= 24 else "high"
-    return "medium" if probability >= 0.1 else "low"
+    @classmethod
+    def of(cls, probability: float | None, observed: int, outside: int, season: int, warnings: list[str]) -> _Verdict:
+        """Decide, and add to the warnings why the confidence is lower than the probability."""
+        if probability is None:
+            return cls("forecast_only", False, None)
+        alarm = probability >= LIKELY
+        outside = outside if observed >= season else 0
+        factor = quality(max(season - observed, 0), outside, season)
+        if factor < 1.0:
+            missing = share("steps of a season", max(season - observed, 0), season, "not given")
+            warnings.append(lowered(factor, missing, "values outside the training range" if outside else ""))
+        prediction = "threshold_reached" if alarm else "within_capacity"
+        return cls(prediction, alarm, round((probability if alarm else 1.0 - probability) * factor, 6))

@@ -15,8 +15,19 @@ from aiops_core.rules import failure_actions
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.servable.series import steps_back, window_of
 from serve_app import legacy
-from serve_app.answers import UNCALIBRATED, Ranges, iso, parse_stamp, quality, say_missing, severity
-from serve_app.batches import decode_at, read_each, refuse, said
+from serve_app.answers import (
+    UNCALIBRATED,
+    Ranges,
+    close,
+    iso,
+    lowered,
+    parse_stamp,
+    quality,
+    say_missing,
+    severity,
+    share,
+)
+from serve_app.batches import read_each, refuse, said
 from serve_app.problems import Problem, invalid
 from serve_app.rows import RESERVED, RowReader, ignored_of, is_nested, say_ignored
 from serve_app.schemas import FailureBatch, FailureRequest, Policy, ResourceId, Stamp, feature_range
@@ -145,7 +156,6 @@ class FailureService(Service):
         self._windows = Windows() if windows is None else windows
         self._single = msgspec.json.Decoder(FailureRequest)
         self._batch_decoder = msgspec.json.Decoder(FailureBatch)
-        self._known = FailureRequest.__struct_fields__
         self._rules = msgspec.Raw(_encode(legacy_block(legacy.RULES, "rule_based")))
         self._rule_reader = _reader([{"name": name} for name in legacy.RULE_METRICS], ())
 
@@ -224,7 +234,7 @@ class FailureService(Service):
         reader = self._rule_reader if ready is None else ready.reader
         if not is_nested(body, reader.known):
             return self._read_row(ready, reader, body, path, decision)
-        request = decode_at(self._single, body, self._known, path)
+        request = decode(self._single, body, path)
         if (request.metrics is None) == (request.time_series is None):
             raise invalid(path, "give either metrics (a snapshot) or time_series (a window, oldest row first)")
         asked = self._asked(ready, request, path, decision)
@@ -255,7 +265,7 @@ class FailureService(Service):
     def _read_row(
         self, ready: _Ready | None, reader: RowReader, body: bytes, path: str, decision: Policy | None
     ) -> _Asked:
-        request: Any = decode_at(reader.decoder, body, reader.known, path)
+        request: Any = decode(reader.decoder, body, path)
         row = np.array(reader.values(request), dtype=np.float32)
         asked = self._asked(ready, request, path, decision)
         if np.isnan(row).all():
@@ -379,13 +389,23 @@ class FailureService(Service):
         # Cells, not columns: a window of one row is nearly all missing.
         missing = int(np.count_nonzero(np.isnan(window)))
         factor = quality(missing, 0, window.size) * quality(0, len(outside), len(ready.names) - len(unseen))
+        if factor < 1.0:
+            warnings.append(
+                lowered(
+                    factor,
+                    share("values of the window", missing, window.size, "not given"),
+                    share("metrics", len(outside), len(ready.names) - len(unseen), "outside the training range"),
+                )
+            )
+        if not failing and 2 * p >= threshold:
+            warnings.append(close("probability", p, threshold))
         self.count(ready.kind, prediction)
         return {
             "resource_id": asked.resource_id,
             "prediction": prediction,
             "probability": round(p, 6),
             "confidence": round((p if failing else 1.0 - p) * factor, 6),
-            "severity": severity(p, threshold),
+            "severity": severity(failing, p, 2 * p >= 1.0 + threshold),
             "threshold": round(threshold, 6),
             "horizon_seconds": ready.horizon_seconds,
             "drivers": drivers if shown else [],
@@ -412,14 +432,18 @@ class FailureService(Service):
         failing = verdict.probability >= legacy.THRESHOLD
         prediction = "failure" if failing else "no_failure"
         stated = verdict.probability if failing else 1.0 - verdict.probability
-        factor = quality(len(absent), 0, len(legacy.RULE_METRICS))
+        factor = UNCALIBRATED * quality(len(absent), 0, len(legacy.RULE_METRICS))
+        missing = share("metrics of the rules", len(absent), len(legacy.RULE_METRICS), "not given")
+        warnings.append(lowered(factor, "the rules are not calibrated", missing))
+        if not failing and 2 * verdict.probability >= legacy.THRESHOLD:
+            warnings.append(close("probability", verdict.probability, legacy.THRESHOLD))
         self.count("rule_based", prediction)
         return {
             "resource_id": asked.resource_id,
             "prediction": prediction,
             "probability": round(verdict.probability, 6),
-            "confidence": round(UNCALIBRATED * stated * factor, 6),
-            "severity": verdict.severity,
+            "confidence": round(stated * factor, 6),
+            "severity": severity(failing, verdict.probability, 2 * verdict.probability >= 1.0 + legacy.THRESHOLD),
             "threshold": legacy.THRESHOLD,
             "horizon_seconds": None if self._ready is None else self._ready.horizon_seconds,
             "drivers": verdict.drivers[:3],

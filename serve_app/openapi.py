@@ -68,12 +68,12 @@ _PROBLEMS = {
     "400": "The body is not JSON.",
     "404": "Unknown model, version, job, action or path.",
     "405": "Another method is meant.",
-    "409": "Not possible in the present state.",
+    "409": "Not possible in the present state, or the version could not be served: nothing was changed.",
     "413": "The body is too large.",
     "415": "The body is not application/json in UTF-8.",
     "422": "The body breaks a rule; `errors` lists paths and rules.",
     "502": "The webhook failed.",
-    "503": "No model has been promoted yet, or the registry cannot be reached.",
+    "503": "No model has been promoted yet, the registry cannot be reached, or the state folder cannot be written.",
 }
 
 
@@ -344,7 +344,17 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
     get("schema", "This document", top=True)
     get("docs", "Documentation page", "text/html", top=True)
     usual = ("400", "413", "415", "422")
-    post("models/train", "Train in a process of its own", "TrainRequest", "202", *usual, "404", "409", tag="training")
+    post(
+        "models/train",
+        "Train in a process of its own",
+        "TrainRequest",
+        "202",
+        *usual,
+        "404",
+        "409",
+        "503",
+        tag="training",
+    )
     post("models/register", "Register the servable of a run", "RegisterRequest", "201", *usual, "404", "409", "503")
     post("models/promote", "Make a version the champion", "PromoteRequest", "200", *usual, "404", "409", "503")
     post("models/rollback", "Go back to the previous champion", "RollbackRequest", "200", *usual, "404", "409", "503")
@@ -371,7 +381,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             "operationId": "cancel_job",
             "tags": ["training"],
             "summary": "Cancel a job",
-            "responses": {"202": _json("It is being cancelled.", {"type": "object"}), **_problems("404", "409")},
+            "responses": {"202": _json("It is being cancelled.", {"type": "object"}), **_problems("404", "409", "503")},
         },
     }
     return {

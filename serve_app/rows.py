@@ -65,13 +65,16 @@ class _Renaming:
     """A decoder for column names that the struct decoder cannot hold: quotes, backslashes, control characters."""
 
     def __init__(self, kind: type[Struct], renamed: Mapping[str, str]) -> None:
-        self._kind, self._renamed = kind, dict(renamed)
+        self.type, self._renamed = kind, dict(renamed)
 
-    def decode(self, body: bytes | msgspec.Raw) -> Any:
-        content = msgspec.json.decode(body)
-        if isinstance(content, dict):
-            content = {self._renamed.get(name, name): value for name, value in content.items()}
-        return msgspec.convert(content, self._kind)
+    def decode(self, body: bytes) -> Any:
+        return msgspec.convert(self.rename(msgspec.json.decode(body)), self.type)
+
+    def rename(self, content: Any) -> Any:
+        """Return a decoded row under the names of the struct."""
+        if not isinstance(content, dict):
+            return content
+        return {self._renamed.get(name, name): value for name, value in content.items()}
 
 
 class RowReader:

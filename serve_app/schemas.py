@@ -221,6 +221,13 @@ class TrainRequest(Struct, forbid_unknown_fields=True):
     n_samples: Annotated[int, Meta(ge=200, le=5_000_000, description="Synthetic examples of each task.")] | None = None
     trials: Annotated[int, Meta(ge=1, le=500, description="Search trials of each task.")] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    promote: Annotated[
+        bool,
+        Meta(
+            description="Let what passes the gate replace the champion; otherwise it becomes a challenger, or champion of "
+            "a task that has none."
+        ),
+    ] = False
 
 
 class PromoteRequest(Struct, forbid_unknown_fields=True):
@@ -274,13 +281,25 @@ class Model(Struct):
     trained_at: str | None
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+_CONFIDENCE = (
+    "Probability that the stated prediction is right, lowered by input that is missing or outside the training range and "
+    "for models that are not calibrated; a warning says by what."
+)
+
+
 class Envelope(Struct):
     """What every prediction carries."""
 
     prediction: str
-    probability: Annotated[float, Meta(ge=0, le=1)]
-    confidence: Annotated[float, Meta(ge=0, le=1, description="See serve_app.answers.")]
-    severity: Annotated[str, Meta(description="low, medium, high or critical.")]
+    probability: Share
+    confidence: Annotated[float, Meta(ge=0, le=1, description=_CONFIDENCE)]
+    severity: Annotated[
+        str,
+        Meta(
+            description="low: no alarm; medium: an alarm that is more likely false; high: any other; critical: act at once."
+        ),
+    ]
     threshold: float | None
     drivers: list[Driver]
     recommended_actions: list[str]
@@ -314,7 +333,7 @@ class ForecastPoint(Struct):
 
 
 class Reach(Struct):
-    """When the median forecast first reaches the threshold; null if not within the forecast."""
+    """When the median forecast first reaches the threshold, 0 h if the latest value has; null if not within it."""
 
     threshold: float
     timestamp: str | None
@@ -331,8 +350,16 @@ class Recommendation(Struct):
 
 
 class CapacityAnswer(Envelope):
-    """How much will be used, and when it reaches a threshold."""
+    """How much will be used, and when it reaches a threshold; `forecast_only` where no threshold is known."""
 
+    probability: Annotated[  # type: ignore[assignment]
+        Share | None,
+        Meta(
+            description="The largest, over the steps ahead, of the chance that the step lies above its threshold; null "
+            "without a threshold."
+        ),
+    ]
+    confidence: Annotated[Share | None, Meta(description=_CONFIDENCE)]  # type: ignore[assignment]
     resource_id: str
     forecast: dict[str, list[ForecastPoint]]
     time_to_threshold: dict[str, Reach]

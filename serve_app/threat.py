@@ -13,8 +13,8 @@ from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
 from serve_app import schemas
-from serve_app.answers import Ranges, quality, say_missing
-from serve_app.batches import decode_at, place, read_each, refuse, said
+from serve_app.answers import Ranges, lowered, quality, say_missing, severity, share
+from serve_app.batches import place, read_each, refuse, said
 from serve_app.problems import Problem, invalid
 from serve_app.rows import RowReader, ignored_of, say_ignored
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
@@ -23,6 +23,8 @@ from serve_app.wording import listed
 __all__ = ["ThreatService"]
 
 _TREATMENT = "treated as not observed, which the model was trained for"
+#: Attack probability from which a `normal` row carries a warning, and from which an attack is critical.
+NEAR, CRITICAL = 0.25, 0.9
 _encode = msgspec.json.Encoder().encode
 
 _Named = Annotated[str, msgspec.Meta(max_length=256)] | int | float | None
@@ -120,6 +122,15 @@ def _actions(label: str) -> tuple[str, ...]:
     return tuple(threat_actions(label))
 
 
+@lru_cache(maxsize=4096)
+def _lowered(factor: float, missing: int, outside: int, width: int) -> str:
+    return lowered(
+        factor,
+        share("features", missing, width, "not given"),
+        share("given features", outside, width - missing, "outside the training range"),
+    )
+
+
 class ThreatService(Service):
     """Answer ``predict/threat``."""
 
@@ -143,7 +154,7 @@ class ThreatService(Service):
         reader = ready.reader
         if is_batch(body, reader.named_instances):
             return await self._batch(ready, body, request_id)
-        request: Any = decode(reader.decoder, body, reader.known)
+        request: Any = decode(reader.decoder, body)
         row = ready.rows([request])[0]
         # A feature called so takes the name: then the field is not there.
         costs = ready.matrix(getattr(request, "costs", None))
@@ -215,10 +226,11 @@ class ThreatService(Service):
             prediction, probability, threshold = "unknown", max(p), None
         else:
             prediction, probability, threshold = ready.classes[label], p[label], thresholds[label]
-        if label == ready.normal:
-            level = "medium" if attack >= 0.25 else "low"
-        else:
-            level = "critical" if attack >= 0.9 else "high" if attack >= 0.5 else "medium"
+        if label == ready.normal and attack >= NEAR:
+            warnings.append(f"an attack is not unlikely: attack_probability {attack:.3g}")
+        factor = quality(n_missing, len(outside), ready.width)
+        if factor < 1.0:
+            warnings.append(_lowered(factor, n_missing, len(outside), ready.width))
         self.count(ready.kind, prediction)
         return {
             "source_ip": _text(getattr(request, "source_ip", None)),
@@ -226,8 +238,8 @@ class ThreatService(Service):
             "probability": round(probability, 6),
             "probabilities": {name: round(v, 6) for name, v in zip(ready.classes, p, strict=True)},
             "attack_probability": round(attack, 6),
-            "confidence": round(probability * quality(n_missing, len(outside), ready.width), 6),
-            "severity": level,
+            "confidence": round(probability * factor, 6),
+            "severity": severity(label != ready.normal, attack, attack >= CRITICAL),
             "threshold": threshold,
             "drivers": drivers,
             "recommended_actions": _actions(prediction),
@@ -239,7 +251,7 @@ class ThreatService(Service):
 
 def _read(reader: RowReader, body: bytes, path: str) -> Any:
     """Read one row of a batch."""
-    request = decode_at(reader.decoder, body, reader.known, path)
+    request = decode(reader.decoder, body, path)
     if getattr(request, "costs", None) is not None:
         raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
     return request

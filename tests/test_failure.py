@@ -211,8 +211,23 @@ def test_baselines_are_scored_on_the_test_rows_and_trees_beat_the_prior(data: fa
     found = failure.baselines(data, seed=0)
     assert set(found) == {"class_prior", "hist_gradient_boosting"}
     assert all(len(p["probability"]) == data.info["test_rows"] for p in found.values())
-    better = failure.compare(data, found["hist_gradient_boosting"], found["class_prior"])
-    assert better["low"] > 0.2
+    better = failure.compare(data, found["hist_gradient_boosting"], {"prior": found["class_prior"]}, n_boot=300)
+    assert set(better["prior"]) == {"roc_auc", "average_precision", "f1", "brier"}
+    assert better["prior"]["roc_auc"]["low"] > 0.2
+
+
+def test_f1_is_compared_at_thresholds_that_one_rule_chose_on_validation(data: failure.FailureData) -> None:
+    # A prediction that serves with another policy still brings the alarm of that rule.
+    truth = data.truth("test").astype(float)
+    quiet = {"probability": truth, "alarm": truth > 2, "f1_alarm": truth > 0.5}
+    gains = failure.compare(data, quiet, {"same": {**quiet, "alarm": truth > 0.5}}, n_boot=100)
+    assert gains["same"]["f1"]["own"] == gains["same"]["f1"]["other"] == 1.0
+    check = data.ends["validation"]
+    score = np.linspace(0, 1, len(check))
+    curve = failure.policies(data, check, score)
+    assert failure.highest_f1(data.label(check), score) == failure.choose_threshold(curve, "max_f1")
+    trees = failure.baselines(data, seed=0)["hist_gradient_boosting"]
+    assert 0 < trees["alarm"].sum() < len(trees["alarm"])
 
 
 def test_rules_are_a_baseline_where_their_metrics_exist() -> None:

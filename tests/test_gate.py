@@ -1,23 +1,34 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aiops_core import gate, metrics
+from aiops_core import gate, metrics, report
 
 N = 600
+METRICS = ("roc_auc", "average_precision", "f1", "brier")
 
 
-def compare(data: np.ndarray, a: dict[str, Any], b: dict[str, Any], seed: int = 0) -> metrics.Metric:
-    first, second = (metrics.failure_values(data, p["probability"], p["probability"] > 0.5) for p in (a, b))
-    return metrics.paired(first, second, "roc_auc", len(data), seed=seed)
+def compare(
+    data: np.ndarray, prediction: dict[str, Any], others: Mapping[str, dict[str, Any]], *, seed: int = 0
+) -> dict[str, dict[str, metrics.Gain]]:
+    def values(p: dict[str, Any]) -> metrics.Weighted:
+        return metrics.failure_values(data, p["probability"], p["probability"] > 0.5)
+
+    found = {name: values(other) for name, other in others.items()}
+    return metrics.paired(values(prediction), found, len(data), only=METRICS, seed=seed, n_boot=1000)
 
 
 TASK: Any = SimpleNamespace(
-    MAIN_METRIC="roc_auc", SIMPLE_BASELINES=("class_prior",), STRONG_BASELINES=("trees",), compare=compare
+    GATE_METRICS=("roc_auc", "average_precision", "f1"),
+    PROBABILITY_METRICS=("brier",),
+    SIMPLE_BASELINES=("class_prior",),
+    STRONG_BASELINES=("trees",),
+    compare=compare,
 )
 
 
@@ -34,12 +45,65 @@ def truth() -> np.ndarray:
 PRIOR = {"probability": np.full(N, 0.5)}
 
 
+def rare() -> tuple[np.ndarray, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return 20 positives in 2,000 rows, and two models of equal AUC: one finds some surely, the other none.
+
+    Trees rank ten positives first and ten in the middle; the candidate ranks all twenty behind a hundred false alarms.
+    """
+    truth = np.zeros(2000, dtype=int)
+    truth[:20] = 1
+    rest = np.linspace(0, 1, 1980)
+    trees = np.r_[np.full(10, 2.0), np.full(10, 0.885), rest]
+    candidate = np.r_[np.full(20, 0.9425), rest]
+    prior = np.full(2000, 0.01)
+    return truth, {"probability": candidate / 2}, {"probability": trees / 2}, {"probability": prior}
+
+
+def test_equal_auc_and_a_wide_interval_do_not_hide_half_the_average_precision() -> None:
+    truth, candidate, trees, prior = rare()
+    gains = compare(truth, candidate, {"trees": trees})["trees"]
+    assert abs(gains["roc_auc"]["value"]) < 0.002
+    assert gains["average_precision"]["own"] < gains["average_precision"]["other"] / 2
+    verdict = gate.decide(TASK, truth, candidate, {"class_prior": prior, "trees": trees})
+    assert verdict.decision == "challenger"
+    assert "is inferior to trees: " in verdict.reasons[0] and "average precision" in verdict.reasons[0]
+    assert verdict.advice
+
+
+def test_a_wide_interval_is_no_pass(truth: np.ndarray) -> None:
+    few = np.r_[np.arange(12), np.arange(300, 340)]
+    one, other = prediction(truth[few], 0.25, 1), prediction(truth[few], 0.25, 8)
+    gain = compare(truth[few], one, {"trees": other})["trees"]
+    assert gain["roc_auc"]["low"] < -0.02 < 0 < gain["roc_auc"]["high"]
+    verdict = gate.decide(TASK, truth[few], one, {"trees": other})
+    assert verdict.decision == "challenger"
+    assert "must not reach below -0.020" in verdict.reasons[0] or "is inferior" in verdict.reasons[0]
+
+
+def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -> None:
+    truth, candidate, trees, prior = rare()
+    verdict = gate.decide(TASK, truth, candidate, {"class_prior": prior, "trees": trees})
+    section = {
+        "status": "trained", "main_metric": "roc_auc", "metrics": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}},
+        "baselines": {"trees": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}, "oracle": None,
+        "gate": verdict.as_dict(), "model": "failure_predictor", "model_version": 3,
+    }  # fmt: skip
+    words = report.verdict_words(section)
+    assert words.startswith("Registered as challenger, not served: it is inferior to trees")
+    assert "search again" in words
+    assert "aiops models promote failure_predictor 3" in words
+
+
+def test_a_comparison_takes_five_thousand_draws() -> None:
+    assert metrics.N_PAIRED >= 5_000
+
+
 def test_a_model_that_beats_all_becomes_champion(truth: np.ndarray) -> None:
     verdict = gate.decide(
         TASK, truth, prediction(truth, 0.5), {"class_prior": PRIOR, "trees": prediction(truth, 0.3, 2)}
     )
     assert verdict.decision == "champion"
-    assert any("beats trees" in reason for reason in verdict.reasons)
+    assert any("is not inferior to trees" in reason for reason in verdict.reasons)
 
 
 def test_a_model_that_trees_beat_is_a_challenger(truth: np.ndarray) -> None:
@@ -47,7 +111,7 @@ def test_a_model_that_trees_beat_is_a_challenger(truth: np.ndarray) -> None:
         TASK, truth, prediction(truth, 0.3), {"class_prior": PRIOR, "trees": prediction(truth, 0.6, 2)}
     )
     assert verdict.decision == "challenger"
-    assert "beaten by the strong baseline trees" in verdict.reasons[0]
+    assert "is inferior to trees" in verdict.reasons[0]
 
 
 def test_a_model_no_better_than_the_prior_is_refused(truth: np.ndarray) -> None:
@@ -63,6 +127,13 @@ def test_a_model_of_shuffled_labels_is_refused(seed: int, truth: np.ndarray) -> 
     assert verdict.decision == "refused"
 
 
+def test_a_ranking_whose_probabilities_are_worse_than_the_base_rate_waits(truth: np.ndarray) -> None:
+    ranks = {"probability": 0.49 * prediction(truth, 0.5)["probability"] ** 8}
+    verdict = gate.decide(TASK, truth, ranks, {"class_prior": PRIOR})
+    assert verdict.decision == "challenger"
+    assert "not shown to be better than the base rate: Brier score" in verdict.reasons[0]
+
+
 def test_a_model_worse_than_the_champion_waits(truth: np.ndarray) -> None:
     verdict = gate.decide(
         TASK,
@@ -73,15 +144,35 @@ def test_a_model_worse_than_the_champion_waits(truth: np.ndarray) -> None:
         champion_name="version 4",
     )
     assert verdict.decision == "challenger"
-    assert "worse than version 4" in verdict.reasons[0]
+    assert "is inferior to version 4" in verdict.reasons[0]
 
 
-def test_a_champion_that_cannot_be_compared_is_not_replaced(truth: np.ndarray) -> None:
+def test_what_speaks_against_a_promotion_holds_a_model_back(truth: np.ndarray) -> None:
     verdict = gate.decide(
-        TASK, truth, prediction(truth, 0.6), {"class_prior": PRIOR}, obstacle="it reads other features"
+        TASK, truth, prediction(truth, 0.6), {"class_prior": PRIOR}, obstacles=["reads other features"]
     )
     assert verdict.decision == "challenger"
-    assert "it reads other features" in verdict.reasons[0]
+    assert verdict.reasons[0] == "reads other features"
+
+
+REAL = {"source": "smd", "trials": {"trials": 20}, "train_rows": 5000}
+
+
+@pytest.mark.parametrize(
+    ("lineage", "words"),
+    [
+        ({**REAL, "source": "synthetic"}, "was trained on synthetic data, version 4 on 'smd'"),
+        ({**REAL, "trials": {"trials": 3}}, "had 3 trials, fewer than the 20 of version 4"),
+        ({**REAL, "train_rows": 800}, "had 800 training rows, fewer than the 5,000 of version 4"),
+    ],
+)
+def test_synthetic_data_and_smoke_runs_replace_no_real_champion(lineage: dict[str, Any], words: str) -> None:
+    assert gate.lesser(lineage, REAL, "version 4") == [words]
+
+
+def test_more_training_on_other_real_data_speaks_against_nothing() -> None:
+    assert gate.lesser({"source": "own", "trials": {"trials": 30}, "train_rows": 6000}, REAL, "version 4") == []
+    assert gate.lesser(REAL, {**REAL, "source": "synthetic"}, "version 4") == []
 
 
 def test_an_undefined_gain_refuses() -> None:

@@ -77,13 +77,16 @@ def test_paired_comparison_sees_what_single_intervals_hide() -> None:
     score = 0.25 * truth + 0.75 * RNG.random(800)
     worse = score + 0.12 * RNG.normal(size=800)
     a, b = (metrics.failure_values(truth, s, s > 0.5) for s in (score, worse))
-    gain = metrics.paired(a, b, "roc_auc", 800)
+    gains = metrics.paired(a, {"b": b}, 800, only=("roc_auc", "brier"), n_boot=300)["b"]
+    gain = gains["roc_auc"]
     assert gain["low"] > 0
     assert gain["value"] == pytest.approx(a(np.ones(800))["roc_auc"] - b(np.ones(800))["roc_auc"])
     ours, theirs = (metrics.failure(truth, s, s > 0.5)["roc_auc"] for s in (score, worse))
     assert ours["low"] < theirs["high"]
-    flipped = metrics.paired(b, a, "brier", 800, higher_is_better=False)
-    assert flipped["value"] == pytest.approx(a(np.ones(800))["brier"] - b(np.ones(800))["brier"])
+    # Lower is better: the gain is positive where the own value is lower.
+    brier = gains["brier"]
+    assert brier["value"] == pytest.approx(b(np.ones(800))["brier"] - a(np.ones(800))["brier"])
+    assert brier["own"] == pytest.approx(a(np.ones(800))["brier"])
 
 
 def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:

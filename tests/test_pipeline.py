@@ -171,6 +171,21 @@ def test_scoring_a_file_equals_the_servable(small: Path) -> None:
     assert scored["probability"].nunique() > 10
 
 
+def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any]) -> None:
+    version = content["tasks"]["capacity"]["model_version"]
+    aiops(small, "models", "promote", "capacity_forecaster", str(version))
+    aiops(
+        small, "report", "--n-samples", "900", "--trials", "1", "--tasks", "capacity", "--out", "smoke", "--no-promote"
+    )
+    gate = json.loads((small / "smoke" / "report.json").read_text())["tasks"]["capacity"]["gate"]
+    assert gate["decision"] == "challenger"
+    said = " ".join(gate["reasons"])
+    assert "was not to be promoted" in said
+    assert f"had 1 trials, fewer than the 2 of the champion (version {version})" in said
+    shown = " ".join(aiops(small, "models", "show", "capacity_forecaster", str(version + 1)).stdout.split())
+    assert '"decision": "challenger"' in shown
+
+
 def test_without_signal_nothing_is_promoted(tmp_path: Path) -> None:
     aiops(tmp_path, "report", "--n-samples", "1500", "--trials", "1", "--signal", "0", "--out", "out")
     content = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -275,18 +290,29 @@ def processes_of(home: Path) -> dict[int, str]:
     return found
 
 
-def test_a_notebook_runs_under_plain_papermill(tmp_path: Path) -> None:
+def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / "03_threat_detector.ipynb", as_version=4)
+    twice: list[Any] = []
+    for cell in notebook.cells:
+        again = cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+        twice += [cell, nbformat.v4.new_code_cell(cell.source), nbformat.v4.new_code_cell("i = 3")] if again else [cell]
+    notebook.cells = twice
+    nbformat.write(notebook, tmp_path / "in.ipynb")
     command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
-    notebook = ROOT / "notebooks" / "03_threat_detector.ipynb"
-    parameters = ["-p", "n_trials", "2", "-p", "n_samples", "1000", "-p", "out", "nb"]
+    parameters = ["-p", "n_trials", "2", "-p", "n_samples", "2000", "-p", "out", "nb"]
     done = subprocess.run(
-        [*command, str(notebook), "out.ipynb", *parameters],
+        [*command, "in.ipynb", "out.ipynb", *parameters],
         cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     section = json.loads((tmp_path / "nb" / "threat" / "section.json").read_text())
     assert section["search"]["trials"] == 2
     assert section["metrics"]["accuracy"]["value"] > 0.6
+    said = [o.get("text", "") for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])]
+    assert any("2 finished trials of the same search are reused" in text for text in said)
+    # Run twice, registered once, as it was judged.
+    assert section["gate"]["decision"] != "refused", section["gate"]["reasons"]
+    assert aiops(tmp_path, "models", "list").stdout.count("threat_detector") == 1
 
 
 def stable(section: Any) -> Any:

@@ -113,5 +113,6 @@ def test_a_notebook_refuses_what_papermill_only_warns_about() -> None:
     from aiops_core import experiment
     from aiops_core.errors import UsageError
 
+    namespace = {"n_samples": 100, "n_trails": 2, "In": ["", "# Parameters\nn_trails = 2\n"]}
     with pytest.raises(UsageError, match="no parameter 'n_trails'; did you mean 'n_trials'"):
-        experiment.open_study("threat", {"n_samples": 100, "n_trails": 2, "experiment": experiment, "_i": ""})
+        experiment.open_study("threat", namespace)

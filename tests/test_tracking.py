@@ -34,8 +34,9 @@ def test_promote_and_rollback_walk_through_the_champions(store: Path, tmp_path: 
     for version in versions:
         assert tracking.promote("threat_detector", version).alias == "champion"
     assert tracking.champions()["threat_detector"].version == versions[2]
-    assert tracking.rollback("threat_detector").version == versions[1]
-    assert tracking.rollback("threat_detector").version == versions[0]
+    for version in (versions[1], versions[0]):
+        assert tracking.previous_champion("threat_detector").version == version
+        assert tracking.rollback("threat_detector").version == version
     with pytest.raises(TrackingError, match="no earlier champion"):
         tracking.rollback("threat_detector")
     assert tracking.champions()["threat_detector"].version == versions[0]
@@ -47,6 +48,18 @@ def test_a_promotion_made_elsewhere_can_be_rolled_back(store: Path, tmp_path: Pa
     with tracking._client() as client:
         client.set_registered_model_alias("threat_detector", "champion", str(second))
     assert tracking.rollback("threat_detector").version == first
+
+
+def test_champions_are_found_in_a_store_full_of_other_models(store: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    version = int(fake_version(tmp_path, "a"))
+    tracking.promote("threat_detector", version)
+    client = MlflowClient(tracking.settings.load().mlflow_tracking_uri)
+    # A search answers with the first hundred, by name.
+    for i in range(100):
+        client.create_registered_model(f"another_{i:03d}")
+    assert {name: found.version for name, found in tracking.champions().items()} == {"threat_detector": version}
 
 
 def test_promoting_an_unknown_version_changes_nothing(store: Path, tmp_path: Path) -> None:

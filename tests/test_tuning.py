@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import toy_task
 
@@ -122,3 +123,45 @@ def test_a_killed_search_resumes_without_repeating_finished_trials(tmp_path: Pat
     journal = Counter((tmp_path / "journal").read_text().split())
     # Only trials that were running at the kill may appear twice.
     assert sum(count - 1 for count in journal.values()) <= started_before - len(finished)
+
+
+def test_the_same_search_is_reused_and_a_changed_one_is_not(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given = tmp_path / "s", data(tmp_path)
+    first = tuning.search(toy_task, given, n_trials=3, folder=folder)
+    assert (first.reused, tuning.reusable(toy_task, given, seed=7, folder=folder)) == (0, 3)
+    again = tuning.search(toy_task, given, n_trials=4, folder=folder)
+    assert again.reused == 3 and set(first.trials["trial"]) < set(again.trials["trial"])
+    # Other data, then another space: nothing of the old search is left.
+    other = tuning.search(toy_task, {**given, "fail_below": -9.0}, n_trials=2, folder=folder)
+    assert other.reused == 0 and not set(again.trials["trial"]) & set(other.trials["trial"])
+    narrow = {"x": optuna.distributions.FloatDistribution(0.4, 0.6)}
+    monkeypatch.setattr(toy_task, "space", lambda data: narrow)
+    changed = tuning.search(toy_task, {**given, "fail_below": -9.0}, n_trials=3, folder=folder)
+    assert changed.reused == 0
+    assert changed.trials["param:x"].between(0.4, 0.6).all()
+
+
+def test_an_interrupt_ends_a_search_as_an_interrupt_and_keeps_what_is_done(ray_cluster: str, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+
+    def stop(state: dict[str, Any]) -> None:
+        if state["done"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="of 30 trials are done"):
+        tuning.search(toy_task, data(tmp_path, pause=0.1), n_trials=30, folder=folder, progress=stop)
+    kept = tuning.reusable(toy_task, data(tmp_path, pause=0.1), seed=7, folder=folder)
+    assert 2 <= kept < 10
+
+
+def test_an_interrupt_before_the_first_trial_is_no_failed_search(ray_cluster: str, tmp_path: Path) -> None:
+    sent = []
+
+    def stop(state: dict[str, Any]) -> None:
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(toy_task, data(tmp_path, pause=0.1), n_trials=5, folder=tmp_path / "s", progress=stop)
