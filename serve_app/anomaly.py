@@ -19,7 +19,7 @@ import numpy as np
 from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
 from serve_app import legacy
 from serve_app.answers import UNCALIBRATED, close, iso, lowered, parse_stamp, quality, severity, share
-from serve_app.batches import decode_at, read_each, refuse, said
+from serve_app.batches import read_each, refuse, said
 from serve_app.problems import Problem, invalid
 from serve_app.rows import RESERVED, ignored_of, is_nested, say_ignored
 from serve_app.schemas import MAX_SERIES, AnomalyBatch, AnomalyRequest, Row, feature_range
@@ -111,7 +111,7 @@ class AnomalyService(Service):
         """Read one instance: `metrics`, a `time_series`, or a row of telemetry as it is."""
         form = self._form(body, path)
         if form is None:
-            request = decode_at(self._single, body, path)
+            request = decode(self._single, body, path)
         else:
             request = form
         if (request.metrics is None) == (request.time_series is None):
@@ -144,7 +144,7 @@ class AnomalyService(Service):
         """Return a flat row as a snapshot; None for a request that names `metrics` or `time_series`."""
         if is_nested(body, self._units):
             return None
-        row: dict[str, Any] = decode_at(self._row, body, path)
+        row: dict[str, Any] = decode(self._row, body, path)
         resource_id = row.get("resource_id")
         if resource_id is None or isinstance(resource_id, bool):
             raise invalid(f"{path}.resource_id", "is missing" if resource_id is None else "text is expected")

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from serve_app.problems import Problem
-from serve_app.services import breathe, decode
+from serve_app.services import breathe
 
-__all__ = ["decode_at", "place", "read_each", "refuse", "said"]
+__all__ = ["place", "read_each", "refuse", "said"]
 
 #: Errors that one answer lists.
 MAX_ERRORS = 100
@@ -21,23 +21,6 @@ T = TypeVar("T")
 def place(index: int) -> str:
     """Return the path of an instance."""
     return f"$.instances[{index}]"
-
-
-def decode_at(decoder: msgspec.json.Decoder[T], body: bytes, path: str) -> T:
-    """Decode one instance; see `serve_app.services.decode`. Paths of errors start at ``path``."""
-    try:
-        return decode(decoder, body)
-    except Problem as problem:
-        if path == "$":
-            raise
-        raise _moved(problem, path) from None
-
-
-def _moved(problem: Problem, path: str) -> Problem:
-    errors = [{**error, "path": path + error["path"].removeprefix("$")} for error in problem.errors]
-    detail = problem.detail
-    detail = path + detail.removeprefix("$") if detail.startswith("$") else f"{path}: {detail}"
-    return Problem(problem.status, detail, errors)
 
 
 async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T]) -> list[T | Problem]:

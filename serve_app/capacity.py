@@ -11,9 +11,8 @@ import msgspec
 import numpy as np
 
 from aiops_core.servable.series import means_by_step
-from serve_app.answers import lowered, parse_stamp, quality, severity, share
-from serve_app.answers import span as between
-from serve_app.batches import decode_at, read_each, refuse, said
+from serve_app.answers import lowered, parse_stamp, quality, severity, share, span
+from serve_app.batches import read_each, refuse, said
 from serve_app.outlook import LIKELY, Outlook, default_threshold, recommend, warn
 from serve_app.problems import Problem, invalid
 from serve_app.rows import ignored_of, say_ignored
@@ -87,7 +86,7 @@ class CapacityService(Service):
         batch = decode(self._batch, body)
 
         def read(raw: bytes, path: str) -> _Job:
-            return self._read(live.servable, decode_at(self._single, raw, path), path)
+            return self._read(live.servable, decode(self._single, raw, path), path)
 
         found = await read_each(batch.instances, read)
         refuse(found, batch.partial)
@@ -296,7 +295,7 @@ class CapacityService(Service):
             beyond = values[(values < low) | (values > high)]
             if len(beyond):
                 outside += 1
-                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {between(low, high)}")
+                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {span(low, high)}")
         verdict = _Verdict.of(probability, observed, outside, servable.season, warnings)
         drivers: list[Any] = []
         if explain:

@@ -27,7 +27,7 @@ from serve_app.answers import (
     severity,
     share,
 )
-from serve_app.batches import decode_at, read_each, refuse, said
+from serve_app.batches import read_each, refuse, said
 from serve_app.problems import Problem, invalid
 from serve_app.rows import RESERVED, RowReader, ignored_of, is_nested, say_ignored
 from serve_app.schemas import FailureBatch, FailureRequest, Policy, ResourceId, Stamp, feature_range
@@ -234,7 +234,7 @@ class FailureService(Service):
         reader = self._rule_reader if ready is None else ready.reader
         if not is_nested(body, reader.known):
             return self._read_row(ready, reader, body, path, decision)
-        request = decode_at(self._single, body, path)
+        request = decode(self._single, body, path)
         if (request.metrics is None) == (request.time_series is None):
             raise invalid(path, "give either metrics (a snapshot) or time_series (a window, oldest row first)")
         asked = self._asked(ready, request, path, decision)
@@ -265,7 +265,7 @@ class FailureService(Service):
     def _read_row(
         self, ready: _Ready | None, reader: RowReader, body: bytes, path: str, decision: Policy | None
     ) -> _Asked:
-        request: Any = decode_at(reader.decoder, body, path)
+        request: Any = decode(reader.decoder, body, path)
         row = np.array(reader.values(request), dtype=np.float32)
         asked = self._asked(ready, request, path, decision)
         if np.isnan(row).all():

@@ -67,14 +67,14 @@ class _Renaming:
     def __init__(self, kind: type[Struct], renamed: Mapping[str, str]) -> None:
         self.type, self._renamed = kind, dict(renamed)
 
-    def decode(self, body: bytes | msgspec.Raw) -> Any:
+    def decode(self, body: bytes) -> Any:
         return msgspec.convert(self.rename(msgspec.json.decode(body)), self.type)
 
     def rename(self, content: Any) -> Any:
-        """Return plain values under the names that the struct has."""
-        if isinstance(content, dict):
-            return {self._renamed.get(name, name): value for name, value in content.items()}
-        return content
+        """Return a decoded row under the names of the struct."""
+        if not isinstance(content, dict):
+            return content
+        return {self._renamed.get(name, name): value for name, value in content.items()}
 
 
 class RowReader:

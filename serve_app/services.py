@@ -151,8 +151,15 @@ class Service:
 _anything = msgspec.json.Decoder(float_hook=float)
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str = "$") -> T:
     """Decode a request body, or say where it breaks which rule.
+
+    Parameters
+    ----------
+    decoder : msgspec.json.Decoder or serve_app.rows.Renaming
+    body : bytes
+    path : str, default "$"
+        Where the body stands, for errors: an instance of a batch is decoded by itself.
 
     Raises
     ------
@@ -172,9 +179,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         content = None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"the body is not JSON: {error}") from None
-    # Column names that no struct can hold go by others.
     rename = getattr(decoder, "rename", None)
-    raise violations(decoder.type, content if rename is None else rename(content), message)
+    raise violations(decoder.type, content if rename is None else rename(content), message, path)
 
 
 class _Peek(msgspec.Struct):

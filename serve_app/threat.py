@@ -14,7 +14,7 @@ from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
 from serve_app import schemas
 from serve_app.answers import Ranges, lowered, quality, say_missing, severity, share
-from serve_app.batches import decode_at, place, read_each, refuse, said
+from serve_app.batches import place, read_each, refuse, said
 from serve_app.problems import Problem, invalid
 from serve_app.rows import RowReader, ignored_of, say_ignored
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
@@ -251,7 +251,7 @@ class ThreatService(Service):
 
 def _read(reader: RowReader, body: bytes, path: str) -> Any:
     """Read one row of a batch."""
-    request = decode_at(reader.decoder, body, path)
+    request = decode(reader.decoder, body, path)
     if getattr(request, "costs", None) is not None:
         raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
     return request

@@ -52,7 +52,7 @@ class _Found:
         self.sentences.append(f"{path}: {what} {listed([repr(n[:NAME]) for n in names])}; {choices}")
 
 
-def violations(kind: Any, content: Any, message: str) -> Problem:
+def violations(kind: Any, content: Any, message: str, path: str = "$") -> Problem:
     """Return the 422 that names every place where a body breaks its type, up to `LIMIT`.
 
     Parameters
@@ -64,41 +64,28 @@ def violations(kind: Any, content: Any, message: str) -> Problem:
     message : str
         What msgspec said about the body. It is used where the plain values show nothing: of a key given twice, they
         keep the last value only.
+    path : str, default "$"
+        Where the body stands in a larger one.
     """
     found = _Found()
     if content is not None:
-        _visit(kind, content, "$", found)
+        _visit(kind, content, path, found)
     if not found.errors:
         match = _AT.match(message)
-        found.add((match and match["path"]) or "$", plain_rule(match["rule"] if match else message))
+        place = (match and match["path"]) or "$"
+        found.add(path + place.removeprefix("$"), plain_rule(match["rule"] if match else message))
     detail = "; ".join(found.sentences[:SENTENCES])
     if len(found.sentences) > SENTENCES:
         detail += "; and more, see errors"
     return Problem(422, detail, found.errors)
 
 
-def _fault(kind: Any, value: Any) -> str | None:
-    """Return what msgspec says against a value, or nothing."""
+def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
     try:
         msgspec.convert(value, kind)
-        return None
     except msgspec.ValidationError as error:
         message = str(error)
-    if not message.startswith("Expected `raw`"):
-        return message
-    # A part kept as it came can only be read from JSON.
-    try:
-        msgspec.json.decode(msgspec.json.encode(value), type=kind)
-        return None
-    except msgspec.ValidationError as error:
-        return str(error)
-    except OverflowError:
-        return None
-
-
-def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
-    message = _fault(kind, value)
-    if message is None:
+    else:
         return
     before = len(found.errors)
     branches = _branches(kind)
@@ -113,9 +100,6 @@ def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
         for branch in branches:
             if get_origin(branch) is list:
                 _each(get_args(branch)[0], [(f"{path}[{i}]", v) for i, v in enumerate(value)], found)
-    if any(_reads_later(branch) for branch in branches):
-        # Plain values do not convert to `Raw`: that is no error.
-        return
     if len(found.errors) == before and not found.full:
         found.add(path, _rule(message, value, branches))
 
@@ -129,37 +113,31 @@ def _fields(kind: type[msgspec.Struct], value: dict[str, Any], path: str, found:
         if found.full:
             return
         if name in value:
-            _visit(_anything_for_raw(field.type), value[name], f"{path}.{name}", found)
+            _visit(_readable(field.type), value[name], f"{path}.{name}", found)
         elif field.required:
             found.add(f"{path}.{name}", "is required")
+
+
+def _readable(kind: Any) -> Any:
+    """Return a type with JSON that is read later taken as anything."""
+    origin = get_origin(kind)
+    if kind is msgspec.Raw:
+        return Any
+    if origin is Annotated:
+        return Annotated[(_readable(get_args(kind)[0]), *kind.__metadata__)]
+    return list[_readable(get_args(kind)[0])] if origin is list else kind  # type: ignore[misc]
 
 
 def _each(kind: Any, items: list[tuple[str, Any]], found: _Found) -> None:
     for start in range(0, len(items), _TOGETHER):
         part = items[start : start + _TOGETHER]
-        if _fault(list[kind], [value for _, value in part]) is not None:
+        try:
+            msgspec.convert([value for _, value in part], list[kind])
+        except msgspec.ValidationError:
             for path, value in part:
                 if found.full:
                     return
                 _visit(kind, value, path, found)
-
-
-def _reads_later(kind: Any) -> bool:
-    """Say whether a struct leaves the instances of a batch undecoded."""
-    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-    return is_struct and any(f.type != _anything_for_raw(f.type) for f in msgspec.structs.fields(kind))
-
-
-def _anything_for_raw(kind: Any) -> Any:
-    """Return a type whose `Raw` parts, which each instance is read from later, may hold anything."""
-    if kind is msgspec.Raw:
-        return Any
-    if get_origin(kind) is Annotated:
-        inner, *meta = get_args(kind)
-        return Annotated[(_anything_for_raw(inner), *meta)]
-    if get_origin(kind) is list and get_args(kind)[0] is msgspec.Raw:
-        return list[Any]
-    return kind
 
 
 def _branches(kind: Any) -> list[Any]:
