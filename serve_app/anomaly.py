@@ -8,7 +8,9 @@ one for the resource, else by its own history.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as made
 from typing import Any
 
 import msgspec
@@ -16,16 +18,35 @@ import numpy as np
 
 from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
 from serve_app import legacy
-from serve_app.answers import UNCALIBRATED, iso, parse_stamp, quality
-from serve_app.problems import invalid
-from serve_app.schemas import MAX_SERIES, AnomalyBatch, AnomalyRequest, feature_range
+from serve_app.answers import UNCALIBRATED, close, iso, lowered, parse_stamp, quality, severity, share
+from serve_app.batches import read_each, refuse, said
+from serve_app.problems import Problem, invalid
+from serve_app.rows import RESERVED, ignored_of, is_nested, say_ignored
+from serve_app.schemas import MAX_SERIES, AnomalyBatch, AnomalyRequest, Row, feature_range
+from serve_app.series import check_resource, row_times, step_notes
 from serve_app.services import Live, Service, breathe, decode, is_batch, legacy_block
+from serve_app.wording import plain_rule
 
 __all__ = ["AnomalyService"]
 
 _encode = msgspec.json.Encoder().encode
 #: Rows a series needs before its own history says anything.
 _ENOUGH = 8
+#: Shares of the threshold above which a score carries a warning, and above which an anomaly is critical.
+NEAR, CRITICAL = 0.75, 2.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One instance, read and checked: (n,) values a metric, and the time of each row where it is known."""
+
+    resource_id: str
+    sensitivity: float | None
+    path: str
+    field: str
+    series: dict[str, np.ndarray] = made(default_factory=dict)
+    times: np.ndarray | None = None
+    notes: list[str] = made(default_factory=list)
 
 
 class AnomalyService(Service):
@@ -45,21 +66,27 @@ class AnomalyService(Service):
         self._failure = failure
         self._single = msgspec.json.Decoder(AnomalyRequest)
         self._batch = msgspec.json.Decoder(AnomalyBatch)
-        self._known = AnomalyRequest.__struct_fields__
         self._block = msgspec.Raw(_encode(legacy_block(legacy.ANOMALY, "statistical")))
         self._of: Live | None = None
         self._reference: dict[str, Any] | None = None
+        self._row = msgspec.json.Decoder(Row)
         self._units: dict[str, Mapping[str, Any]] = {}
+        self._ignored: frozenset[str] = frozenset(RESERVED["failure"]) - {"resource_id", "timestamp"}
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
         """See `Service.answer`."""
         self._refresh()
         if not is_batch(body):
-            return _encode(self._judge(decode(self._single, body, self._known), request_id, "$"))
-        batch = decode(self._batch, body, self._known)
+            return _encode(self._judge(self._read(body, "$"), request_id))
+        batch = decode(self._batch, body)
+        found = await read_each(batch.instances, self._read)
+        refuse(found, batch.partial)
         out = []
-        for i, request in enumerate(batch.instances):
-            out.append(self._judge(request, f"{request_id}-{i}", f"$.instances[{i}]"))
+        for i, seen in enumerate(found):
+            if isinstance(seen, Problem):
+                out.append(said(seen))
+            else:
+                out.append(self._judge(seen, f"{request_id}-{i}"))
             await breathe(i)
         return _encode({"predictions": out})
 
@@ -71,34 +98,112 @@ class AnomalyService(Service):
         self._of = live
         card = live.servable.card if live is not None else {}
         self._units = {f["name"]: f for f in card.get("features", [])}
+        ignored = ignored_of(card) if live is not None else RESERVED["failure"]
+        self._ignored = frozenset(ignored) - {"resource_id", "timestamp"}
         self._reference = card.get("anomaly") or _from_features(card.get("features", []))
 
-    def _judge(self, request: AnomalyRequest, request_id: str, path: str) -> dict[str, Any]:
+    def _judge(self, seen: _Seen, request_id: str) -> dict[str, Any]:
+        return self._envelope(seen, seen.series, request_id, seen.path, seen.field)
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def _read(self, body: bytes, path: str) -> _Seen:
+        """Read one instance: `metrics`, a `time_series`, or a row of telemetry as it is."""
+        form = self._form(body, path)
+        if form is None:
+            request = decode(self._single, body, path)
+        else:
+            request = form
         if (request.metrics is None) == (request.time_series is None):
             raise invalid(path, "give either metrics (a snapshot) or time_series (oldest row first)")
         field = "metrics" if request.time_series is None else "time_series"
         rows = [request.metrics or {}] if request.time_series is None else request.time_series
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        resource_id = str(request.resource_id)
+        seen = _Seen(resource_id, request.sensitivity, path, field)
+        places = [f"{path}.metrics"] if field == "metrics" else [f"{path}.time_series[{k}]" for k in range(len(rows))]
+        if form is not None:
+            places = [path]
+        for row, where in zip(rows, places, strict=True):
+            check_resource(row, resource_id, where)
+        passed = {name for row in rows for name in row if name in self._ignored}
+        if passed:
+            seen.notes.append(say_ignored(sorted(passed)))
+        skipped = self._ignored | {"resource_id", "timestamp"}
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in skipped]
         if not names or len(names) * len(rows) > 20 * MAX_SERIES:
             raise invalid(f"{path}.{field}", "needs at least one metric, and at most 400,000 values")
-        series = {name: np.full(len(rows), np.nan) for name in names}
+        seen.series = {name: np.full(len(rows), np.nan) for name in names}
         for k, row in enumerate(rows):
             for name, value in row.items():
-                if value is None:
-                    continue
-                low, high = feature_range(self._units.get(name, {"name": name}))
-                if not low <= value <= high:
-                    place = f"{path}.{field}.{name}" if field == "metrics" else f"{path}.{field}[{k}].{name}"
-                    raise invalid(place, f"{value:g} is not within {low:g} and {high:g}")
-                series[name][k] = value
-        return self._envelope(request, series, request_id, path, field)
+                if value is not None and name not in skipped:
+                    seen.series[name][k] = self._value(name, value, places[k])
+        self._time(seen, request, rows)
+        return seen
+
+    def _form(self, body: bytes, path: str) -> AnomalyRequest | None:
+        """Return a flat row as a snapshot; None for a request that names `metrics` or `time_series`."""
+        if is_nested(body, self._units):
+            return None
+        row: dict[str, Any] = decode(self._row, body, path)
+        resource_id = row.get("resource_id")
+        if resource_id is None or isinstance(resource_id, bool):
+            raise invalid(f"{path}.resource_id", "is missing" if resource_id is None else "text is expected")
+        if isinstance(resource_id, float):
+            resource_id = int(resource_id) if resource_id.is_integer() else str(resource_id)
+        metrics = {
+            name: value for name, value in row.items() if name not in ("resource_id", "timestamp", "sensitivity")
+        }
+        if "sensitivity" in self._units and "sensitivity" in row:
+            metrics["sensitivity"] = row["sensitivity"]
+            row = {name: value for name, value in row.items() if name != "sensitivity"}
+        if not metrics:
+            raise invalid(
+                path, "give metrics (a snapshot), time_series (oldest row first) or a row with at least one metric"
+            )
+        controls = {name: row[name] for name in ("timestamp", "sensitivity") if row.get(name) is not None}
+        try:
+            return msgspec.convert({"resource_id": resource_id, "metrics": metrics, **controls}, AnomalyRequest)
+        except msgspec.ValidationError as error:
+            rule, _, where = str(error).partition(" - at `")
+            raise invalid(path + where.rstrip("`").removeprefix("$"), plain_rule(rule)) from None
+
+    def _value(self, name: str, value: Any, path: str) -> float:
+        feature = self._units.get(name, {"name": name})
+        if type(value) is not float and not (isinstance(value, bool) and feature.get("boolean")):
+            got = "bool" if isinstance(value, bool) else "str"
+            raise invalid(f"{path}.{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
+        low, high = feature_range(feature)
+        if not low <= value <= high:
+            raise invalid(f"{path}.{name}", f"{value:g} is not within {low:g} and {high:g}")
+        return float(value)
+
+    def _time(self, seen: _Seen, request: AnomalyRequest, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Set the time of each row: its own, or steps before the newest one's; without either no season is used."""
+        live = self._of
+        step = int(live.servable.step_seconds) if live is not None else 3600
+        if seen.field == "time_series":
+            seconds = row_times(rows, f"{seen.path}.time_series")
+            if seconds is not None:
+                seen.times = seconds.astype("datetime64[s]")
+                if live is not None:
+                    seen.notes += [n.split(":")[0] for n in step_notes(seconds, step, "each one")]
+                return
+        stamp = request.timestamp
+        if stamp is None and seen.field == "metrics":
+            stamp = rows[0].get("timestamp")
+        if stamp is not None:
+            last = int(parse_stamp(stamp, f"{seen.path}.timestamp"))
+            seconds = np.maximum(last - step * np.arange(len(rows) - 1, -1, -1), 0)
+            seen.times = seconds.astype("datetime64[s]")
+
+    # Answering -------------------------------------------------------------------------------------------------------
 
     def _envelope(
-        self, request: AnomalyRequest, series: dict[str, np.ndarray], request_id: str, path: str, field: str
+        self, request: _Seen, series: dict[str, np.ndarray], request_id: str, path: str, field: str
     ) -> dict[str, Any]:
         n = len(next(iter(series.values())))
-        warnings: list[str] = []
-        times, step = self._times(request, n, path)
+        warnings: list[str] = list(request.notes)
+        times = request.times
         reference = self._reference
         own = field == "time_series" and request.resource_id not in (reference or {}).get("resources", {})
         if own and n >= _ENOUGH:
@@ -137,13 +242,19 @@ class AnomalyService(Service):
         probability = _probability(top, detector.threshold)
         prediction = "anomaly" if found else "normal"
         stated = probability if found else 1.0 - probability
+        if not found and top > NEAR * detector.threshold:
+            warnings.append(close("score", top, detector.threshold))
+        # Where nothing could be compared, nothing is known.
+        factor = UNCALIBRATED * quality(len(unjudged), 0, len(findings)) if judged else 0.0
+        missing = share("metrics", len(unjudged), len(findings), "without anything to compare with")
+        warnings.append(lowered(factor, "the statistics are not calibrated", missing))
         self.count("statistical", prediction)
         return {
             "resource_id": request.resource_id,
             "prediction": prediction,
             "probability": round(probability, 6),
-            "confidence": round(UNCALIBRATED * stated * quality(len(unjudged), 0, len(findings)), 6),
-            "severity": _severity(top, detector.threshold),
+            "confidence": round(stated * factor, 6),
+            "severity": severity(found, probability, top > CRITICAL * detector.threshold),
             "threshold": detector.threshold,
             "score": _number(top),
             "anomalies": anomalies,
@@ -161,16 +272,6 @@ class AnomalyService(Service):
             "request_id": request_id,
             "model": self._block,
         }
-
-    def _times(self, request: AnomalyRequest, n: int, path: str) -> tuple[np.ndarray | None, int]:
-        """Return the time of each row when the newest one's is given; without it no season is used."""
-        live = self._of
-        step = int(live.servable.step_seconds) if live is not None else 3600
-        if request.timestamp is None:
-            return None, step
-        last = int(parse_stamp(request.timestamp, f"{path}.timestamp"))
-        seconds = np.maximum(last - step * np.arange(n - 1, -1, -1), 0)
-        return seconds.astype("datetime64[s]"), step
 
     def _count(self, metric: str, amount: int) -> None:
         # Only names that the model knows become label values: a client must not be able to invent them.
@@ -201,12 +302,6 @@ def _from_features(features: list[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _probability(score: float, threshold: float) -> float:
     """Map a robust z-score to 0..1, 0.5 at the threshold: ordered, not calibrated."""
     return 1.0 / (1.0 + math.exp(-min(max(score - threshold, -30.0), 30.0)))
-
-
-def _severity(score: float, threshold: float) -> str:
-    if score > threshold:
-        return "critical" if score > 2.0 * threshold else "high"
-    return "medium" if score > 0.75 * threshold else "low"
 
 
 def _number(value: float) -> float | None:

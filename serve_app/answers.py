@@ -12,11 +12,29 @@ never seen in training cost more, since no calibration covers them. `P(stated pr
 1 - p for ``no_failure``, the probability of the class for a threat, and the probability of the stated side of
 the threshold for capacity. The rules of the legacy models are not calibrated: theirs is capped at `UNCALIBRATED`.
 
-**Severity** follows the probability against the decision threshold of the card, see `severity`.
+A warning says by what it was lowered, see `lowered`.
+
+**Severity** follows the prediction, so that the two and the recommended actions never contradict each other:
+
+============================================  ==========================================================
+prediction                                    severity
+============================================  ==========================================================
+no_failure, normal, within_capacity,          low; a warning says when the threshold is close
+forecast_only
+an alarm that is more likely false            medium (its threshold lies below one half)
+any other alarm                               high
+an alarm with the task's critical mark        critical: failure, from half way between the threshold and
+                                              certainty; threat, attack probability from 0.9; capacity,
+                                              within a day; anomaly, score above twice the threshold
+============================================  ==========================================================
+
+Only without an alarm is ``continue_monitoring`` recommended. Capacity plans ahead without one, too: ``plan_capacity``
+from a chance of one in ten, ``scale_down`` for what is far too large.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,8 +42,21 @@ from typing import Any
 import numpy as np
 
 from serve_app.problems import invalid
+from serve_app.wording import listed
 
-__all__ = ["MISSING_COST", "OUTSIDE_COST", "UNCALIBRATED", "Ranges", "parse_stamp", "quality", "severity"]
+__all__ = [
+    "MISSING_COST",
+    "OUTSIDE_COST",
+    "UNCALIBRATED",
+    "Ranges",
+    "close",
+    "lowered",
+    "parse_stamp",
+    "quality",
+    "severity",
+    "share",
+    "span",
+]
 
 MISSING_COST = 0.3
 OUTSIDE_COST = 0.5
@@ -53,20 +84,78 @@ def quality(missing: int, outside: int, total: int) -> float:
     return (1.0 - MISSING_COST * missing / total) * (1.0 - OUTSIDE_COST * outside / observed)
 
 
-def severity(probability: float, threshold: float) -> str:
-    """Return low, medium, high or critical for the probability of a bad event.
+def severity(alarm: bool, probability: float, critical: bool) -> str:
+    """Return low, medium, high or critical.
 
-    Below half the threshold low, below the threshold medium, from the threshold high, and critical from
-    half way between the threshold and certainty.
+    Parameters
+    ----------
+    alarm : bool
+        Whether the prediction is the bad event.
+    probability : float
+        Of the bad event, 0 to 1.
+    critical : bool
+        Whether it carries the critical mark of its task, see the module's table.
 
     Examples
     --------
-    >>> [severity(p, 0.4) for p in (0.1, 0.3, 0.5, 0.8)]
-    ['low', 'medium', 'high', 'critical']
+    >>> severity(False, 0.4, False), severity(True, 0.1, False), severity(True, 0.6, False), severity(True, 0.9, True)
+    ('low', 'medium', 'high', 'critical')
     """
-    if probability >= threshold:
-        return "critical" if probability >= (1.0 + threshold) / 2.0 else "high"
-    return "medium" if probability >= threshold / 2.0 else "low"
+    if not alarm:
+        return "low"
+    if critical:
+        return "critical"
+    return "high" if probability >= 0.5 else "medium"
+
+
+def close(what: str, value: float, threshold: float) -> str:
+    """Return the warning for a value that stays below its threshold, but not by much."""
+    return f"close to the threshold: {what} {value:.3g} of {threshold:.3g}"
+
+
+def lowered(factor: float, *causes: str) -> str:
+    """Return the warning that says why the confidence is lower than the probability of the stated prediction.
+
+    Parameters
+    ----------
+    factor : float
+        0 to 1.
+    causes : str
+        Empty ones are left out.
+
+    Examples
+    --------
+    >>> lowered(0.775, share("features", 9, 12, "not given"), share("features", 0, 3, "outside the training range"))
+    'confidence is 78 % of the probability of the prediction: 9 of 12 features not given'
+    """
+    named = ", ".join(cause for cause in causes if cause)
+    return f"confidence is {100 * factor:.0f} % of the probability of the prediction: {named}"
+
+
+def share(what: str, part: int, total: int, state: str) -> str:
+    """Return a cause for `lowered`, or nothing if no part is concerned."""
+    return f"{part} of {total} {what} {state}" if part else ""
+
+
+def span(low: float, high: float) -> str:
+    """Return a range for reading: both ends to four digits of the larger one, without exponents.
+
+    Examples
+    --------
+    >>> span(5.8194e-09, 4.2034567), span(0.0, 1234567.0), span(-2.5e-6, 1e-6)
+    ('0 to 4.203', '0 to 1,234,567', '-0.0000025 to 0.000001')
+    """
+    largest = max(abs(low), abs(high))
+    if not math.isfinite(largest) or largest == 0 or largest >= 1e15:
+        return f"{low:g} to {high:g}"
+    decimals = max(0, 3 - math.floor(math.log10(largest)))
+    return " to ".join(_plain(value, decimals) for value in (low, high))
+
+
+def _plain(value: float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
 
 
 class Ranges:
@@ -104,13 +193,17 @@ class Ranges:
         """Return the warning for a value outside the training range."""
         return (
             f"{self.names[index]} = {value:g} is outside the training range "
-            f"{self.low[index]:g} to {self.high[index]:g}: the model extrapolates"
+            f"{span(float(self.low[index]), float(self.high[index]))}: the model extrapolates"
         )
 
 
 def say_missing(names: Sequence[str], treatment: str) -> str:
     """Return the warning for features that were not given."""
-    return f"not given: {', '.join(names)}; {treatment}"
+    return f"not given: {listed(names)}; {treatment}"
+
+
+#: The year 2200, in seconds since 1970.
+LATEST = 7_258_118_400.0
 
 
 def parse_stamp(value: str | float, path: str) -> float:
@@ -119,14 +212,14 @@ def parse_stamp(value: str | float, path: str) -> float:
     Parameters
     ----------
     value : str or float
-        ISO 8601 (UTC if it names no zone) or seconds.
+        ISO 8601 with an offset, or seconds.
     path : str
         For the error.
 
     Raises
     ------
     Problem
-        422, if it is neither or lies outside the years 1970 to 2200.
+        422, if it is neither, names no time zone, or lies outside the years 1970 to 2200.
     """
     if isinstance(value, str):
         try:
@@ -134,14 +227,19 @@ def parse_stamp(value: str | float, path: str) -> float:
         except ValueError:
             raise invalid(path, f"{value[:64]!r} is not an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
         if stamp.tzinfo is None:
-            stamp = stamp.replace(tzinfo=UTC)
+            rule = "has no time zone, which is not guessed: write UTC with an offset, such as 2026-01-31T12:00:00Z"
+            raise invalid(path, f"{value[:64]!r} {rule}")
         try:
             seconds = stamp.timestamp()
         except (OverflowError, ValueError):
             raise invalid(path, "is not a time between 1970 and 2200") from None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise invalid(path, "a time is expected: ISO 8601 with an offset, or seconds since 1970")
     else:
         seconds = float(value)
-    if not 0.0 <= seconds <= 7_258_118_400.0:
+        if LATEST < seconds <= 1000 * LATEST:
+            raise invalid(path, f"{seconds:.0f} is no time before 2200: give seconds since 1970, not milliseconds")
+    if not 0.0 <= seconds <= LATEST:
         raise invalid(path, "is not a time between 1970 and 2200")
     return seconds
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from serve_app.jobs import Jobs
 from serve_app.problems import TYPE, Problem, invalid
 from serve_app.reload import Registry
 from serve_app.remediation import Remediator, catalogue
+from serve_app.request_ids import HEADER, Ids
 from serve_app.schemas import (
     MAX_BODY,
     PromoteRequest,
@@ -43,7 +42,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _encode = msgspec.json.Encoder().encode
 _JSON = b"application/json"
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Backend(Protocol):
@@ -121,14 +119,16 @@ class Api:
     Parameters
     ----------
     services : Services
+    header : bool
+        Whether to put ``x-request-id`` on answers; under Ray Serve it is there already.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, header: bool = True) -> None:
         self._services = services
         self._metrics = services.metrics
         self._started = time.time()
-        self._serial = 0
-        self._id = os.urandom(6).hex()
+        self._ids = Ids()
+        self._header = header
         self._routes: dict[str, _Route] = {}
         for name, handlers in ROUTES.items():
             self._routes[f"{PREFIX}/{name}"] = self._route(
@@ -158,12 +158,11 @@ class Api:
         method: str = scope["method"]
         route = self._routes.get(path) or self._find(path)
         headers: list[tuple[bytes, bytes]] = []
-        request_id = ""
+        request_id = self._ids.of(scope["headers"])
         try:
             handler = route.handlers.get(method)
             if handler is None:
                 handler = self._no_handler(route, method, path)
-            request_id = self._request_id(scope)
             if method == "POST":
                 body = await _read(scope, receive)
                 result = await handler(route.name, body, request_id)
@@ -183,18 +182,10 @@ class Api:
             _log(route.name, request_id)
             failure = Problem(500, f"internal error; quote request_id {request_id}")
             status, kind, content = 500, TYPE, failure.body(path[:512])
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", kind),
-                    (b"content-length", b"%d" % len(content)),
-                    (b"x-request-id", request_id.encode()),
-                    *headers,
-                ],
-            }
-        )
+        sent = [(b"content-type", kind), (b"content-length", b"%d" % len(content)), *headers]
+        if self._header:
+            sent.append((HEADER, request_id.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else content})
         key = (method, status)
         slot = route.statuses.get(key)
@@ -204,13 +195,6 @@ class Api:
             route.statuses[key] = slot
         slot.inc()
         route.histogram.observe(time.perf_counter() - started)
-
-    def _request_id(self, scope: Scope) -> str:
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return bytes(value).decode()
-        self._serial += 1
-        return f"{self._id}-{self._serial:x}"
 
     def _find(self, path: str) -> _Route:
         if path.startswith(f"{PREFIX}/models/train/") and "/" not in path[len(PREFIX) + 14 :]:
@@ -263,6 +247,7 @@ class Api:
                 "models_loaded": loaded,
                 "ready": len(trained) == len(TASKS),
                 "detail": None if trained else "no trained model yet: the legacy models answer; run 'aiops report'",
+                "refused": [{"name": m["name"], **m["refused"]} for m in status["models"] if "refused" in m],
                 "uptime_seconds": round(time.time() - self._started, 3),
                 "replica": self._metrics.replica,
             }
@@ -290,18 +275,18 @@ class Api:
         return _encode({"versions": await self._services.registry.ask(do="list")})
 
     async def _promote(self, route: str, body: bytes, request_id: str) -> bytes:
-        request = decode(self._promote_decoder, body, PromoteRequest.__struct_fields__)
+        request = decode(self._promote_decoder, body)
         _model(request.name)
         found = await self._services.registry.ask(do="promote", name=request.name, version=request.version)
         return _encode({"promoted": found})
 
     async def _rollback(self, route: str, body: bytes, request_id: str) -> bytes:
-        request = decode(self._rollback_decoder, body, RollbackRequest.__struct_fields__)
+        request = decode(self._rollback_decoder, body)
         _model(request.name)
         return _encode({"promoted": await self._services.registry.ask(do="rollback", name=request.name)})
 
     async def _register(self, route: str, body: bytes, request_id: str) -> Any:
-        request = decode(self._register_decoder, body, RegisterRequest.__struct_fields__)
+        request = decode(self._register_decoder, body)
         _model(request.name)
         found = await self._services.registry.ask(
             do="register", name=request.name, run_id=request.run_id, alias=request.alias
@@ -311,7 +296,7 @@ class Api:
     # Training --------------------------------------------------------------------------------------------------------
 
     async def _train(self, route: str, body: bytes, request_id: str) -> Any:
-        request = decode(self._train_decoder, body, TrainRequest.__struct_fields__)
+        request = decode(self._train_decoder, body)
         for i, name in enumerate(request.models):
             _model(name, f"$.models[{i}]")
         if request.source is None and not request.use_synthetic_data:
@@ -328,6 +313,8 @@ class Api:
         ):
             if value is not None:
                 options += [option, str(value)]
+        # Without a word for it, a run over HTTP replaces no champion: it may only fill an empty place.
+        options += ["--promote", "gate" if request.promote else "first"]
         job = await asyncio.to_thread(self._services.jobs.start, options, msgspec.to_builtins(request))
         location = f"{PREFIX}/models/train/{job['job_id']}"
         return 202, _JSON, _encode({**job, "location": location}), [(b"location", location.encode())]
@@ -345,7 +332,7 @@ class Api:
     # Remediation -----------------------------------------------------------------------------------------------------
 
     async def _remediate(self, route: str, body: bytes, request_id: str) -> bytes:
-        request = decode(self._remediate_decoder, body, RemediateRequest.__struct_fields__)
+        request = decode(self._remediate_decoder, body)
         return _encode(
             await self._services.remediator.execute(
                 request.action,
@@ -408,6 +395,6 @@ def _log(route: str, request_id: str) -> None:
     logging.getLogger("serve_app").exception("request %s to %s failed", request_id, route)
 
 
-def build_api(services: Services) -> Api:
-    """Build the ASGI application from its services."""
-    return Api(services)
+def build_api(services: Services, *, header: bool = True) -> Api:
+    """Build the ASGI application from its services, see `Api`."""
+    return Api(services, header=header)

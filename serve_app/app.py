@@ -180,7 +180,8 @@ class Ingress:
         from serve_app.api import build_api
 
         _answer_at_once()
-        return build_api(self._services)
+        # Ray Serve names every answer's request itself, see `serve_app.request_ids`.
+        return build_api(self._services, header=False)
 
     def check_health(self) -> None:
         """Ray Serve asks now and then; an exception would replace the replica."""

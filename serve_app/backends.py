@@ -108,7 +108,17 @@ class Host:
         for task, service in self.services.items():
             if service.live is not None:
                 card = service.live.servable.card
-                keep = ("features", "classes", "window", "horizon", "step_seconds", "targets", "season")
+                keep = (
+                    "task",
+                    "features",
+                    "ignored",
+                    "classes",
+                    "window",
+                    "horizon",
+                    "step_seconds",
+                    "targets",
+                    "season",
+                )
                 found[task] = {key: card[key] for key in keep if key in card}
         return found
 

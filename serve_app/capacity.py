@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from serve_app.answers import iso, parse_stamp, quality
-from serve_app.problems import invalid
-from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range, feature_unit
+from aiops_core.servable.series import means_by_step
+from serve_app.answers import lowered, parse_stamp, quality, severity, share, span
+from serve_app.batches import read_each, refuse, said
+from serve_app.outlook import LIKELY, Outlook, default_threshold, recommend, warn
+from serve_app.problems import Problem, invalid
+from serve_app.rows import ignored_of, say_ignored
+from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range
+from serve_app.series import check_order, check_resource, row_times, step_notes
 from serve_app.services import Live, Service, breathe, decode, is_batch, unknown_names
+from serve_app.wording import listed, plain_rule
+from serve_app.wording import span as _span
 
-__all__ = ["DEFAULT_THRESHOLD", "CapacityService", "exceedance"]
+__all__ = ["CapacityService"]
 
-#: Share of the full range (in %) that counts as full, when the request names no threshold.
-DEFAULT_THRESHOLD = 85.0
-#: A resource whose upper band stays below this share of the threshold is too large.
-IDLE_SHARE = 0.4
+#: A crossing within a day is critical.
+SOON_HOURS = 24.0
 MAX_POINTS = 2_000_000
 #: (series, step) pairs forecast before other requests get a turn.
 _CHUNK_PAIRS = 8_192
@@ -33,8 +37,9 @@ _ACTIONS = {
     "scale_down": "scale_down",
     "maintain": "continue_monitoring",
 }
-_Z90 = NormalDist().inv_cdf(0.9)
 _encode = msgspec.json.Encoder().encode
+#: Values, whole seconds (ascending) or None, and the path for errors; there ``[]`` stands for a row.
+_Column = tuple[np.ndarray, np.ndarray | None, str]
 
 
 @dataclass
@@ -50,29 +55,6 @@ class _Job:
     forecast: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def exceedance(bands: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the probability that each step exceeds a threshold, from its band.
-
-    A normal distribution is laid through p50 and the edge of the band on the side of the threshold.
-
-    Parameters
-    ----------
-    bands : ndarray, (k, 3)
-        p10, p50, p90.
-    threshold : float
-        Same unit.
-
-    Returns
-    -------
-    ndarray, (k,)
-        0.5 where p50 is the threshold, 0.1 where p90 is, 0.9 where p10 is.
-    """
-    p10, p50, p90 = bands[:, 0], bands[:, 1], bands[:, 2]
-    spread = np.where(threshold >= p50, p90 - p50, p50 - p10) / _Z90
-    z = (p50 - threshold) / np.maximum(spread, 1e-9)
-    return np.array([0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in np.clip(z, -38, 38).tolist()])
-
-
 class CapacityService(Service):
     """Answer ``predict/capacity``."""
 
@@ -82,7 +64,6 @@ class CapacityService(Service):
         super().__init__(*args, **kwargs)
         self._single = msgspec.json.Decoder(CapacityRequest)
         self._batch = msgspec.json.Decoder(CapacityBatch)
-        self._known = CapacityRequest.__struct_fields__
         self._block = msgspec.Raw(b"null")
 
     def prepare(self, live: Live) -> None:
@@ -99,24 +80,27 @@ class CapacityService(Service):
         if live is None:
             raise self.no_champion()
         if not is_batch(body):
-            request = decode(self._single, body, self._known)
-            job = self._read(live.servable, request, "$")
+            job = self._read(live.servable, decode(self._single, body), "$")
             await self._forecast(live.servable, [job])
-            return _encode(self._envelope(live, job, request_id, request.explain is not False))
-        batch = decode(self._batch, body, self._known)
-        jobs = []
-        points = 0
-        for i, request in enumerate(batch.instances):
-            jobs.append(self._read(live.servable, request, f"$.instances[{i}]"))
-            points += jobs[-1].steps * len(jobs[-1].history)
-            if points > MAX_POINTS:
-                raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
-            await breathe(i)
+            return _encode(self._envelope(live, job, request_id, job.request.explain is not False))
+        batch = decode(self._batch, body)
+
+        def read(raw: bytes, path: str) -> _Job:
+            return self._read(live.servable, decode(self._single, raw, path), path)
+
+        found = await read_each(batch.instances, read)
+        refuse(found, batch.partial)
+        jobs = [job for job in found if isinstance(job, _Job)]
+        if sum(job.steps * len(job.history) for job in jobs) > MAX_POINTS:
+            raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
         await self._forecast(live.servable, jobs)
         out = []
-        for i, job in enumerate(jobs):
-            wanted = batch.explain if job.request.explain is None else job.request.explain
-            out.append(self._envelope(live, job, f"{request_id}-{i}", wanted))
+        for i, item in enumerate(found):
+            if isinstance(item, Problem):
+                out.append(said(item))
+                continue
+            wanted = batch.explain if item.request.explain is None else item.request.explain
+            out.append(self._envelope(live, item, f"{request_id}-{i}", wanted))
             await breathe(i)
         return _encode({"predictions": out})
 
@@ -126,37 +110,31 @@ class CapacityService(Service):
         """Put every accepted form of history on the model's grid."""
         step = servable.step_seconds
         job = _Job(request, path)
-        columns: dict[str, tuple[np.ndarray, np.ndarray | None, str]] = {}
-        for name, given in (request.historical_data or {}).items():
-            columns[name] = self._column(given, request.timestamps, f"{path}.historical_data.{name}")
-        for name, value in (request.current_metrics or {}).items():
-            if name not in columns:
-                here = f"{path}.current_metrics.{name}"
-                columns[name] = (np.array([math.nan if value is None else value]), None, here)
+        columns = self._columns(servable, job, path)
         if not columns:
             raise invalid(path, "historical_data or current_metrics is needed, with at least one metric")
         known = [*servable.targets, *(n for n in servable.exogenous if n not in servable.targets)]
         problem = unknown_names(columns, known, f"{path}.historical_data", "metric")
         if problem is not None:
             raise problem
-        units = {f["name"]: f for f in servable.card["features"]}
-        for name, (values, _, where) in columns.items():
-            low, high = feature_range(units.get(name, {}))
-            bad = np.flatnonzero((values < low) | (values > high))
-            if len(bad):
-                raise invalid(f"{where}[{bad[0]}]", f"{values[bad[0]]:g} is not within {low:g} and {high:g}")
+        self._check_values(servable, columns)
         if not any(np.isfinite(values).any() for name, (values, _, _) in columns.items() if name in servable.targets):
-            raise invalid(path, f"at least one value is needed of {', '.join(servable.targets)}")
-        stamps = [s[-1] for _, s, _ in columns.values() if s is not None and len(s)]
-        if stamps:
-            job.last = int(max(stamps)) // step * step
+            raise invalid(path, f"at least one value is needed of {listed(servable.targets)}")
+        timed = [s for _, s, _ in columns.values() if s is not None and len(s)]
+        if timed:
+            job.last = int(max(s[-1] for s in timed))
             if any(s is None for _, s, _ in columns.values()):
                 job.warnings.append("metrics without timestamps are taken to end with those that have them")
+            for note in dict.fromkeys(n for s in timed for n in step_notes(s, step, "the mean")):
+                job.warnings.append(note)
         else:
             job.last = int(time.time()) // step * step
             job.warnings.append(f"no timestamps: values are taken as one every {_span(step)}, the last one now")
         for name, (values, when, _) in columns.items():
-            job.history[name] = _grid(values, when, job.last, step, servable.context)
+            if when is None:
+                job.history[name] = values[-servable.context :]
+            else:
+                job.history[name] = means_by_step(when, values, job.last, step, servable.context)
         longest = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in servable.targets)
         if longest < servable.season:
             job.warnings.append(
@@ -171,9 +149,70 @@ class CapacityService(Service):
                 raise invalid(f"{path}.thresholds.{name}", "is not one of the metrics to forecast")
         return job
 
-    def _column(
-        self, given: Any, shared: list[str | float] | None, path: str
-    ) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def _columns(self, servable: Any, job: _Job, path: str) -> dict[str, _Column]:
+        """Return what a request holds, by metric."""
+        request = job.request
+        given = request.historical_data or {}
+        columns: dict[str, _Column] = {}
+        if isinstance(given, list):
+            columns = self._table(servable, job, given, f"{path}.historical_data")
+        else:
+            # Times that all metrics share are read once.
+            shared = None
+            if request.timestamps is not None:
+                where = f"{path}.timestamps"
+                stamps = [parse_stamp(s, f"{where}[{i}]") for i, s in enumerate(request.timestamps)]
+                check_order(stamps, where, "")
+                shared = np.array(stamps).astype(np.int64)
+            for name, values in given.items():
+                columns[name] = self._column(values, shared, f"{path}.historical_data.{name}")
+        for name, value in (request.current_metrics or {}).items():
+            if name not in columns:
+                here = f"{path}.current_metrics.{name}"
+                columns[name] = (np.array([math.nan if value is None else value]), None, here)
+        return columns
+
+    def _table(self, servable: Any, job: _Job, rows: list[dict[str, Any]], path: str) -> dict[str, _Column]:
+        """Read rows of a usage table: every row holds its time, the metrics, and columns that are not used."""
+        names = [*servable.targets, *(n for n in servable.exogenous if n not in servable.targets)]
+        ignored, used = set(ignored_of(servable.card)), set()
+        table = {name: np.full(len(rows), math.nan) for name in names}
+        booleans = {f["name"] for f in servable.card["features"] if f.get("boolean")}
+        passed: set[str] = set()
+        resource_id = str(job.request.resource_id)
+        for k, row in enumerate(rows):
+            check_resource(row, resource_id, f"{path}[{k}]")
+            for name, value in row.items():
+                if name in table:
+                    used.add(name)
+                    if value is None:
+                        continue
+                    if type(value) is not float and not (isinstance(value, bool) and name in booleans):
+                        got = "bool" if isinstance(value, bool) else "str"
+                        raise invalid(f"{path}[{k}].{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
+                    table[name][k] = value
+                elif name in ignored:
+                    passed.add(name)
+                elif name not in ("resource_id", "timestamp"):
+                    strange = [n for n in row if n not in ignored and n not in ("resource_id", "timestamp")]
+                    raise unknown_names(strange, names, f"{path}[{k}]", "metric") or invalid(f"{path}[{k}]", "unknown")
+        passed -= {"resource_id", "timestamp"}
+        if passed:
+            job.warnings.append(say_ignored(sorted(passed)))
+        seconds = row_times(rows, path)
+        return {name: (table[name], seconds, f"{path}[].{name}") for name in names if name in used}
+
+    @staticmethod
+    def _check_values(servable: Any, columns: dict[str, _Column]) -> None:
+        units = {f["name"]: f for f in servable.card["features"]}
+        for name, (values, _, where) in columns.items():
+            low, high = feature_range(units.get(name, {}))
+            bad = np.flatnonzero((values < low) | (values > high))
+            if len(bad):
+                at = where.replace("[]", f"[{bad[0]}]", 1) if "[]" in where else f"{where}[{bad[0]}]"
+                raise invalid(at, f"{values[bad[0]]:g} is not within {low:g} and {high:g}")
+
+    def _column(self, given: Any, shared: np.ndarray | None, path: str) -> _Column:
         """Return values and times (seconds, ascending) of one metric."""
         items = given if isinstance(given, list) else [given]
         values = np.empty(len(items))
@@ -189,15 +228,11 @@ class CapacityService(Service):
         if have and len(have) < len(stamps):
             raise invalid(path, "either every point has a timestamp or none")
         if have:
-            when = np.array(have)
-        elif shared is not None:
-            if len(shared) != len(values):
-                raise invalid(path, f"has {len(values)} values, but there are {len(shared)} timestamps")
-            when = np.array([parse_stamp(s, f"$.timestamps[{i}]") for i, s in enumerate(shared)])
-        else:
-            return values, None, path
-        order = np.argsort(when, kind="stable")
-        return values[order], when[order], path
+            check_order(have, path)
+            return values, np.array(have).astype(np.int64), path
+        if shared is not None and len(shared) != len(values):
+            raise invalid(path, f"has {len(values)} values, but there are {len(shared)} timestamps")
+        return values, shared, path
 
     # Forecasting -----------------------------------------------------------------------------------------------------
 
@@ -231,29 +266,27 @@ class CapacityService(Service):
         units = {f["name"]: f for f in servable.card["features"]}
         when = job.last + step * np.arange(1, job.steps + 1)
         names = [f"{s}Z" for s in np.datetime_as_string(when.astype("datetime64[s]"))]
-        forecast, reach = {}, {}
-        chance: dict[str, float] = {}
-        peak: dict[str, float] = {}
+        forecast, outlooks = {}, {}
         for metric, bands in job.forecast.items():
-            rows = np.round(bands, 4).tolist()
+            # Judged by what is shown, so that a reader of the bands comes to the same verdict.
+            bands = np.round(bands, 7)
             forecast[metric] = [
-                {"timestamp": t, "p10": a, "p50": b, "p90": c} for t, (a, b, c) in zip(names, rows, strict=True)
+                {"timestamp": t, "p10": a, "p50": b, "p90": c}
+                for t, (a, b, c) in zip(names, bands.tolist(), strict=True)
             ]
-            limit = (request.thresholds or {}).get(metric, _default_threshold(units.get(metric, {}), bands))
-            known = job.history[metric]
-            latest = float(known[np.isfinite(known)][-1])
-            reach[metric] = _reach(bands, limit, latest, job.last, step)
-            chance[metric] = float(exceedance(bands, limit).max()) if latest < limit else 1.0
-            peak[metric] = float(bands[:, 2].max()) / limit if limit > 0 else math.inf
-        probability = max(chance.values())
-        first = max(chance, key=lambda m: chance[m])
-        reached = probability >= 0.5
-        recommendation = _recommend(probability, first, reach, peak, job.steps * step)
+            limit = (request.thresholds or {}).get(metric, default_threshold(units.get(metric, {})))
+            if limit is not None:
+                known = job.history[metric]
+                outlooks[metric] = Outlook(bands, limit, float(known[np.isfinite(known)][-1]), job.last, step)
+        probability = max((o.chance for o in outlooks.values()), default=None)
+        first = max(outlooks or job.forecast, key=lambda m: outlooks[m].chance if outlooks else 0.0)
+        recommendation = recommend(outlooks, _span(job.steps * step))
         observed = max(int(np.isfinite(h).sum()) for n, h in job.history.items() if n in job.forecast)
         absent = [name for name in servable.targets if name not in job.forecast]
         warnings = list(job.warnings)
         if absent:
             warnings.append(f"not given: {', '.join(absent)}; not forecast")
+        warnings += warn(outlooks, [m for m in job.forecast if m not in outlooks])
         outside = 0
         for metric in job.forecast:
             reference = units.get(metric, {}).get("reference") or {}
@@ -262,9 +295,8 @@ class CapacityService(Service):
             beyond = values[(values < low) | (values > high)]
             if len(beyond):
                 outside += 1
-                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {low:g} to {high:g}")
-        season = servable.season
-        factor = quality(max(season - observed, 0), outside if observed >= season else 0, season)
+                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {span(low, high)}")
+        verdict = _Verdict.of(probability, observed, outside, servable.season, warnings)
         drivers: list[Any] = []
         if explain:
             bands = job.forecast[first]
@@ -272,17 +304,17 @@ class CapacityService(Service):
             others = {n: job.history[n][None] for n in servable.exogenous if n != first and n in job.history}
             last = np.array([job.last], dtype="datetime64[s]")
             drivers = servable.explain(job.history[first][None], last, crossing + 1, first, exogenous=others or None)
-        prediction = "threshold_reached" if reached else "within_capacity"
-        self.count(str(servable.card.get("kind")), prediction)
+        self.count(str(servable.card.get("kind")), verdict.prediction)
+        soon = any(o.hours is not None and o.hours <= SOON_HOURS for o in outlooks.values())
         return {
-            "resource_id": request.resource_id,
-            "prediction": prediction,
-            "probability": round(probability, 6),
-            "confidence": round((probability if reached else 1.0 - probability) * factor, 6),
-            "severity": _severity(probability, reach[first]),
-            "threshold": 0.5,
+            "resource_id": str(request.resource_id),
+            "prediction": verdict.prediction,
+            "probability": None if probability is None else round(probability, 6),
+            "confidence": verdict.confidence,
+            "severity": severity(verdict.alarm, probability or 0.0, soon),
+            "threshold": None if probability is None else LIKELY,
             "forecast": forecast,
-            "time_to_threshold": reach,
+            "time_to_threshold": {metric: outlook.reach() for metric, outlook in outlooks.items()},
             "recommendation": recommendation,
             "drivers": drivers,
             "recommended_actions": [_ACTIONS[recommendation["action"]]],
@@ -301,72 +333,22 @@ def _stack(series: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def _grid(values: np.ndarray, when: np.ndarray | None, last: int, step: int, context: int) -> np.ndarray:
-    """Return one value a step, ending at ``last``: means within a step, NaN where there is none."""
-    if when is None:
-        return values[-context:]
-    slot = (last - (when.astype(np.int64) // step * step)) // step
-    keep = (slot < context) & np.isfinite(values)
-    slot, values = slot[keep], values[keep]
-    length = int(slot.max()) + 1 if len(slot) else 1
-    total = np.bincount(slot, weights=values, minlength=length)
-    count = np.bincount(slot, minlength=length)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return mean[::-1]
+@dataclass
+class _Verdict:
+    prediction: str
+    alarm: bool
+    confidence: float | None
 
-
-def _default_threshold(feature: Any, bands: np.ndarray) -> float:
-    if feature_unit(feature) == "%":
-        return DEFAULT_THRESHOLD
-    reference = feature.get("reference") or {}
-    return float(reference.get("p99", reference.get("max", float(bands[:, 2].max()))))
-
-
-def _reach(bands: np.ndarray, limit: float, latest: float, last: int, step: int) -> dict[str, Any]:
-    def first(column: int) -> int | None:
-        if latest >= limit:
-            return 0
-        hit = np.flatnonzero(bands[:, column] >= limit)
-        return int(hit[0]) + 1 if len(hit) else None
-
-    median, early = first(1), first(2)
-    return {
-        "threshold": limit,
-        "timestamp": None if median is None else iso(last + median * step),
-        "hours": None if median is None else round(median * step / 3600, 3),
-        "earliest_hours": None if early is None else round(early * step / 3600, 3),
-    }
-
-
-def _recommend(
-    probability: float, metric: str, reach: dict[str, Any], peak: dict[str, float], span: int
-) -> dict[str, Any]:
-    at = reach[metric]
-    if probability >= 0.5:
-        when = "has been reached" if at["hours"] == 0 else f"is reached in {at['hours']:g} h"
-        reason = f"{metric}: the threshold of {at['threshold']:g} {when} by the median forecast"
-        return {"action": "scale_up", "metric": metric, "reason": reason}
-    if probability >= 0.1:
-        reason = (
-            f"{metric}: the threshold of {at['threshold']:g} is within the 80 % band; "
-            f"probability {probability:.0%} within {_span(span)}"
-        )
-        return {"action": "plan_capacity", "metric": metric, "reason": reason}
-    if max(peak.values()) < IDLE_SHARE:
-        busiest = max(peak, key=lambda m: peak[m])
-        reason = f"even the 90th percentile stays below {IDLE_SHARE:.0%} of every threshold (most: {busiest}, {peak[busiest]:.0%})"
-        return {"action": "scale_down", "metric": busiest, "reason": reason}
-    return {"action": "maintain", "metric": None, "reason": f"no threshold comes into reach within {_span(span)}"}
-
-
-def _severity(probability: float, at: dict[str, Any]) -> str:
-    if probability >= 0.5:
-        return "critical" if at["hours"] is not None and at["hours"] <= 24 else "high"
-    return "medium" if probability >= 0.1 else "low"
-
-
-def _span(seconds: float) -> str:
-    if seconds >= 2 * _DAY:
-        return f"{seconds / _DAY:g} days"
-    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
+    @classmethod
+    def of(cls, probability: float | None, observed: int, outside: int, season: int, warnings: list[str]) -> _Verdict:
+        """Decide, and add to the warnings why the confidence is lower than the probability."""
+        if probability is None:
+            return cls("forecast_only", False, None)
+        alarm = probability >= LIKELY
+        outside = outside if observed >= season else 0
+        factor = quality(max(season - observed, 0), outside, season)
+        if factor < 1.0:
+            missing = share("steps of a season", max(season - observed, 0), season, "not given")
+            warnings.append(lowered(factor, missing, "values outside the training range" if outside else ""))
+        prediction = "threshold_reached" if alarm else "within_capacity"
+        return cls(prediction, alarm, round((probability if alarm else 1.0 - probability) * factor, 6))

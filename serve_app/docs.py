@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,11 @@ vertical-align:top}
 @media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}pre{background:#161b22}
 details,td,th,h2{border-color:#30363d}a{color:#58a6ff}}
 """
+
+
+def _text(text: str) -> str:
+    """Return HTML of a description, what stands in backticks as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def _resolve(schema: Mapping[str, Any], parts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,7 +63,13 @@ def _range(schema: Mapping[str, Any]) -> str:
         "maxItems": "items at most",
         "pattern": "pattern",
     }
-    return ", ".join(f"{word} {schema[key]}" for key, word in words.items() if key in schema and abs_ok(schema[key]))
+    # The bounds of a field that may be null stand in a branch.
+    bounds = {key: part[key] for part in (schema, *schema.get("anyOf", [])) for key in words if key in part}
+    return ", ".join(f"{words[key]} {_bound(bound)}" for key, bound in bounds.items() if abs_ok(bound))
+
+
+def _bound(bound: Any) -> str:
+    return f"{bound:,.10g}" if isinstance(bound, (int, float)) else str(bound)
 
 
 def abs_ok(bound: Any) -> bool:
@@ -70,14 +82,14 @@ def _table(schema: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td><code>{html.escape(name)}</code>{' *' if name in required else ''}</td>"
         f"<td>{html.escape(_type(part))}</td><td>{html.escape(_range(part))}</td>"
-        f"<td>{html.escape(str(part.get('description', '')))}</td></tr>"
+        f"<td>{_text(part.get('description', ''))}</td></tr>"
         for name, part in schema.get("properties", {}).items()
     )
     return f"<table><tr><th>field</th><th>type</th><th>range</th><th>meaning</th></tr>{rows}</table>" if rows else ""
 
 
 def _operation(path: str, method: str, entry: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
-    inside = f"<p>{html.escape(entry.get('description', ''))}</p>"
+    inside = f"<p>{_text(entry.get('description', ''))}</p>"
     body = entry.get("requestBody", {}).get("content", {}).get("application/json", {})
     example = body.get("example")
     if example is None and body.get("examples"):
@@ -91,10 +103,12 @@ def _operation(path: str, method: str, entry: Mapping[str, Any], parts: Mapping[
     schema = body.get("schema", {})
     for branch in schema.get("anyOf", [schema] if schema else []):
         resolved = _resolve(branch, parts)
-        inside += f"<p><b>{html.escape(str(resolved.get('title', 'Body')))}</b> {html.escape(resolved.get('description', ''))}</p>"
+        inside += (
+            f"<p><b>{html.escape(str(resolved.get('title', 'Body')))}</b> {_text(resolved.get('description', ''))}</p>"
+        )
         inside += _table(resolved)
     answers = "".join(
-        f"<tr><td>{code}</td><td>{html.escape(answer['description'])}</td></tr>"
+        f"<tr><td>{code}</td><td>{_text(answer['description'])}</td></tr>"
         for code, answer in entry["responses"].items()
     )
     inside += f"<table><tr><th>status</th><th>meaning</th></tr>{answers}</table>"
@@ -123,7 +137,7 @@ def page(document: Mapping[str, Any]) -> bytes:
     order = ["predictions", "models", "training", "remediation", "service"]
     sections = "".join(f"<h2>{tag.capitalize()}</h2>{groups[tag]}" for tag in order if tag in groups)
     models = "".join(
-        f"<h2>{name}</h2><p>{html.escape(parts[name].get('description', ''))}</p>{_table(parts[name])}"
+        f"<h2>{name}</h2><p>{_text(parts[name].get('description', ''))}</p>{_table(parts[name])}"
         for name in ("Snapshot", "FailureAnswer", "ThreatAnswer", "CapacityAnswer", "AnomalyAnswer", "ProblemDetails")
         if name in parts
     )
@@ -131,6 +145,6 @@ def page(document: Mapping[str, Any]) -> bytes:
     text = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(info['title'])}</title><style>{_STYLE}</style></head><body><h1>{html.escape(info['title'])}</h1>"
-        f"<p>{html.escape(info['description'])} Machine-readable: <a href='schema'>OpenAPI 3.1</a>.</p>{sections}{models}</body></html>"
+        f"<p>{_text(info['description'])} Machine-readable: <a href='schema'>OpenAPI 3.1</a>.</p>{sections}{models}</body></html>"
     )
     return text.encode()

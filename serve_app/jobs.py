@@ -9,10 +9,11 @@ job that fails or is cancelled changes nothing: the pipeline registers and promo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
-import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.answers import iso
+from serve_app.files import read_json, write_json
+from serve_app.leftovers import MARK
 from serve_app.problems import Problem
 from serve_app.telemetry import Metrics
 
@@ -70,8 +73,16 @@ class Jobs:
         Raises
         ------
         Problem
-            409 while another job is running.
+            409 while another job is running, 503 if the state folder cannot be written.
         """
+        try:
+            job_id = self._start(options, request)
+        except OSError as error:
+            raise Problem(503, f"no job was started, the state folder cannot be written: {error}") from error
+        self._metrics.counter("aiops_jobs_total", event="started").inc()
+        return self.get(job_id)
+
+    def _start(self, options: Sequence[str], request: Mapping[str, Any]) -> str:
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / "lock", "w") as lock:
             # Held only while deciding, so that two replicas do not both find nothing running.
@@ -82,30 +93,40 @@ class Jobs:
             job_id = uuid.uuid4().hex[:12]
             folder = self._folder / job_id
             folder.mkdir()
-            job = {
-                "job_id": job_id,
-                "created": time.time(),
-                "request": dict(request),
-                "command": [*self._command, *options, "--out", str(folder / "report")],
-            }
-            _write(folder / "job.json", job)
-            _write(folder / "status.json", {"status": "queued"})
-            # The first child only starts the second and ends: the runner belongs to init, not to this replica.
-            # What Ray tells its workers is not meant for the pipeline, which starts or joins a cluster itself.
-            inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k == "RAY_ADDRESS"}
-            environment = {**inherited, **self._environment}
-            with open(folder / "runner.log", "wb") as log:
-                subprocess.run(
-                    [sys.executable, "-c", _DETACH, sys.executable, "-m", "serve_app.jobs", str(folder)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    check=True,
-                    timeout=30,
+            try:
+                write_json(
+                    folder / "job.json",
+                    {
+                        "job_id": job_id,
+                        "created": time.time(),
+                        "request": dict(request),
+                        "command": [*self._command, *options, "--out", str(folder / "report")],
+                    },
                 )
-        self._metrics.counter("aiops_jobs_total", event="started").inc()
-        return self.get(job_id)
+                write_json(folder / "status.json", {"status": "queued"})
+                self._detach(folder)
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        return job_id
+
+    def _detach(self, folder: Path) -> None:
+        # The first child only starts the second and ends: the runner belongs to init, not to this replica.
+        # What Ray tells its workers is not meant for the pipeline, which starts or joins a cluster itself; nor is the
+        # mark of the service, which the job may outlive.
+        inherited = {
+            k: v for k, v in os.environ.items() if (not k.startswith("RAY_") or k == "RAY_ADDRESS") and k != MARK
+        }
+        with open(folder / "runner.log", "wb") as log:
+            subprocess.run(
+                [sys.executable, "-c", _DETACH, sys.executable, "-m", "serve_app.jobs", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**inherited, **self._environment},
+                check=True,
+                timeout=30,
+            )
 
     def get(self, job_id: str) -> dict[str, Any]:
         """Return the state of a job, its progress and, at the end, its result.
@@ -118,14 +139,14 @@ class Jobs:
         folder = self._folder / job_id
         if not re.fullmatch(r"[0-9a-f]{12}", job_id) or not (folder / "job.json").is_file():
             raise Problem(404, f"there is no training job {job_id[:64]!r}")
-        job = _read(folder / "job.json")
-        status = _read(folder / "status.json")
+        job = read_json(folder / "job.json")
+        status = read_json(folder / "status.json")
         state = status.get("status", "queued")
         if state in RUNNING and not _alive(folder, status):
             state = "lost"
         result = None
         if state == "succeeded":
-            result = _read(folder / "report" / "report.json")
+            result = read_json(folder / "report" / "report.json")
             result = _summary(result) if result else None
         return {
             "job_id": job_id,
@@ -159,31 +180,22 @@ class Jobs:
         Raises
         ------
         Problem
-            404 for an unknown job, 409 if it has ended.
+            404 for an unknown job, 409 if it has ended, 503 if the state folder cannot be written.
         """
         job = self.get(job_id)
         if job["status"] not in RUNNING:
             raise Problem(409, f"job {job_id} has ended already: {job['status']}")
-        (self._folder / job_id / "cancel").touch()
+        try:
+            (self._folder / job_id / "cancel").touch()
+        except OSError as error:
+            raise Problem(
+                503, f"job {job_id} cannot be cancelled, the state folder cannot be written: {error}"
+            ) from error
         self._metrics.counter("aiops_jobs_total", event="cancelled").inc()
         return self.get(job_id)
 
 
 _DETACH = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True, stdin=subprocess.DEVNULL)"
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError):
-        return {}
 
 
 def _iso(seconds: float | None) -> str | None:
@@ -240,14 +252,14 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(folder: Path) -> int:
     """Run one job: the pipeline as a child, its state in ``status.json``."""
-    job = _read(folder / "job.json")
+    job = read_json(folder / "job.json")
     status: dict[str, Any] = {
         "status": "running",
         "pid": os.getpid(),
         "host": os.uname().nodename,
         "started": time.time(),
     }
-    _write(folder / "status.json", status)
+    told = _tell(folder, status)
     with open(folder / "log.txt", "wb") as log:
         child = subprocess.Popen(
             job["command"],
@@ -262,12 +274,34 @@ def run(folder: Path) -> int:
             if (folder / "cancel").exists() and not cancelled:
                 cancelled = True
                 _end(child)
-            _write(folder / "status.json", status)
+            told = told or _tell(folder, status)
+            _beat(folder)
             time.sleep(HEARTBEAT_SECONDS)
     code = child.returncode
     state = "cancelled" if cancelled else "succeeded" if code == 0 else "failed"
-    _write(folder / "status.json", {**status, "status": state, "exit_code": code, "ended": time.time()})
+    final = {**status, "status": state, "exit_code": code, "ended": time.time()}
+    while not _tell(folder, final):
+        # The result is worth waiting for: until the disk has room again the job counts as running.
+        _beat(folder)
+        time.sleep(HEARTBEAT_SECONDS)
     return 0
+
+
+def _tell(folder: Path, status: Mapping[str, Any]) -> bool:
+    """Write the state of a job; False on a full disk, where the old one stays."""
+    try:
+        write_json(folder / "status.json", status)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            print(f"the state of the job cannot be written, trying again: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _beat(folder: Path) -> None:
+    """Show that the runner lives: the file's time needs no room on the disk."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / "status.json")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

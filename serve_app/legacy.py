@@ -34,6 +34,8 @@ def check(row: Mapping[str, Any], path: str) -> None:
         raise problem
     for name, value in row.items():
         low, high = feature_range({"name": name})
+        if value is not None and type(value) is not float:
+            raise invalid(f"{path}.{name}", "a number or null is expected")
         if value is not None and not low <= value <= high:
             raise invalid(f"{path}.{name}", f"{value:g} is not within {low:g} and {high:g}")
 

@@ -8,8 +8,12 @@ from typing import Any
 
 import msgspec
 
-from serve_app import schemas
+from serve_app import legacy, schemas
+from serve_app.answers import span as between
+from serve_app.meanings import explain
+from serve_app.rows import ignored_of
 from serve_app.schemas import EXAMPLES, MAX_NUMBER, feature_range, feature_unit
+from serve_app.wording import span
 
 __all__ = ["document"]
 
@@ -36,23 +40,28 @@ _PREDICTIONS = {
     "predict/failure": (
         "Failure",
         "Predict a failure within the horizon",
-        "A snapshot in `metrics` is answered by the rules until enough snapshots of the resource have filled a window; a "
-        "`time_series`, oldest row first, goes straight to the trained model. `model.kind` says which one answered.",
+        "A snapshot in `metrics`, or a row of a telemetry table as its JSON, is answered by the rules until enough snapshots "
+        "of the resource have filled a window; a `time_series` of rows, oldest first, goes straight to the trained model. "
+        "`model.kind` says which one answered. Rows with a `timestamp` are put on the model's steps: gaps stay gaps, the "
+        "last row of a step counts.",
     ),
     "predict/threat": (
         "Threat",
         "Classify activity",
-        "Any subset of the features; what is left out counts as not observed.",
+        "Any subset of the features; what is left out counts as not observed. A row of the table that trained the model is "
+        "taken as its JSON: columns that the model does not use are ignored and named in `warnings`.",
     ),
     "predict/capacity": (
         "Capacity",
         "Forecast usage",
-        "History by metric as a list, a scalar, a point or points with timestamps, or only `current_metrics`.",
+        "History by metric as a list, a scalar, a point or points with timestamps, or as rows of a usage table, oldest first; "
+        "or only `current_metrics`.",
     ),
     "analyze/anomaly": (
         "Anomaly",
         "Find anomalies",
-        "A snapshot is judged by the training telemetry, a `time_series` by its own history.",
+        "A snapshot, or a row of telemetry as its JSON, is judged by the training telemetry, a `time_series` by its own "
+        "history.",
     ),
 }
 
@@ -61,12 +70,12 @@ _PROBLEMS = {
     "400": "The body is not JSON.",
     "404": "Unknown model, version, job, action or path.",
     "405": "Another method is meant.",
-    "409": "Not possible in the present state.",
+    "409": "Not possible in the present state, or the version could not be served: nothing was changed.",
     "413": "The body is too large.",
     "415": "The body is not application/json in UTF-8.",
     "422": "The body breaks a rule; `errors` lists paths and rules.",
     "502": "The webhook failed.",
-    "503": "No model has been promoted yet, or the registry cannot be reached.",
+    "503": "No model has been promoted yet, the registry cannot be reached, or the state folder cannot be written.",
 }
 
 
@@ -82,7 +91,7 @@ def _feature_schema(feature: Mapping[str, Any]) -> dict[str, Any]:
         known = [str(c) for c in feature.get("categories") or []]
         return {
             "type": ["string", "null"],
-            "maxLength": 256,
+            "maxLength": schemas.MAX_TEXT,
             "description": f"Category; learned: {', '.join(known[:40])}. Others are treated as rare ones.",
             "examples": known[:1],
         }
@@ -90,9 +99,10 @@ def _feature_schema(feature: Mapping[str, Any]) -> dict[str, Any]:
     text = f"Unit: {feature_unit(feature) or 'none stated'}."
     if "min" in reference and "max" in reference:
         text += (
-            f" Training range {reference['min']:g} to {reference['max']:g}; outside it the answer carries a warning."
+            f" Training range {between(reference['min'], reference['max'])}; outside it the answer carries a warning."
         )
-    schema: dict[str, Any] = {"type": ["number", "null"], "minimum": low, "maximum": high, "description": text}
+    kinds = ["number", "null", "boolean"] if feature.get("boolean") else ["number", "null"]
+    schema: dict[str, Any] = {"type": kinds, "minimum": low, "maximum": high, "description": text}
     if reference.get("median") is not None:
         schema["examples"] = [reference["median"]]
     return schema
@@ -102,19 +112,86 @@ def _features(card: Mapping[str, Any]) -> dict[str, Any]:
     return {f["name"]: _feature_schema(f) for f in card["features"]}
 
 
-def _metrics_object(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": _features(card), "additionalProperties": False}
+def _unused(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the columns that a row may carry although the model does not use them."""
+    reasons = card.get("ignored") or {}
+    found = {}
+    for name in ignored_of(card):
+        why = f" ({reasons[name]})" if reasons.get(name) else ""
+        found[name] = {"type": ["string", "number", "boolean", "null"], "description": f"Not used by the model{why}."}
+    return found
 
 
-def _any_metrics() -> dict[str, Any]:
-    number = {"type": ["number", "null"], "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
-    return {"type": "object", "additionalProperties": number}
+_ID = {"type": ["string", "integer"], "minLength": 1, "maxLength": 256, "description": "Name of the resource."}
+_STAMP = {
+    "type": ["string", "number", "null"],
+    "description": "Time: ISO 8601 with an offset, such as 2026-01-31T12:00:00Z, or seconds since 1970.",
+    "examples": ["2026-01-31T12:00:00Z"],
+}
+
+
+def _telemetry(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
+    """Describe a row of telemetry: inside a request, and as a request of its own."""
+    if "failure" in cards:
+        card = cards["failure"]
+        columns = {**_unused(card), **_features(card)}
+        text = f"Metrics of one resource at one time. {_pace(card)}"
+    else:
+        columns = _features({"features": [{"name": name} for name in legacy.RULE_METRICS]})
+        text = "Metrics of one resource at one time."
+    timed = {"resource_id": {**_ID, "type": ["string", "integer", "null"]}, "timestamp": _STAMP}
+    parts["Snapshot"] = {
+        "title": "Snapshot",
+        "description": text,
+        "type": "object",
+        "properties": {**timed, **columns},
+        "additionalProperties": False,
+    }
+    controls = {
+        "explain": {"type": ["boolean", "null"], "description": "Name the drivers; yes for a single row."},
+        "decision": {"anyOf": [{"$ref": "#/components/schemas/Policy"}, {"type": "null"}], "default": None},
+    }
+    parts["TelemetryRow"] = {
+        "title": "TelemetryRow",
+        "description": f"A row of a telemetry table as its JSON: one snapshot. {text} A column that has the name of a field is the "
+        "column.",
+        "type": "object",
+        "properties": {**controls, "resource_id": _ID, "timestamp": _STAMP, **columns},
+        "required": ["resource_id"],
+        "additionalProperties": False,
+    }
+
+
+def _pace(card: Mapping[str, Any]) -> str:
+    """Say the step of a card's model, its window and horizon."""
+    step = span(card["step_seconds"])
+    window = f" Window: {card['window']} steps." if "window" in card else ""
+    return f"The model's step is {step} ({card['step_seconds']} s).{window} Horizon: {card['horizon']} steps."
+
+
+def _instance_error() -> dict[str, Any]:
+    """Describe what stands in the place of a bad instance when a batch asks for `partial` answers."""
+    error = {
+        "type": "object",
+        "properties": {
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "errors": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
+        },
+        "required": ["status", "detail", "errors"],
+    }
+    return {
+        "title": "InstanceError",
+        "description": "In place of the prediction of a bad instance, when a batch asks for partial answers.",
+        "type": "object",
+        "properties": {"error": error},
+        "required": ["error"],
+    }
 
 
 def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
     _, parts = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
     parts = copy.deepcopy(dict(parts))
-    snapshot = _metrics_object(cards["failure"]) if "failure" in cards else _any_metrics()
     for name in ("FailureRequest", "AnomalyRequest"):
         properties = parts[name]["properties"]
         properties["metrics"] = {
@@ -124,9 +201,15 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
         for branch in properties["time_series"]["anyOf"]:
             if branch.get("type") == "array":
                 branch["items"] = {"$ref": "#/components/schemas/Snapshot"}
-    parts["Snapshot"] = {**snapshot, "title": "Snapshot", "description": "Metrics of one resource at one time."}
-    row = _features(cards["threat"]) if "threat" in cards else {}
-    named = {"type": ["string", "null"], "maxLength": 256}
+    _telemetry(parts, cards)
+    parts["InstanceError"] = _instance_error()
+    for name in ("Failure", "Capacity", "Anomaly"):
+        one = [{"$ref": f"#/components/schemas/{name}Request"}]
+        if name == "Failure":
+            one.append({"$ref": "#/components/schemas/TelemetryRow"})
+        parts[f"{name}Batch"]["properties"]["instances"]["items"] = {"anyOf": one} if len(one) > 1 else one[0]
+    row = {**_unused(cards["threat"]), **_features(cards["threat"])} if "threat" in cards else {}
+    named = {"type": ["string", "number", "null"], "maxLength": 256}
     cost = {"type": "number", "minimum": 0, "maximum": MAX_NUMBER}
     classes = {"propertyNames": {"enum": cards["threat"]["classes"]}} if "threat" in cards else {}
     costs = {
@@ -137,11 +220,13 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
     }
     parts["ThreatRequest"] = {
         "title": "ThreatRequest",
-        "description": "One row of activity; at least one feature.",
+        "description": "One row of activity as its JSON; at least one feature. A column that has the name of a field (explain, "
+        "costs, source_ip, resource_id) is the column; explain and costs can then be given beside instances.",
         "type": "object",
         "properties": {
             "source_ip": {**named, "description": "Comes back in the answer.", "examples": ["192.168.1.100"]},
             "resource_id": named,
+            "timestamp": {**_STAMP, "description": "Not used by the model."},
             "explain": {"type": ["boolean", "null"], "description": "Name the drivers; yes for a single row."},
             "costs": costs,
             **row,
@@ -161,11 +246,13 @@ def _components(cards: Mapping[str, Any]) -> dict[str, Any]:
             },
             "explain": {"type": "boolean", "default": False},
             "costs": costs,
+            "partial": parts["FailureBatch"]["properties"]["partial"],
         },
         "required": ["instances"],
         "additionalProperties": False,
     }
     if "capacity" in cards:
+        parts["CapacityRequest"]["description"] += f" {_pace(cards['capacity'])}"
         names = [f["name"] for f in cards["capacity"]["features"]]
         for name in ("historical_data", "current_metrics", "thresholds"):
             for branch in parts["CapacityRequest"]["properties"][name]["anyOf"]:
@@ -189,11 +276,17 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
     for route, (name, summary, text) in _PREDICTIONS.items():
         one = {"$ref": f"#/components/schemas/{name}Request"}
         many = {"$ref": f"#/components/schemas/{name}Batch"}
+        flat = [{"$ref": "#/components/schemas/TelemetryRow"}] if name == "Failure" else []
         example = EXAMPLES[route]
         answer = {"$ref": f"#/components/schemas/{name}Answer"}
         batch = {
             "type": "object",
-            "properties": {"predictions": {"type": "array", "items": answer}},
+            "properties": {
+                "predictions": {
+                    "type": "array",
+                    "items": {"anyOf": [answer, {"$ref": "#/components/schemas/InstanceError"}]},
+                }
+            },
             "required": ["predictions"],
         }
         paths[f"{PREFIX}/{route}"] = {
@@ -206,7 +299,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
                     "required": True,
                     "content": {
                         "application/json": {
-                            "schema": {"anyOf": [one, many]},
+                            "schema": {"anyOf": [one, *flat, many]},
                             "examples": {"single": {"value": example}, "batch": {"value": {"instances": [example]}}},
                         }
                     },
@@ -253,7 +346,17 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
     get("schema", "This document", top=True)
     get("docs", "Documentation page", "text/html", top=True)
     usual = ("400", "413", "415", "422")
-    post("models/train", "Train in a process of its own", "TrainRequest", "202", *usual, "404", "409", tag="training")
+    post(
+        "models/train",
+        "Train in a process of its own",
+        "TrainRequest",
+        "202",
+        *usual,
+        "404",
+        "409",
+        "503",
+        tag="training",
+    )
     post("models/register", "Register the servable of a run", "RegisterRequest", "201", *usual, "404", "409", "503")
     post("models/promote", "Make a version the champion", "PromoteRequest", "200", *usual, "404", "409", "503")
     post("models/rollback", "Go back to the previous champion", "RollbackRequest", "200", *usual, "404", "409", "503")
@@ -280,7 +383,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             "operationId": "cancel_job",
             "tags": ["training"],
             "summary": "Cancel a job",
-            "responses": {"202": _json("It is being cancelled.", {"type": "object"}), **_problems("404", "409")},
+            "responses": {"202": _json("It is being cancelled.", {"type": "object"}), **_problems("404", "409", "503")},
         },
     }
     return {
@@ -292,7 +395,7 @@ def document(cards: Mapping[str, Any]) -> dict[str, Any]:
             'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
         },
         "paths": paths,
-        "components": {"schemas": _components(cards)},
+        "components": {"schemas": explain(_components(cards))},
     }
 
 

@@ -3,8 +3,10 @@
 Two halves, so that no serving process ever imports MLflow:
 
 - the **follower**, one small process on each node (`python -m serve_app.reload`), asks the registry for the champions every
-  `POLL_SECONDS`, fetches their servable folders into a local cache and writes a pointer file beside it, in one
-  step. It also carries out promotions, rollbacks and registrations asked for over its socket.
+  `POLL_SECONDS`, fetches their servable folders into a local cache, does with each what a replica does before it
+  answers with it, and only then writes it into a pointer file, in one step. A version that fails is refused: the pointer
+  file keeps the last good one, for restarted replicas too. A model whose alias was removed goes out of service. It also
+  carries out promotions, rollbacks and registrations asked for over its socket.
 - the **watch**, a thread in every serving process, looks at the pointer file every `WATCH_SECONDS`, loads what
   changed, replays its golden examples and only then swaps it in. A servable that fails is refused, the old one
   stays, and the refusal is in `models/status`.
@@ -21,6 +23,7 @@ import asyncio
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -36,10 +39,12 @@ from pathlib import Path
 from typing import Any
 
 from aiops_core import servable, settings
-from aiops_core.errors import AiopsError
+from aiops_core.errors import AiopsError, ServableError, TrackingError
+from serve_app.files import private_folder, read_json, stage_json, write_json
 from serve_app.problems import Problem
 from serve_app.services import TASKS, Live, Service
 from serve_app.telemetry import Metrics
+from serve_app.verify import verify
 
 __all__ = ["Follower", "Registry", "Supervisor", "Watch", "node_folder", "read_pointer"]
 
@@ -52,8 +57,19 @@ IDLE_SECONDS = 15.0
 #: Versions of a model kept in the cache, beside the champion.
 KEPT = 4
 
+#: A champion that failed its verification is tried again this often.
+REFUSED_SECONDS = 60.0
+_LOG_BYTES = 1_000_000
+
 _POINTER = "champions.json"
 _LOCK = "follower.lock"
+#: Who asked for a version that was refused.
+_ALIAS, _REQUEST = "alias", "request"
+_log = logging.getLogger("serve_app")
+
+
+class Refused(AiopsError):
+    """A version that the service could not serve: nothing was promoted."""
 
 
 def node_folder(state_dir: Path) -> Path:
@@ -63,18 +79,20 @@ def node_folder(state_dir: Path) -> Path:
 
 
 def socket_path(folder: Path) -> Path:
-    """Return the address of the follower: in the temporary folder, since socket paths are short."""
+    """Return the address of the follower: in the temporary folder, since socket paths are short.
+
+    Raises
+    ------
+    OSError
+        If somebody else took the name of the folder there that only this user may enter.
+    """
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"aiops-{os.getuid()}-{digest}.sock"
+    return private_folder(Path(tempfile.gettempdir()) / f"aiops-{os.getuid()}") / f"{digest}.sock"
 
 
 def read_pointer(folder: Path) -> dict[str, Any]:
     """Return the content of the pointer file; empty if there is none yet."""
-    try:
-        content: dict[str, Any] = json.loads((folder / _POINTER).read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError):
-        return {}
+    return read_json(folder / _POINTER)
 
 
 class Follower:
@@ -97,7 +115,9 @@ class Follower:
         self._stamp: tuple[tuple[int, int], ...] | None = None
         self._asked = 0.0
         self._lock = threading.Lock()
-        self._content: dict[str, Any] = {"models": {}, "refused": {}, "registry": {}}
+        self._retry: dict[str, float] = {}
+        self._unsaved: str | None = None
+        self._content: dict[str, Any] = {"models": {}, "vacant": [], "refused": {}, "registry": {}}
         self._content.update(read_pointer(folder))
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -105,44 +125,99 @@ class Follower:
         """Ask the registry once and write the pointer file; an unreachable registry changes nothing but its state."""
         with self._lock:
             models: dict[str, Any] = dict(self._content["models"])
-            refused: dict[str, Any] = {}
+            refused: dict[str, Any] = dict(self._content["refused"])
+            vacant: list[str] = self._content["vacant"]
             error: str | None = None
             try:
-                for name, version in self._tracking.champions().items():
-                    if name not in TASKS:
-                        continue
-                    entry = {
-                        "version": str(version.version),
-                        "run_id": version.run_id,
-                        "alias": version.alias,
-                        "created": version.created,
-                    }
-                    known = models.get(name, {})
-                    if {k: known.get(k) for k in entry} == entry and Path(known["folder"]).is_dir():
-                        continue
-                    run = re.sub(r"[^A-Za-z0-9]", "", version.run_id)[:8] or "none"
-                    target = self._folder / "servables" / f"{name}-{version.version}-{run}"
-                    try:
-                        fetched = self._tracking.fetch(name, version.version, target)
-                        models[name] = {**entry, "folder": str(Path(fetched).resolve())}
-                    except (AiopsError, OSError, ValueError) as reason:
-                        refused[name] = {"version": entry["version"], "reason": str(reason)}
+                champions = self._champions()
+                vacant = [name for name in TASKS if name not in champions]
+                for name in TASKS:
+                    self._follow(name, champions.get(name), models, refused)
             except (AiopsError, OSError) as reason:
                 error = str(reason)
             except Exception as reason:
                 # The registry's client raises many types; none may end the follower.
                 error = f"{type(reason).__name__}: {reason}"
             now = time.time()
-            registry = self._content.get("registry", {})
-            reached = now if error is None else registry.get("reached")
-            self._content = {
-                "models": models,
-                "refused": refused if error is None else self._content["refused"],
-                "registry": {"reached": reached, "asked": now, "error": error, "pid": os.getpid()},
-            }
-            _write(self._folder / _POINTER, self._content)
+            reached = now if error is None else self._content.get("registry", {}).get("reached")
+            registry = {"reached": reached, "asked": now, "error": error, "pid": os.getpid()}
+            self._content = {"models": models, "vacant": vacant, "refused": refused, "registry": registry}
+            self._save()
             if error is None:
                 self._prune(models)
+
+    def _champions(self) -> dict[str, Any]:
+        if self._database is not None and self._content["models"] and not self._database.exists():
+            # A store made anew in its place would have no champions, and take every model out of service.
+            raise TrackingError(f"the registry's file {self._database} is gone")
+        found: dict[str, Any] = self._tracking.champions()
+        return found
+
+    def _follow(self, name: str, version: Any | None, models: dict[str, Any], refused: dict[str, Any]) -> None:
+        """Bring the entry of one model up to what the registry says; what cannot be served leaves it as it is."""
+        if version is None:
+            if models.pop(name, None) is not None:
+                _log.warning("%s has no champion in the registry any more: taken out of service", name)
+            if refused.get(name, {}).get("by") == _ALIAS:
+                del refused[name]
+            return
+        entry = _entry(version)
+        known, last = models.get(name, {}), refused.get(name, {})
+        by_alias = last.get("by") == _ALIAS
+        if {k: known.get(k) for k in entry} == entry and Path(known["folder"]).is_dir():
+            if by_alias:
+                # The alias went back to what is served.
+                del refused[name]
+            return
+        same = (last.get("version"), last.get("run_id")) == (entry["version"], entry["run_id"])
+        if by_alias and same and time.monotonic() < self._retry.get(name, 0.0):
+            return
+        try:
+            models[name] = self._take(name, entry)
+        except (AiopsError, OSError, ValueError) as reason:
+            # A network or a disk may get well within seconds, a servable hardly.
+            self._retry[name] = time.monotonic() + (REFUSED_SECONDS if isinstance(reason, ServableError) else 0.0)
+            refused[name] = self._refusal(name, entry, reason, _ALIAS)
+        else:
+            refused.pop(name, None)
+
+    def _take(self, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Fetch a version and verify it; returns its entry in the pointer file."""
+        run = re.sub(r"[^A-Za-z0-9]", "", str(entry["run_id"]))[:8] or "none"
+        target = self._folder / "servables" / f"{name}-{entry['version']}-{run}"
+        fresh = not target.is_dir()
+        while True:
+            found = Path(self._tracking.fetch(name, int(entry["version"]), target)).resolve()
+            try:
+                verify(found, name, entry)
+            except ServableError:
+                shutil.rmtree(target, ignore_errors=True)
+                if fresh:
+                    raise
+                # What lay in the cache may have been damaged there: once more, from the registry.
+                fresh = True
+                continue
+            return {**entry, "folder": str(found)}
+
+    def _refusal(self, name: str, entry: Mapping[str, Any], reason: Exception, by: str) -> dict[str, Any]:
+        text = str(reason) or type(reason).__name__
+        last = self._content["refused"].get(name, {})
+        if (last.get("version"), last.get("reason")) != (entry["version"], text):
+            _log.warning("%s version %s is refused: %s", name, entry["version"], text)
+        return {"version": entry["version"], "run_id": entry["run_id"], "reason": text, "by": by}
+
+    def _save(self) -> None:
+        """Write the pointer file; on a full disk the old one stays, and the next poll tries again."""
+        try:
+            write_json(self._folder / _POINTER, self._content)
+        except OSError as error:
+            if self._unsaved is None:
+                _log.error("the pointer file cannot be written, replicas go on with the old one: %s", error)
+            self._unsaved = str(error)
+            return
+        if self._unsaved is not None:
+            _log.warning("the pointer file can be written again")
+        self._unsaved = None
 
     def _prune(self, models: Mapping[str, Any]) -> None:
         used = {entry["folder"] for entry in models.values()}
@@ -155,28 +230,82 @@ class Follower:
     def execute(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one command of the socket and return the version it made champion, or the versions there are."""
         try:
-            what = command.get("do")
-            if what == "list":
-                versions = [vars(v) for v in self._tracking.list_models()]
-                return {"ok": versions}
-            name = str(command["name"])
-            if what == "promote":
-                found = self._tracking.promote(name, int(command["version"]))
-            elif what == "rollback":
-                found = self._tracking.rollback(name)
-            elif what == "register":
-                found = self._tracking.register(TASKS[name], str(command["run_id"]), command.get("alias"))
-            else:
-                return {"error": f"unknown command {what!r}", "kind": "internal"}
+            if command.get("do") == "list":
+                return {"ok": [vars(v) for v in self._tracking.list_models()]}
+            return {"ok": vars(self._change(command, str(command["name"])))}
+        except Refused as error:
+            return {"error": str(error), "kind": "conflict"}
         except AiopsError as error:
             missing = re.search(r"not found|RESOURCE_DOES_NOT_EXIST|No run", str(error), re.IGNORECASE)
             refused = re.search(r"no earlier champion|holds no servable", str(error))
             kind = "missing" if missing else "conflict" if refused else "unreachable"
             return {"error": str(error), "kind": kind}
+        except OSError as error:
+            return {
+                "error": f"nothing was promoted, the state folder cannot be written: {error}",
+                "kind": "unreachable",
+            }
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}", "kind": "unreachable"}
-        self.poll()
-        return {"ok": vars(found)}
+
+    def _change(self, command: Mapping[str, Any], name: str) -> Any:
+        what = command.get("do")
+        if what == "promote":
+            version = self._tracking.get_version(name, int(command["version"]))
+            return self._promote(name, version, lambda: self._tracking.promote(name, version.version))
+        if what == "rollback":
+            version = self._tracking.previous_champion(name)
+            return self._promote(name, version, lambda: self._tracking.rollback(name))
+        if what != "register":
+            raise ValueError(f"unknown command {what!r}")
+        alias = command.get("alias")
+        champion = alias == "champion"
+        found = self._tracking.register(TASKS[name], str(command["run_id"]), None if champion else alias)
+        if not champion:
+            return found
+        try:
+            return self._promote(name, found, lambda: self._tracking.promote(name, found.version))
+        except Refused as reason:
+            raise Refused(f"registered as version {found.version}, without an alias: {reason}") from reason
+
+    def _promote(self, name: str, version: Any, move: Callable[[], Any]) -> Any:
+        """Verify a version, then move the registry's alias to it, then the pointer; or change nothing.
+
+        Raises
+        ------
+        Refused
+            If the service could not serve it.
+        """
+        with self._lock:
+            entry = {**_entry(version), "alias": "champion"}
+            try:
+                taken = self._take(name, entry)
+            except ServableError as reason:
+                self._content["refused"] = {
+                    **self._content["refused"],
+                    name: self._refusal(name, entry, reason, _REQUEST),
+                }
+                self._save()
+                raise Refused(f"version {entry['version']} of {name} cannot be served: {reason}") from reason
+            content = {
+                **self._content,
+                "models": {**self._content["models"], name: taken},
+                "vacant": [other for other in self._content["vacant"] if other != name],
+                "refused": {other: r for other, r in self._content["refused"].items() if other != name},
+            }
+            # Written before the alias moves, so that a full disk leaves both where they were.
+            try:
+                staged = stage_json(self._folder / _POINTER, content)
+            except OSError as error:
+                raise TrackingError(f"nothing was promoted: the pointer file cannot be written: {error}") from error
+            try:
+                found = move()
+            except BaseException:
+                staged.unlink(missing_ok=True)
+                raise
+            os.replace(staged, self._folder / _POINTER)
+            self._content = content
+            return found
 
     def changed(self) -> bool:
         """Say whether the registry may have changed since it was last asked."""
@@ -196,16 +325,20 @@ class Follower:
     def run(self, stop: threading.Event) -> None:
         """Poll until told to stop."""
         while not stop.is_set():
-            if self.changed():
+            if self._unsaved is not None or self.changed():
                 self._asked = time.monotonic()
                 self.poll()
             stop.wait(POLL_SECONDS)
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
+def _entry(version: Any) -> dict[str, Any]:
+    """Return what the pointer file says of a version, apart from its folder."""
+    return {
+        "version": str(version.version),
+        "run_id": version.run_id,
+        "alias": version.alias,
+        "created": version.created,
+    }
 
 
 def _serve(follower: Follower, path: Path) -> socketserver.ThreadingUnixStreamServer:
@@ -242,6 +375,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         from aiops_core import tracking
 
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
         uri = settings.load().mlflow_tracking_uri
         database = Path(uri.split("///", 1)[1]) if uri.startswith("sqlite:///") else None
         follower = Follower(folder, tracking, database)
@@ -306,18 +440,32 @@ class Supervisor:
             return True
 
     def _run(self) -> None:
+        said = ""
         while not self._stop.is_set():
-            if (self._child is None or self._child.poll() is not None) and self._free():
-                with open(self._folder / "follower.log", "wb") as log:
-                    self._child = subprocess.Popen(
-                        [sys.executable, "-m", "serve_app.reload", "--folder", str(self._folder)],
-                        stdin=subprocess.PIPE,
-                        stdout=log,
-                        stderr=log,
-                        env={**os.environ, **self._environment, "OMP_NUM_THREADS": "1"},
-                        cwd=self._folder,
-                    )
+            try:
+                if (self._child is None or self._child.poll() is not None) and self._free():
+                    self._child = self._spawn()
+                said = ""
+            except OSError as error:
+                # A full disk or no free process: promotions wait, predictions do not.
+                if str(error) != said:
+                    _log.error("the follower of the registry cannot be started, trying again: %s", error)
+                said = str(error)
             self._stop.wait(1.0)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        path = self._folder / "follower.log"
+        # What made the last one end stands in its log: begun anew only when it is long.
+        mode = "wb" if path.exists() and path.stat().st_size > _LOG_BYTES else "ab"
+        with open(path, mode) as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "serve_app.reload", "--folder", str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self._environment, "OMP_NUM_THREADS": "1"},
+                cwd=self._folder,
+            )
 
 
 class Watch:
@@ -349,8 +497,9 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aiops-watch", daemon=True)
         self._tried: dict[str, tuple[str, str]] = {}
-        #: Model name to version and reason of the last refusal.
-        self.refused: dict[str, dict[str, str]] = {}
+        #: Model name to version and reason of the last refusal, by the follower and by this process.
+        self._by_follower: dict[str, dict[str, str]] = {}
+        self._by_us: dict[str, dict[str, str]] = {}
         self.registry: dict[str, Any] = {}
 
     def start(self, wait_seconds: float = 30.0) -> None:
@@ -392,25 +541,50 @@ class Watch:
             return
         self._seen = seen
         content = read_pointer(self._folder)
+        if not content:
+            # Not read, for want of a file handle say: looked at again.
+            self._seen = None
+            return
         self.registry = content.get("registry", {})
         self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(
             float(not self.registry.get("error"))
         )
+        before, self._by_follower = self._by_follower, {}
         for name, reason in content.get("refused", {}).items():
             if name in self._services:
-                self._refuse(name, reason["version"], reason["reason"])
+                self._by_follower[name] = {"version": reason["version"], "reason": reason["reason"]}
+                if before.get(name) != self._by_follower[name]:
+                    self._say(name, self._by_follower[name])
+        for name in content.get("vacant", []):
+            if name in self._services:
+                self._vacate(name)
         for name, entry in content.get("models", {}).items():
             if name in self._services:
                 self._take(name, entry)
+
+    @property
+    def refused(self) -> dict[str, dict[str, str]]:
+        """Model name to version and reason of the last refusal."""
+        return {**self._by_follower, **self._by_us}
+
+    def _vacate(self, name: str) -> None:
+        """Take a model out of service whose alias was removed."""
+        service = self._services[name]
+        self._by_us.pop(name, None)
+        self._tried.pop(name, None)
+        if service.live is not None:
+            self._info(service.live).set(0.0)
+            service.retire()
+            _log.warning("%s has no champion in the registry any more: taken out of service", name)
 
     def _take(self, name: str, entry: Mapping[str, Any]) -> None:
         service = self._services[name]
         live = service.live
         version, run_id = str(entry["version"]), str(entry["run_id"])
         if live is not None and (live.version, live.run_id) == (version, run_id):
-            if self.refused.get(name, {}).get("version") != version:
+            if self._by_us.get(name, {}).get("version") != version:
                 # Rolled back to what is served: nothing is refused any more.
-                self.refused.pop(name, None)
+                self._by_us.pop(name, None)
                 self._tried.pop(name, None)
             return
         if self._tried.get(name) == (version, run_id):
@@ -424,9 +598,12 @@ class Watch:
             service.install(fresh)
         except Exception as error:
             # Whatever is wrong with a new model, the old one goes on serving.
-            self._refuse(name, version, str(error) or type(error).__name__)
+            refusal = {"version": version, "reason": str(error) or type(error).__name__}
+            if self._by_us.get(name) != refusal:
+                self._by_us[name] = refusal
+                self._say(name, refusal)
             return
-        self.refused.pop(name, None)
+        self._by_us.pop(name, None)
         if live is not None:
             self._info(live).set(0.0)
         self._info(fresh).set(1.0)
@@ -437,10 +614,9 @@ class Watch:
         labels = {"model": live.name, "version": str(live.version), "kind": kind, "replica": self._metrics.replica}
         return self._metrics.gauge("aiops_model_info", **labels)
 
-    def _refuse(self, name: str, version: str, reason: str) -> None:
-        if self.refused.get(name) != {"version": version, "reason": reason}:
-            self.refused[name] = {"version": version, "reason": reason}
-            self._metrics.counter("aiops_reloads_total", model=name, result="refused").inc()
+    def _say(self, name: str, refusal: Mapping[str, str]) -> None:
+        _log.warning("%s version %s is refused: %s", name, refusal["version"], refusal["reason"])
+        self._metrics.counter("aiops_reloads_total", model=name, result="refused").inc()
 
     def registry_status(self) -> dict[str, Any]:
         """Describe the registry for ``models/status``."""
@@ -462,7 +638,7 @@ class Registry:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = socket_path(folder)
+        self._folder = folder
 
     async def ask(self, **command: Any) -> Any:
         """Send one command and return its result.
@@ -474,7 +650,7 @@ class Registry:
         """
         try:
             async with asyncio.timeout(60):
-                reader, writer = await asyncio.open_unix_connection(str(self._path), limit=1 << 24)
+                reader, writer = await asyncio.open_unix_connection(str(socket_path(self._folder)), limit=1 << 24)
                 writer.write(json.dumps(command).encode() + b"\n")
                 await writer.drain()
                 answer = json.loads(await reader.readline())

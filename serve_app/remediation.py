@@ -12,10 +12,12 @@ import asyncio
 import hashlib
 import hmac
 import json
-import os
+import logging
+import threading
 import time
 import tomllib
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +27,7 @@ from urllib import error as urlerror
 from urllib import request as urlrequest
 from urllib.parse import urlsplit
 
+from serve_app.files import append_line
 from serve_app.problems import Problem
 from serve_app.telemetry import Metrics
 
@@ -34,6 +37,11 @@ ATTEMPTS = 3
 TIMEOUT_SECONDS = 5.0
 #: Waits between attempts, seconds.
 PAUSES = (0.2, 1.0)
+#: Lines of the audit log that are kept in memory while the disk is full, and how often they are tried again.
+KEPT = 10_000
+RETRY_SECONDS = 5.0
+
+_logger = logging.getLogger("serve_app")
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,10 @@ class Remediator:
         self._secret = secret
         self._audit = audit
         self._metrics = metrics
+        self._lock = threading.Lock()
+        self._retrying = False
+        #: Lines of the audit log that a full disk kept back.
+        self._waiting: deque[bytes] = deque(maxlen=KEPT)
 
     async def execute(
         self, action: str, resource_id: str, *, dry_run: bool, reason: str | None, request_id: str | None
@@ -124,8 +136,8 @@ class Remediator:
             "body": content,
         }
         if dry_run:
-            self._log({"outcome": "dry_run", **content})
-            return {**answer, "status": "dry_run", "attempts": 0}
+            audited = self._log({"outcome": "dry_run", **content})
+            return {**answer, "status": "dry_run", "attempts": 0, "audited": audited}
         if url is None:
             self._refused(action, "no_webhook", content)
             raise Problem(409, f"no webhook is configured for action {action!r}: set AIOPS_WEBHOOKS")
@@ -138,8 +150,10 @@ class Remediator:
             status, outcome = await asyncio.to_thread(_post, url, body, self._secret, delivery)
             if 200 <= status < 300:
                 self._metrics.counter("aiops_remediations_executed_total", action=action).inc()
-                self._log({"outcome": "executed", "http_status": status, "attempts": attempt, **content})
-                return {**answer, "status": "executed", "http_status": status, "attempts": attempt}
+                done = {"http_status": status, "attempts": attempt}
+                # Executed, whether or not the disk has room to say so: a caller told otherwise would execute it twice.
+                audited = self._log({"outcome": "executed", **done, **content})
+                return {**answer, "status": "executed", **done, "audited": audited}
             # Repeating what the receiver refused (4xx, a redirect) would not change its mind.
             if 300 <= status < 500 and status not in (408, 429):
                 break
@@ -152,15 +166,37 @@ class Remediator:
         self._metrics.counter("aiops_remediations_refused_total", action=action, reason=outcome).inc()
         self._log({"outcome": outcome, **content})
 
-    def _log(self, entry: dict[str, Any]) -> None:
-        self._audit.parent.mkdir(parents=True, exist_ok=True)
+    def _log(self, entry: dict[str, Any]) -> bool:
+        """Append an entry to the audit log; False if it waits in memory for a disk that can be written."""
         line = (json.dumps({"time": time.time(), **entry}) + "\n").encode()
-        # One write to a file opened for appending: lines of several replicas do not mix.
-        handle = os.open(self._audit, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with self._lock:
+            self._waiting.append(line)
+            written = self._write()
+            if not written and not self._retrying:
+                self._retrying = True
+                threading.Thread(target=self._retry, name="aiops-audit", daemon=True).start()
+        return written
+
+    def _write(self) -> bool:
+        """Write what waits, oldest first; True if nothing waits any more."""
         try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
+            while self._waiting:
+                append_line(self._audit, self._waiting[0])
+                self._waiting.popleft()
+        except OSError as error:
+            if not self._retrying:
+                _logger.error("the audit log cannot be written, trying again: %s", error)
+            return False
+        return True
+
+    def _retry(self) -> None:
+        while True:
+            time.sleep(RETRY_SECONDS)
+            with self._lock:
+                if self._write():
+                    self._retrying = False
+                    _logger.warning("the audit log is written again, with everything that waited")
+                    return
 
 
 def _host(url: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import shutil
@@ -13,11 +14,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
+from serve_app import haproxy, leftovers
 
 __all__ = ["FAST", "main", "serving"]
 
@@ -31,6 +34,10 @@ FAST = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # HAProxy sends a log line for every request to a port where mostly nobody listens: one in ten thousand will do.
     "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:10000",
+    # Three checks must fail before HAProxy is started again: a killed one is back within 5 s instead of 28.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    # Headers that Ray could not read would be answered by 500.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.request_ids:middlewares",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -77,21 +84,28 @@ def _get(url: str, timeout: float = 2.0) -> dict[str, Any] | None:
         return None
 
 
-def _environment() -> None:
-    """Set what Ray reads at import; other services on the machine may hold HAProxy's own ports and folder."""
+@cache
+def _haproxy() -> tuple[str, dict[str, str]]:
+    """Return HAProxy's folder and settings: one for this process, since Ray reads them once."""
+    folder, own = haproxy.settings()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder, own
+
+
+def _environment() -> str:
+    """Set what Ray reads at import and return HAProxy's folder; others on the machine may hold its usual ports."""
     for name, value in FAST.items():
         os.environ.setdefault(name, value)
-    base = Path("/tmp") / f"aiops-haproxy-{os.getuid()}-{os.getpid()}"
-    for name, file in (
-        ("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "haproxy.cfg"),
-        ("RAY_SERVE_HAPROXY_SOCKET_PATH", "admin.sock"),
-        ("RAY_SERVE_HAPROXY_SERVER_STATE_BASE", ""),
-        ("RAY_SERVE_HAPROXY_SERVER_STATE_FILE", "server-state"),
-        ("RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH", "metrics.sock"),
-    ):
-        os.environ.setdefault(name, str(base / file).rstrip("/"))
+    folder, own = _haproxy()
+    for name, value in own.items():
+        if name == haproxy.BINARY:
+            # Ends in whatever program the environment named.
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_SERVE_HAPROXY_METRICS_PORT", str(_free_port(9101)))
     os.environ.setdefault("RAY_SERVE_HAPROXY_STATS_PORT", str(_free_port(8404)))
+    return folder
 
 
 class serving:
@@ -109,7 +123,7 @@ class serving:
     Raises
     ------
     UsageError
-        On entry, if the port is taken or the service does not get healthy.
+        On entry, if something else holds the port or the service does not get healthy.
     """
 
     def __init__(
@@ -126,22 +140,32 @@ class serving:
         self._arguments: dict[str, Any] = {"placement": placement, "replicas": replicas, "tracking_uri": tracking_uri}
         self._state = Path(state_dir or settings.load().state_dir).resolve()
         self._started_ray = False
+        self._record: leftovers.Record | None = None
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
     def __enter__(self) -> serving:
+        from serve_app.reload import node_folder
+
+        node = node_folder(self._state)
+        ended = leftovers.clear(node)
+        if ended:
+            print(f"ended {ended} processes that an earlier service left behind when it was killed", file=sys.stderr)
         if not _free(self.host, self.port):
             raise UsageError(
                 f"port {self.port} on {self.host} is taken: stop what listens there or choose another --port"
             )
         address = settings.load().ray_address
-        _environment()
+        folder = _environment()
+        if not address:
+            self._record = leftovers.Record(node, folder)
+            self._record.start()
         import ray
         from ray import serve
 
         from serve_app.app import Args, build
 
-        self._connect(ray, address)
         try:
+            self._connect(ray, address)
             # Counters of an earlier service on this machine would be added to those of this one.
             if self._started_ray:
                 shutil.rmtree(self._state / "metrics", ignore_errors=True)
@@ -182,6 +206,13 @@ class serving:
         )
 
     def __exit__(self, *exception: object) -> None:
+        try:
+            self._stop()
+        finally:
+            if self._record is not None:
+                self._record.close()
+
+    def _stop(self) -> None:
         import ray
         from ray import serve
 

@@ -1,13 +1,12 @@
 """What crosses the HTTP border: msgspec structs, units, ranges and examples.
 
-Feature names are not written here: they travel in the servable's card, and `threat_request` builds the struct that a
+Feature names are not written here: they travel in the servable's card, and `serve_app.rows` builds the struct that a
 card asks for.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +17,7 @@ __all__ = [
     "MAX_BODY",
     "MAX_INSTANCES",
     "MAX_SERIES",
+    "MAX_TEXT",
     "UNIT_RANGE",
     "feature_range",
 ]
@@ -26,6 +26,8 @@ MAX_BODY = 64 * 1024 * 1024
 MAX_INSTANCES = 10_000
 #: Rows of a time series or history.
 MAX_SERIES = 20_000
+#: Characters of a category.
+MAX_TEXT = 10_000
 #: Any number beyond this is a mistake, and would not survive float32.
 MAX_NUMBER = 1e15
 
@@ -82,27 +84,34 @@ def feature_unit(feature: Mapping[str, Any]) -> str | None:
 def feature_range(feature: Mapping[str, Any]) -> tuple[float, float]:
     """Return the hard bounds of a card's feature, by its unit.
 
-    A unit whose bounds the training data themselves break is not the unit meant, and bounds nothing.
+    A unit whose bounds the table that trained the model breaks is not the unit meant, and bounds nothing.
 
     Examples
     --------
     >>> feature_range({"name": "cpu_usage", "unit": "%"})
     (0.0, 100.0)
     """
-    everything = (-MAX_NUMBER, MAX_NUMBER)
-    low, high = UNIT_RANGE.get(feature_unit(feature) or "", everything)
     reference = feature.get("reference") or {}
-    fits = low <= reference.get("min", low) and reference.get("max", high) <= high
-    return (low, high) if fits else everything
+    least, most = feature.get("seen") or (reference.get("min", 0.0), reference.get("max", 0.0))
+    everything = (min(-MAX_NUMBER, least), max(MAX_NUMBER, most))
+    low, high = UNIT_RANGE.get(feature_unit(feature) or "", everything)
+    return (low, high) if (low <= least and most <= high) else everything
 
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="Name of the resource.", examples=["server-01"])]
+#: Tables may name their resources by number; the answer then holds it as text.
+ResourceId = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=256)] | int,
+    Meta(description="Name of the resource.", examples=["server-01"]),
+]
 Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Stamp = Annotated[
-    str | Number,
-    Meta(description="Time: ISO 8601 (UTC if it names no zone), or seconds since 1970."),
+    str | float,
+    Meta(description="Time: ISO 8601 with an offset, such as 2026-01-31T12:00:00Z, or seconds since 1970."),
 ]
-Row = dict[str, Number | None]
+#: A row of a table: metrics, and beside them `resource_id`, `timestamp` and columns that the model does not use.
+Row = dict[str, float | str | bool | None]
+Partial = Annotated[bool, Meta(description="Answer the good instances, and say in place of the others what is wrong.")]
 
 
 class Policy(Struct, forbid_unknown_fields=True, frozen=True):
@@ -115,9 +124,12 @@ class Policy(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class FailureRequest(Struct, forbid_unknown_fields=True):
-    """One resource: a snapshot in `metrics`, or a window in `time_series`, oldest row first."""
+    """One resource: a snapshot in `metrics`, or a window in `time_series`, oldest row first.
 
-    resource_id: Id
+    Rows may carry their `timestamp`: then they are put on the model's steps, and gaps stay gaps.
+    """
+
+    resource_id: ResourceId
     metrics: Row | None = None
     time_series: Annotated[list[Row], Meta(min_length=1, max_length=MAX_SERIES)] | None = None
     timestamp: Stamp | None = None
@@ -128,9 +140,10 @@ class FailureRequest(Struct, forbid_unknown_fields=True):
 class FailureBatch(Struct, forbid_unknown_fields=True):
     """Up to 10,000 resources; an instance's own `decision` comes before that of the batch."""
 
-    instances: Annotated[list[FailureRequest], Meta(min_length=1, max_length=MAX_INSTANCES)]
+    instances: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_INSTANCES)]
     decision: Policy | None = None
     explain: Annotated[bool, Meta(description="Name the drivers of every prediction.")] = False
+    partial: Partial = False
 
 
 class Point(Struct, forbid_unknown_fields=True):
@@ -144,10 +157,15 @@ Series = Annotated[list[Number | None | Point], Meta(min_length=1, max_length=MA
 
 
 class CapacityRequest(Struct, forbid_unknown_fields=True):
-    """One resource: its history by metric, as lists, scalars or single points, or its `current_metrics`."""
+    """One resource: its history, by metric as lists, scalars or points or as rows of a table, or its `current_metrics`.
 
-    resource_id: Id
-    historical_data: dict[str, Number | Series | Point] | None = None
+    Rows and points come oldest first.
+    """
+
+    resource_id: ResourceId
+    historical_data: (
+        dict[str, Number | Series | Point] | Annotated[list[Row], Meta(min_length=1, max_length=MAX_SERIES)] | None
+    ) = None
     current_metrics: dict[str, Number | None] | None = None
     timestamps: Annotated[list[Stamp], Meta(min_length=1, max_length=MAX_SERIES)] | None = None
     forecast_days: Annotated[float, Meta(gt=0, le=365, description="Days ahead.")] = 7.0
@@ -158,14 +176,18 @@ class CapacityRequest(Struct, forbid_unknown_fields=True):
 class CapacityBatch(Struct, forbid_unknown_fields=True):
     """Up to 10,000 resources; at most 2,000,000 forecast points in all."""
 
-    instances: Annotated[list[CapacityRequest], Meta(min_length=1, max_length=MAX_INSTANCES)]
+    instances: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_INSTANCES)]
     explain: Annotated[bool, Meta(description="Name the drivers of every prediction.")] = False
+    partial: Partial = False
 
 
 class AnomalyRequest(Struct, forbid_unknown_fields=True):
-    """A snapshot in `metrics`, judged by the training telemetry, or a `time_series` judged by its own history."""
+    """A snapshot in `metrics`, judged by the training telemetry, or a `time_series` judged by its own history.
 
-    resource_id: Id
+    Rows come oldest first and may carry their `timestamp`.
+    """
+
+    resource_id: ResourceId
     metrics: Row | None = None
     time_series: Annotated[list[Row], Meta(min_length=1, max_length=MAX_SERIES)] | None = None
     timestamp: Stamp | None = None
@@ -177,7 +199,8 @@ class AnomalyRequest(Struct, forbid_unknown_fields=True):
 class AnomalyBatch(Struct, forbid_unknown_fields=True):
     """Up to 10,000 resources."""
 
-    instances: Annotated[list[AnomalyRequest], Meta(min_length=1, max_length=MAX_INSTANCES)]
+    instances: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_INSTANCES)]
+    partial: Partial = False
 
 
 ModelName = Annotated[
@@ -198,6 +221,13 @@ class TrainRequest(Struct, forbid_unknown_fields=True):
     n_samples: Annotated[int, Meta(ge=200, le=5_000_000, description="Synthetic examples of each task.")] | None = None
     trials: Annotated[int, Meta(ge=1, le=500, description="Search trials of each task.")] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    promote: Annotated[
+        bool,
+        Meta(
+            description="Let what passes the gate replace the champion; otherwise it becomes a challenger, or champion of "
+            "a task that has none."
+        ),
+    ] = False
 
 
 class PromoteRequest(Struct, forbid_unknown_fields=True):
@@ -251,13 +281,25 @@ class Model(Struct):
     trained_at: str | None
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+_CONFIDENCE = (
+    "Probability that the stated prediction is right, lowered by input that is missing or outside the training range and "
+    "for models that are not calibrated; a warning says by what."
+)
+
+
 class Envelope(Struct):
     """What every prediction carries."""
 
     prediction: str
-    probability: Annotated[float, Meta(ge=0, le=1)]
-    confidence: Annotated[float, Meta(ge=0, le=1, description="See serve_app.answers.")]
-    severity: Annotated[str, Meta(description="low, medium, high or critical.")]
+    probability: Share
+    confidence: Annotated[float, Meta(ge=0, le=1, description=_CONFIDENCE)]
+    severity: Annotated[
+        str,
+        Meta(
+            description="low: no alarm; medium: an alarm that is more likely false; high: any other; critical: act at once."
+        ),
+    ]
     threshold: float | None
     drivers: list[Driver]
     recommended_actions: list[str]
@@ -291,7 +333,7 @@ class ForecastPoint(Struct):
 
 
 class Reach(Struct):
-    """When the median forecast first reaches the threshold; null if not within the forecast."""
+    """When the median forecast first reaches the threshold, 0 h if the latest value has; null if not within it."""
 
     threshold: float
     timestamp: str | None
@@ -308,8 +350,16 @@ class Recommendation(Struct):
 
 
 class CapacityAnswer(Envelope):
-    """How much will be used, and when it reaches a threshold."""
+    """How much will be used, and when it reaches a threshold; `forecast_only` where no threshold is known."""
 
+    probability: Annotated[  # type: ignore[assignment]
+        Share | None,
+        Meta(
+            description="The largest, over the steps ahead, of the chance that the step lies above its threshold; null "
+            "without a threshold."
+        ),
+    ]
+    confidence: Annotated[Share | None, Meta(description=_CONFIDENCE)]  # type: ignore[assignment]
     resource_id: str
     forecast: dict[str, list[ForecastPoint]]
     time_to_threshold: dict[str, Reach]
@@ -344,28 +394,13 @@ class ProblemDetails(Struct):
 Costs = dict[str, dict[str, Annotated[float, Meta(ge=0, le=MAX_NUMBER)]]]
 
 
-def threat_request(features: Sequence[Mapping[str, Any]]) -> type[Struct]:
-    """Build the struct of one activity row for a card's features.
+class ThreatBatch(Struct, forbid_unknown_fields=True):
+    """Up to 10,000 rows of activity."""
 
-    Numbers are decoded straight into their hard range; what is left out is NaN, which the model was trained to meet.
-    Field order: features first, so that `msgspec.structs.astuple` starts with the model's row.
-    """
-    fields: list[tuple[str, Any, Any]] = []
-    for feature in features:
-        if feature.get("dtype") == "category":
-            kind: Any = Annotated[str, Meta(max_length=256)] | None
-            fields.append((feature["name"], kind, None))
-        else:
-            low, high = feature_range(feature)
-            fields.append((feature["name"], Annotated[float, Meta(ge=low, le=high)] | None, math.nan))
-    taken = {feature["name"] for feature in features}
-    extra = Annotated[str, Meta(max_length=256)] | None
-    fields += [(name, extra, None) for name in ("source_ip", "resource_id") if name not in taken]
-    if "explain" not in taken:
-        fields.append(("explain", bool | None, None))
-    if "costs" not in taken:
-        fields.append(("costs", Costs | None, None))
-    return msgspec.defstruct("ThreatRequest", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
+    instances: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_INSTANCES)]
+    explain: Annotated[bool, Meta(description="Name the drivers of every prediction.")] = False
+    costs: Costs | None = None
+    partial: Partial = False
 
 
 _SNAPSHOT = {"cpu_usage": 85.5, "memory_usage": 78.2, "disk_io": 1200, "network_errors": 15}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from aiops_core.servable import Servable
 from serve_app.answers import iso
 from serve_app.problems import Problem
 from serve_app.telemetry import Metrics, Slot
+from serve_app.violations import violations
+from serve_app.wording import listed
 
 __all__ = ["CHUNK", "MODELS", "TASKS", "Live", "Service", "decode", "is_batch"]
 
@@ -76,6 +77,8 @@ class Service:
     """
 
     task = ""
+    #: What `prepare` made of the model in service.
+    _ready: Any = None
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -91,6 +94,11 @@ class Service:
         """Take a verified model into service, in one assignment: requests under way finish with the old one."""
         self.prepare(live)
         self.live = live
+
+    def retire(self) -> None:
+        """Take the model out of service: requests are answered as before the first promotion."""
+        self._ready = None
+        self.live = None
 
     def prepare(self, live: Live) -> None:
         """Derive what requests need from a card, and run the graph once so that no request pays for it."""
@@ -134,95 +142,45 @@ class Service:
             "trained_at": card.get("created"),
             "loaded_at": iso(live.loaded_at),
             "features": [f["name"] for f in card.get("features", [])],
+            **{key: card[key] for key in ("step_seconds", "window", "horizon") if key in card},
             "lineage": card.get("lineage") or {},
         }
 
 
-_AT = re.compile(r"^(?P<rule>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `")
+#: Plain values of any JSON; a number beyond float64 becomes infinite, which breaks the same rule.
+_anything = msgspec.json.Decoder(float_hook=float)
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes, known: Iterable[str] | None = None) -> T:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str = "$") -> T:
     """Decode a request body, or say where it breaks which rule.
 
     Parameters
     ----------
-    decoder : msgspec.json.Decoder
+    decoder : msgspec.json.Decoder or serve_app.rows.Renaming
     body : bytes
-    known : iterable of str, optional
-        Names allowed in an instance, to list every unknown one instead of the first.
+    path : str, default "$"
+        Where the body stands, for errors: an instance of a batch is decoded by itself.
 
     Raises
     ------
     Problem
-        400 if the body is not JSON, 422 with path and rule if it breaks the schema.
+        400 if the body is not JSON, 422 with paths and rules if it breaks the schema.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         message = str(error)
-        try:
-            # A schema error may hide broken JSON further on, which comes first.
-            content = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
-            if "out of range" not in str(broken):
-                raise Problem(400, f"the body is not JSON: {broken}") from None
-            content = None
-        raise _problem(decoder, message, content, known) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"the body is not JSON: {error}") from None
-
-
-def _problem(decoder: Any, message: str, content: Any, known: Iterable[str] | None) -> Problem:
-    match = _AT.match(message)
-    rule, path = (match["rule"], match["path"] or "$") if match else (message, "$")
-    if "[...]" in path:
-        path = _name_key(decoder, message, content, path)
-    if _UNKNOWN.match(rule) and known is not None:
-        names = sorted(set(known))
-        errors = [
-            {"path": f"{place}.{name}", "rule": "unknown feature or field"}
-            for place, item in _instances(content)
-            for name in item
-            if name not in names and not (place == "$" and name == "instances")
-        ][:100]
-        if not errors:
-            errors = [{"path": path, "rule": rule}]
-        listed = ", ".join(dict.fromkeys(e["path"].rsplit(".", 1)[1] for e in errors))
-        return Problem(422, f"unknown: {listed}; known are {', '.join(names)}", errors)
-    return Problem(422, f"{path}: {rule}", [{"path": path, "rule": rule}])
-
-
-def _name_key(decoder: Any, message: str, content: Any, path: str) -> str:
-    """Replace the first ``[...]`` of a path by the key it stands for: the one that alone gives the same error."""
-    before, _, after = path.partition("[...]")
-    place = content
     try:
-        for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", before):
-            place = place[name] if name else place[int(index)]
-    except (KeyError, IndexError, TypeError):
-        return path
-    if not isinstance(place, dict):
-        return path
-    whole = dict(place)
-    for key in list(whole)[:200]:
-        place.clear()
-        place[key] = whole[key]
-        try:
-            decoder.decode(msgspec.json.encode(content))
-        except (msgspec.MsgspecError, ValueError) as error:
-            if str(error) == message:
-                return f"{before}.{key[:64]}{after}"
-    return path
-
-
-def _instances(content: Any) -> list[tuple[str, dict[str, Any]]]:
-    if not isinstance(content, dict):
-        return []
-    rows = content.get("instances")
-    if isinstance(rows, list):
-        return [(f"$.instances[{i}]", row) for i, row in enumerate(rows) if isinstance(row, dict)]
-    return [("$", content)]
+        # A schema error may hide broken JSON further on, which comes first.
+        content = _anything.decode(body)
+    except msgspec.ValidationError:
+        content = None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON: {error}") from None
+    rename = getattr(decoder, "rename", None)
+    raise violations(decoder.type, content if rename is None else rename(content), message, path)
 
 
 class _Peek(msgspec.Struct):
@@ -232,14 +190,22 @@ class _Peek(msgspec.Struct):
 _PEEK = msgspec.json.Decoder(_Peek)
 
 
-def is_batch(body: bytes) -> bool:
-    """Say whether a body has an ``instances`` member at its top level."""
+def is_batch(body: bytes, named: bool = False) -> bool:
+    """Say whether a body has an ``instances`` member at its top level.
+
+    Parameters
+    ----------
+    body : bytes
+    named : bool, default False
+        Whether a column is called so: then only a list makes a batch.
+    """
     if b'"instances"' not in body:
         return False
     try:
-        return bool(bytes(_PEEK.decode(body).instances))
+        found = bytes(_PEEK.decode(body).instances)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
+    return found.startswith(b"[") if named else bool(found)
 
 
 async def breathe(done: int) -> None:
@@ -250,13 +216,14 @@ async def breathe(done: int) -> None:
 
 def unknown_names(given: Iterable[str], known: Iterable[str], path: str, what: str = "feature") -> Problem | None:
     """Return the 422 that lists every name that a card does not know."""
-    known = list(known)
-    bad = [name for name in given if name not in known]
+    known = list(dict.fromkeys(known))
+    names = set(known)
+    bad = [name[:64] for name in given if name not in names]
     if not bad:
         return None
-    errors = [{"path": f"{path}.{name}", "rule": f"unknown {what}"} for name in bad[:100]]
-    shown = ", ".join(name[:64] for name in bad[:20])
-    return Problem(422, f"{path}: unknown {what}s {shown}; known are {', '.join(known)}", errors)
+    choices = f"known are {listed(known)}"
+    errors = [{"path": f"{path}.{name}", "rule": f"unknown {what}; {choices}"} for name in bad[:100]]
+    return Problem(422, f"{path}: unknown {what}s {listed(bad)}; {choices}", errors)
 
 
 def servable_of(live: Live) -> Servable:

@@ -6,11 +6,15 @@ replica the proxy picks. Files of processes that have ended stay in the sums, so
 of ended processes disappear. With several nodes the folder lies on the shared volume of ``AIOPS_STATE_DIR``
 and is at most `FLUSH_SECONDS` behind.
 
+A process that finds no room for its file counts in its own memory and says so in its log; its numbers are then missing
+from the answers of the others.
+
 Incrementing costs one addition in shared memory: no lock, no system call.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import socket
@@ -30,6 +34,7 @@ _SLOTS = 4096
 #: The last slots are never read: they take what no longer fits.
 _TRASH = _SLOTS - 32
 _KEY_BYTES = 320
+_log = logging.getLogger("serve_app")
 _SIZE = 16 + 8 * _SLOTS + _KEY_BYTES * _SLOTS
 
 #: name -> (type, help); the first four are the names of the replaced system.
@@ -118,24 +123,19 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, *, flush: bool = True) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._host = socket.gethostname()
-        started = _process_started(os.getpid()) or "0"
-        serial = 0
-        while True:
-            # One process may hold several services, as the tests do.
-            self.path = folder / f"{self._host}-{os.getpid()}-{started}-{serial}.metrics"
-            try:
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-                break
-            except FileExistsError:
-                serial += 1
         try:
-            os.ftruncate(handle, _SIZE)
-            self._map = mmap.mmap(handle, _SIZE)
-        finally:
-            os.close(handle)
+            self.path, self._map = self._own_file()
+            self.shared = True
+        except OSError as error:
+            # A full disk, mostly. This replica's numbers are then in its own answers only, and the disk hurts nothing else.
+            _log.error(
+                "the numbers of this replica are counted in its memory only, %s cannot be written: %s", folder, error
+            )
+            self.path = folder / f"{self._host}-{os.getpid()}-0-memory.metrics"
+            self._map = mmap.mmap(-1, _SIZE)
+            self.shared = False
         view = memoryview(self._map)
         self._count = view[0:8].cast("Q")
         self._values = view[16 : 16 + 8 * _SLOTS].cast("d")
@@ -144,8 +144,31 @@ class Metrics:
         self._histograms: dict[str, Histogram] = {}
         self._lock = threading.Lock()
         self.gauge("aiops_start_time", replica=self.replica).set(time.time())
-        if flush:
+        if flush and self.shared:
             threading.Thread(target=self._flush, name="aiops-metrics", daemon=True).start()
+
+    def _own_file(self) -> tuple[Path, mmap.mmap]:
+        """Make this process's file and map it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        started = _process_started(os.getpid()) or "0"
+        serial = 0
+        while True:
+            # One process may hold several services, as the tests do.
+            path = self._folder / f"{self._host}-{os.getpid()}-{started}-{serial}.metrics"
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                break
+            except FileExistsError:
+                serial += 1
+        try:
+            # Every page now: the first write to one that a full disk has no room for ends a process with SIGBUS.
+            os.posix_fallocate(handle, 0, _SIZE)
+            return path, mmap.mmap(handle, _SIZE)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
 
     @property
     def replica(self) -> str:
@@ -212,13 +235,9 @@ class Metrics:
                 samples = _read(path)
             except (OSError, ValueError):
                 continue
-            for key, value in samples.items():
-                name = key.split("{", 1)[0]
-                if name == "aiops_start_time" or CATALOGUE.get(name, ("", ""))[0] == "gauge":
-                    if alive:
-                        sums[key] = value
-                else:
-                    sums[key] = sums.get(key, 0.0) + value
+            _add(sums, samples, alive)
+        if not self.shared:
+            _add(sums, _samples(self._map), True)
         return sums
 
     def render(self) -> bytes:
@@ -247,15 +266,28 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode()
 
 
+def _add(sums: dict[str, float], samples: Mapping[str, float], alive: bool) -> None:
+    for key, value in samples.items():
+        name = key.split("{", 1)[0]
+        if name == "aiops_start_time" or CATALOGUE.get(name, ("", ""))[0] == "gauge":
+            if alive:
+                sums[key] = value
+        else:
+            sums[key] = sums.get(key, 0.0) + value
+
+
 def _read(path: Path) -> dict[str, float]:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
-        count = int.from_bytes(content[0:8], "little")
-        values = memoryview(content[16 : 16 + 8 * count]).cast("d")
-        at = 16 + 8 * _SLOTS
-        return {
-            content[at + i * _KEY_BYTES : at + (i + 1) * _KEY_BYTES].rstrip(b"\0").decode(): values[i]
-            for i in range(count)
-        }
+        return _samples(content)
+
+
+def _samples(content: mmap.mmap) -> dict[str, float]:
+    count = int.from_bytes(content[0:8], "little")
+    values = memoryview(content[16 : 16 + 8 * count]).cast("d")
+    at = 16 + 8 * _SLOTS
+    return {
+        content[at + i * _KEY_BYTES : at + (i + 1) * _KEY_BYTES].rstrip(b"\0").decode(): values[i] for i in range(count)
+    }
 
 
 def _cumulated(name: str, samples: dict[str, float]) -> list[str]:

@@ -13,14 +13,28 @@ from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
 from serve_app import schemas
-from serve_app.answers import Ranges, quality, say_missing
-from serve_app.problems import invalid
+from serve_app.answers import Ranges, lowered, quality, say_missing, severity, share
+from serve_app.batches import place, read_each, refuse, said
+from serve_app.problems import Problem, invalid
+from serve_app.rows import RowReader, ignored_of, say_ignored
 from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
+from serve_app.wording import listed
 
 __all__ = ["ThreatService"]
 
 _TREATMENT = "treated as not observed, which the model was trained for"
+#: Attack probability from which a `normal` row carries a warning, and from which an attack is critical.
+NEAR, CRITICAL = 0.25, 0.9
 _encode = msgspec.json.Encoder().encode
+
+_Named = Annotated[str, msgspec.Meta(max_length=256)] | int | float | None
+#: Fields of a row beside its features.
+CONTROLS: dict[str, tuple[Any, Any]] = {
+    "source_ip": (_Named, None),
+    "resource_id": (_Named, None),
+    "explain": (bool | None, None),
+    "costs": (schemas.Costs | None, None),
+}
 
 
 class _Ready:
@@ -43,20 +57,10 @@ class _Ready:
         self.low: list[float] = self.ranges.low.tolist()
         self.high: list[float] = self.ranges.high.tolist()
         self.numeric = not any(f.get("dtype") == "category" for f in card["features"])
-        row = schemas.threat_request(card["features"])
-        self.single = msgspec.json.Decoder(row)
-        limit = msgspec.Meta(min_length=1, max_length=schemas.MAX_INSTANCES)
-        batch = msgspec.defstruct(
-            "ThreatBatch",
-            [
-                ("instances", Annotated[list[row], limit]),  # type: ignore[valid-type]
-                ("explain", bool, False),
-                ("costs", schemas.Costs | None, None),
-            ],
-            forbid_unknown_fields=True,
-        )
-        self.batch = msgspec.json.Decoder(batch)
-        self.known = list(row.__struct_fields__)
+        ignored = ignored_of(card)
+        # A stamp says when, not what: it comes with rows of any table.
+        names = [name for name in (*ignored, "timestamp") if name not in ("source_ip", "resource_id")]
+        self.reader = RowReader("ThreatRequest", card["features"], list(dict.fromkeys(names)), CONTROLS)
         self.block = msgspec.Raw(_encode(live.block))
         self.kind = str(card.get("kind"))
 
@@ -100,14 +104,17 @@ class _Ready:
 
     def rows(self, requests: list[Any]) -> np.ndarray:
         """Return model input, (n, n_features) float32, NaN where not given."""
+        values = self.reader.values
         if self.numeric:
-            width = self.width
-            table = [msgspec.structs.astuple(request)[:width] for request in requests]
             # None (an explicit null) becomes NaN.
-            return np.array(table, dtype=np.float32)
-        named = [dict(zip(self.names, msgspec.structs.astuple(r), strict=False)) for r in requests]
+            return np.array([values(request) for request in requests], dtype=np.float32)
+        named = [dict(zip(self.names, values(request), strict=True)) for request in requests]
         encoded: np.ndarray = self.servable.encode(named)
         return encoded
+
+    def nothing(self, path: str) -> Problem:
+        """Return the 422 for a row without a feature."""
+        return invalid(path, f"at least one feature is needed; known are {listed(self.names)}")
 
 
 @lru_cache(maxsize=256)
@@ -115,11 +122,21 @@ def _actions(label: str) -> tuple[str, ...]:
     return tuple(threat_actions(label))
 
 
+@lru_cache(maxsize=4096)
+def _lowered(factor: float, missing: int, outside: int, width: int) -> str:
+    return lowered(
+        factor,
+        share("features", missing, width, "not given"),
+        share("given features", outside, width - missing, "outside the training range"),
+    )
+
+
 class ThreatService(Service):
     """Answer ``predict/threat``."""
 
     task = "threat"
     _ready: _Ready | None = None
+    _batch_decoder = msgspec.json.Decoder(schemas.ThreatBatch)
 
     def prepare(self, live: Live) -> None:
         """See `Service.prepare`."""
@@ -134,12 +151,15 @@ class ThreatService(Service):
         ready = self._ready
         if ready is None:
             raise self.no_champion()
-        if is_batch(body):
+        reader = ready.reader
+        if is_batch(body, reader.named_instances):
             return await self._batch(ready, body, request_id)
-        request: Any = decode(ready.single, body, ready.known)
+        request: Any = decode(reader.decoder, body)
         row = ready.rows([request])[0]
-        costs = ready.matrix(request.costs)
-        if request.explain is False:
+        # A feature called so takes the name: then the field is not there.
+        costs = ready.matrix(getattr(request, "costs", None))
+        explain = getattr(request, "explain", None)
+        if explain is False:
             probability, drivers = ready.servable.predict(row[None])[0], []
             label = int(ready.servable.decide(probability[None], costs)[0])
         else:
@@ -148,24 +168,30 @@ class ThreatService(Service):
         return _encode(self._envelope(ready, request, row, p, label, thresholds, drivers, request_id, "$"))
 
     async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
-        batch: Any = decode(ready.batch, body, ready.known)
+        batch = decode(self._batch_decoder, body)
         costs = ready.matrix(batch.costs)
         thresholds = ready.thresholds_of(costs)
-        for i, request in enumerate(batch.instances):
-            if request.costs is not None:
-                raise invalid(f"$.instances[{i}].costs", "costs hold for a whole batch: name them beside instances")
-        rows = ready.rows(batch.instances)
-        out: list[dict[str, Any]] = []
+        found = await read_each(batch.instances, lambda raw, path: _read(ready.reader, raw, path))
+        good = [i for i, request in enumerate(found) if not isinstance(request, Problem)]
+        rows = ready.rows([found[i] for i in good]).reshape(len(good), ready.width)
+        for k in np.flatnonzero(np.isnan(rows).all(axis=1)).tolist():
+            found[good[k]] = ready.nothing(place(good[k]))
+        refuse(found, batch.partial)
+        out: list[Any] = [said(item) if isinstance(item, Problem) else None for item in found]
+        kept = [k for k, i in enumerate(good) if out[i] is None]
+        rows, good = rows[kept], [good[k] for k in kept]
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             probabilities = ready.servable.predict(part)
             labels = ready.servable.decide(probabilities, costs).tolist()
-            for i, (p, label) in enumerate(zip(probabilities.tolist(), labels, strict=True), start):
-                request = batch.instances[i]
-                wanted = batch.explain if request.explain is None else request.explain
-                drivers = ready.servable.occlude(rows[i], costs=costs)[2] if wanted else []
-                name, path = f"{request_id}-{i}", f"$.instances[{i}]"
-                out.append(self._envelope(ready, request, rows[i], p, label, thresholds, drivers, name, path))
+            for k, (p, label) in enumerate(zip(probabilities.tolist(), labels, strict=True), start):
+                i = good[k]
+                request = found[i]
+                explain = getattr(request, "explain", None)
+                wanted = batch.explain if explain is None else explain
+                drivers = ready.servable.occlude(rows[k], costs=costs)[2] if wanted else []
+                name = f"{request_id}-{i}"
+                out[i] = self._envelope(ready, request, rows[k], p, label, thresholds, drivers, name, place(i))
             await breathe(0)
         return _encode({"predictions": out})
 
@@ -188,8 +214,11 @@ class ThreatService(Service):
         outside = [j for j, v in enumerate(values) if v < low[j] or v > high[j]]
         n_missing = len(missing)
         if n_missing == ready.width:
-            raise invalid(path, f"at least one feature is needed; known are {', '.join(ready.names)}")
+            raise ready.nothing(path)
         warnings = [ready.say_missing(missing)] if missing else []
+        ignored = ready.reader.ignored_in(request)
+        if ignored:
+            warnings.append(say_ignored(ignored))
         for j in outside:
             warnings.append(ready.ranges.say(j, values[j]))
         attack = 1.0 - p[ready.normal] if ready.normal is not None else 1.0
@@ -197,19 +226,20 @@ class ThreatService(Service):
             prediction, probability, threshold = "unknown", max(p), None
         else:
             prediction, probability, threshold = ready.classes[label], p[label], thresholds[label]
-        if label == ready.normal:
-            level = "medium" if attack >= 0.25 else "low"
-        else:
-            level = "critical" if attack >= 0.9 else "high" if attack >= 0.5 else "medium"
+        if label == ready.normal and attack >= NEAR:
+            warnings.append(f"an attack is not unlikely: attack_probability {attack:.3g}")
+        factor = quality(n_missing, len(outside), ready.width)
+        if factor < 1.0:
+            warnings.append(_lowered(factor, n_missing, len(outside), ready.width))
         self.count(ready.kind, prediction)
         return {
-            "source_ip": getattr(request, "source_ip", None),
+            "source_ip": _text(getattr(request, "source_ip", None)),
             "prediction": prediction,
             "probability": round(probability, 6),
             "probabilities": {name: round(v, 6) for name, v in zip(ready.classes, p, strict=True)},
             "attack_probability": round(attack, 6),
-            "confidence": round(probability * quality(n_missing, len(outside), ready.width), 6),
-            "severity": level,
+            "confidence": round(probability * factor, 6),
+            "severity": severity(label != ready.normal, attack, attack >= CRITICAL),
             "threshold": threshold,
             "drivers": drivers,
             "recommended_actions": _actions(prediction),
@@ -217,3 +247,15 @@ class ThreatService(Service):
             "request_id": request_id,
             "model": ready.block,
         }
+
+
+def _read(reader: RowReader, body: bytes, path: str) -> Any:
+    """Read one row of a batch."""
+    request = decode(reader.decoder, body, path)
+    if getattr(request, "costs", None) is not None:
+        raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
+    return request
+
+
+def _text(name: Any) -> str | None:
+    return name if name is None or type(name) is str else str(name)

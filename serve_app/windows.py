@@ -26,6 +26,7 @@ class _Buffer:
     slots: dict[int, np.ndarray] = field(default_factory=dict)
     newest: int = -1
     first: int | None = None
+    latest: float | None = None
 
 
 class Windows:
@@ -47,7 +48,7 @@ class Windows:
         window: int,
         step: int,
         timestamp: float | None,
-    ) -> tuple[np.ndarray | None, int]:
+    ) -> tuple[np.ndarray | None, int, float | None]:
         """Add one snapshot and return the window, once it is filled.
 
         A snapshot with a timestamp takes its place on the grid of `step` seconds (a later one in the same step
@@ -74,6 +75,8 @@ class Windows:
             Oldest row first.
         have : int
             Steps of the window that have a snapshot.
+        newest : float or None
+            Time of the newest snapshot: the window ends there, however late another one comes.
         """
         timed = timestamp is not None
         buffer = self._buffers.get(resource_id)
@@ -88,16 +91,19 @@ class Windows:
             buffer.slots.clear()
             buffer.first = None
         buffer.newest = max(buffer.newest, slot)
+        if timestamp is not None:
+            buffer.latest = timestamp if buffer.latest is None else max(buffer.latest, timestamp)
         oldest = buffer.newest - window + 1
         if slot >= oldest:
-            buffer.slots[slot] = row
+            if slot < buffer.newest or timestamp is None or timestamp == buffer.latest:
+                buffer.slots[slot] = row
             buffer.first = slot if buffer.first is None else min(buffer.first, slot)
         for old in [s for s in buffer.slots if s < oldest]:
             del buffer.slots[old]
         have = len(buffer.slots)
         if buffer.first is None or buffer.first > oldest or 2 * have < window:
-            return None, have
+            return None, have, buffer.latest
         out = np.full((window, len(row)), np.nan, dtype=np.float32)
         for s, values in buffer.slots.items():
             out[s - oldest] = values
-        return out, have
+        return out, have, buffer.latest

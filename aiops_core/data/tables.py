@@ -45,6 +45,8 @@ __all__ = [
     "Dataset",
     "Grid",
     "check_section",
+    "column_facts",
+    "ignored_columns",
     "load_folder",
     "save_folder",
     "to_grid",
@@ -242,7 +244,56 @@ def feature_columns(table: str, frame: pd.DataFrame) -> list[str]:
     return [str(c) for c in frame.columns if c not in RESERVED[table]]
 
 
-def validate(table: str, frame: pd.DataFrame, *, origin: str = "") -> tuple[pd.DataFrame, list[str]]:
+_RESERVED_REASON = {
+    "threat_type": "the class to predict",
+    "timestamp": "the time of the row",
+    "group": "keeps campaigns on one side of the split",
+    "split": "says training or test",
+}
+
+
+def ignored_columns(
+    table: str, frame: pd.DataFrame, features: Iterable[str], reasons: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the columns of a table that a model does not use, with the reason: a card lists them under ``ignored``.
+
+    Rows of the table may come as requests, and these columns with them. ``resource_id`` and ``timestamp`` of a series
+    are used.
+
+    Parameters
+    ----------
+    table : str
+    frame : DataFrame
+    features : iterable of str
+        Columns in use.
+    reasons : mapping of str to str, optional
+        Why a column that is not reserved was left out.
+    """
+    used = set(features) | ({"resource_id", "timestamp"} if table in ("telemetry", "usage") else set())
+    reasons = {**_RESERVED_REASON, **(reasons or {})}
+    return {
+        str(name): reasons.get(str(name), "constant or missing in the training part")
+        for name in frame.columns
+        if str(name) not in used
+    }
+
+
+def column_facts(values: pd.Series) -> dict[str, Any]:
+    """Return what a card says of a numeric column as a whole, test rows included: what a request may hold.
+
+    Returns
+    -------
+    dict
+        ``seen``, smallest and largest value; ``boolean``, only where the column holds true and false.
+    """
+    known = values.dropna().to_numpy(dtype=np.float64)
+    facts: dict[str, Any] = {"seen": [float(known.min()), float(known.max())]} if len(known) else {}
+    return {**facts, "boolean": True} if pd.api.types.is_bool_dtype(values) else facts
+
+
+def validate(
+    table: str, frame: pd.DataFrame, *, origin: str = "", learning: bool = True
+) -> tuple[pd.DataFrame, list[str]]:
     """Check one contract table and bring it to its canonical form.
 
     Parameters
@@ -252,6 +303,8 @@ def validate(table: str, frame: pd.DataFrame, *, origin: str = "") -> tuple[pd.D
         As read from a file.
     origin : str, optional
         File name, for messages.
+    learning : bool, default True
+        Refuse what nothing can be learned from: empty columns, and tables where every column is constant.
 
     Returns
     -------
@@ -280,7 +333,7 @@ def validate(table: str, frame: pd.DataFrame, *, origin: str = "") -> tuple[pd.D
                 raise DataError(f"{_count(missing)} no value", table=table, column=column)
             if column != "kind":
                 frame[column] = frame[column].astype(str)
-    _check_values(table, frame)
+    _check_values(table, frame, learning)
     if table == "incidents":
         return _check_incidents(frame), []
     if table == "activity":
@@ -478,7 +531,7 @@ def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
     return canonical
 
 
-def _check_values(table: str, frame: pd.DataFrame) -> None:
+def _check_values(table: str, frame: pd.DataFrame, learning: bool) -> None:
     features = feature_columns(table, frame)
     if table == "incidents":
         return
@@ -509,9 +562,9 @@ def _check_values(table: str, frame: pd.DataFrame) -> None:
             f"{_count(infinite)} an infinite value; write a missing one instead", table=table, column=column
         ) from None
     empty = [c for c in features if frame[c].isna().all()]
-    if empty:
+    if empty and learning:
         raise DataError("holds only missing values (NaN); remove it", table=table, column=empty[0])
-    if all(frame[c].nunique(dropna=True) <= 1 for c in features):
+    if learning and all(frame[c].nunique(dropna=True) <= 1 for c in features):
         raise DataError(
             f"all {len(features)} feature columns are constant; there is nothing to learn from", table=table
         )

@@ -121,7 +121,8 @@ class CapacityServable(Servable):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         if target not in self.targets:
             raise ServableError(f"target '{target}' is unknown; this model forecasts {', '.join(self.targets)}")
-        history = np.atleast_2d(np.asarray(history, dtype=np.float64))
+        # Tables are float32 in training: the same values must give the same features.
+        history = np.atleast_2d(np.asarray(history, dtype=np.float32).astype(np.float64))
         if history.ndim != 2 or history.shape[1] == 0:
             raise ServableError(f"history of '{target}' is empty")
         ahead = np.asarray(steps, dtype=np.int64).reshape(-1)
@@ -136,7 +137,7 @@ class CapacityServable(Servable):
             others = np.full((n, len(self.exogenous), 7 * self.season), np.nan)
             for i, name in enumerate(self.exogenous):
                 if name in exogenous and name != target:
-                    values = np.atleast_2d(np.asarray(exogenous[name], dtype=np.float64))
+                    values = np.atleast_2d(np.asarray(exogenous[name], dtype=np.float32).astype(np.float64))
                     others[:, i] = fit_context(values, others.shape[-1])
         return history, when, ahead, np.full(n, self.targets.index(target)), others
 

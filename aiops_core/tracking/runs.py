@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,13 +120,29 @@ def log_results(
     with open_client() as client:
         client.log_batch(
             run_id,
-            metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items() if v == v],
-            params=[Param(k, str(v)) for k, v in params.items()],
+            metrics=[Metric(k, float(v), now, 0) for k, v in _named(metrics).items() if v == v],
+            params=[Param(k, str(v)) for k, v in _named(params).items()],
             tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()],
         )
         for name, folder in folders.items():
             client.log_artifacts(run_id, str(folder), name)
         client.set_terminated(run_id)
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values under names that MLflow accepts: classes and columns may be called anything.
+
+    Two names that become one are told apart by a number.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        plain = re.sub(r"[^\w.\- ]", "_", name).strip() or "_"
+        plain = unique = plain[:200]
+        number = 2
+        while unique in found:
+            unique, number = f"{plain}_{number}", number + 1
+        found[unique] = value
+    return found
 
 
 def fail_run(run_id: str, reason: str, status: str = "FAILED") -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from aiops_core import servable
-from aiops_core.data.tables import to_grid, validate
+from aiops_core.data.tables import validate
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity import CapacityServable
 from aiops_core.servable.failure import FailureServable
+from aiops_core.servable.series import means_by_step, windows_ending_at
 from aiops_core.servable.threat import ThreatServable
 
 __all__ = ["ServableModel", "score_file", "score_table"]
@@ -74,9 +75,14 @@ def score_table(loaded: servable.Servable, frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        failure: ``resource_id, timestamp, probability, alarm``, one row for every present row of telemetry;
+        failure: ``resource_id, timestamp, probability, alarm``, one row for every row of telemetry, by resource and time;
         threat: the decision and one probability column a class, in the order of the rows;
-        capacity: ``resource_id, target, step, timestamp, p10, p50, p90`` for every step up to the horizon.
+        capacity: ``resource_id, target, step, timestamp, p10, p50, p90`` for every step up to the horizon, from the end of
+        every resource that has a value of the target.
+
+    Notes
+    -----
+    A row is scored as the service answers it: the same windows, gaps and clock, and other columns are ignored.
     """
     if isinstance(loaded, FailureServable):
         return _failure(loaded, frame)
@@ -95,28 +101,32 @@ def _need(frame: pd.DataFrame, table: str, columns: list[str]) -> None:
 
 def _failure(loaded: FailureServable, frame: pd.DataFrame) -> pd.DataFrame:
     _need(frame, "telemetry", ["resource_id", "timestamp", *loaded.features])
-    checked, _ = validate("telemetry", frame[["resource_id", "timestamp", *loaded.features]])
-    grid = to_grid(checked, loaded.features, step_seconds=int(loaded.card["step_seconds"]))
-    window = int(loaded.card["window"])
-    padded_rows = np.arange(len(grid.values))
-    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
-    first = np.repeat(starts, np.diff(np.r_[starts, len(padded_rows)]))
-    rows = padded_rows[grid.present]
-    probability = np.empty(len(rows))
-    reach = np.arange(-window + 1, 1)
-    for at in range(0, len(rows), CHUNK):
-        ends = rows[at : at + CHUNK]
-        index = ends[:, None] + reach
-        windows = grid.values[np.maximum(index, 0)]
-        windows[index < first[ends][:, None]] = np.nan
-        probability[at : at + CHUNK] = loaded.predict(windows, last=grid.time[ends])
+    checked, _ = validate("telemetry", frame[["resource_id", "timestamp", *loaded.features]], learning=False)
+    seconds, first = _series(checked)
+    values = checked[loaded.features].to_numpy(dtype=np.float32, na_value=np.nan)
+    probability = np.empty(len(checked))
+    for at in range(0, len(checked), CHUNK):
+        ends = np.arange(at, min(at + CHUNK, len(checked)))
+        windows = windows_ending_at(ends, seconds, values, first, loaded.window, loaded.step_seconds)
+        probability[ends] = loaded.predict(windows, last=seconds[ends].astype("datetime64[s]"))
     return pd.DataFrame(
         {
-            "resource_id": np.array(grid.resources)[grid.resource[rows]],
-            "timestamp": pd.to_datetime(grid.time[rows], utc=True),
+            "resource_id": checked["resource_id"],
+            "timestamp": checked["timestamp"],
             "probability": probability,
             "alarm": probability >= loaded.threshold,
         }
+    )
+
+
+def _series(checked: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seconds of each row of a sorted table, and the position of its resource's first row."""
+    stamps = checked["timestamp"].dt.tz_localize(None).to_numpy()
+    codes, _ = pd.factorize(checked["resource_id"])
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    return (
+        np.asarray(stamps.astype("datetime64[s]").astype(np.int64)),
+        np.repeat(starts, np.diff(np.r_[starts, len(codes)])),
     )
 
 
@@ -131,7 +141,11 @@ def _threat(loaded: ThreatServable, frame: pd.DataFrame) -> pd.DataFrame:
         [loaded.predict(loaded.encode(records[at : at + CHUNK])) for at in range(0, len(records), CHUNK)]
     )
     decided = np.array(loaded.classes)[loaded.decide(probability)]
-    return pd.DataFrame({"prediction": decided, **{name: probability[:, i] for i, name in enumerate(loaded.classes)}})
+    columns = {name: probability[:, i] for i, name in enumerate(loaded.classes)}
+    # A class may be called as the first column is.
+    return pd.DataFrame(
+        {"prediction": decided, **{("p_" + n if n == "prediction" else n): p for n, p in columns.items()}}
+    )
 
 
 def _capacity(loaded: CapacityServable, frame: pd.DataFrame) -> pd.DataFrame:
@@ -139,29 +153,42 @@ def _capacity(loaded: CapacityServable, frame: pd.DataFrame) -> pd.DataFrame:
     if not targets:
         raise DataError(f"holds none of the servable's targets ({', '.join(loaded.targets)})", table="usage")
     _need(frame, "usage", ["resource_id", "timestamp"])
-    checked, _ = validate("usage", frame[["resource_id", "timestamp", *targets]])
-    grid = to_grid(checked, targets, step_seconds=int(loaded.card["step_seconds"]))
-    steps = np.arange(1, int(loaded.card["horizon"]) + 1)
-    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
+    columns = targets + [n for n in loaded.exogenous if n in frame.columns and n not in targets]
+    checked, _ = validate("usage", frame[["resource_id", "timestamp", *columns]], learning=False)
+    seconds, first = _series(checked)
+    values = checked[columns].to_numpy(dtype=np.float64, na_value=np.nan)
+    steps = np.arange(1, loaded.horizon + 1)
+    starts = np.unique(first)
     out = []
-    for start, end in zip(starts, np.r_[starts[1:], len(grid.resource)], strict=True):
-        last = grid.time[end - 1]
-        for j, target in enumerate(targets):
-            history = grid.values[max(start, end - loaded.context) : end, j][None, :]
-            bands = loaded.forecast(history, np.array([last]), steps, target)[0]
+    for start, end in zip(starts, np.r_[starts[1:], len(checked)], strict=True):
+        last = int(seconds[end - 1])
+        history = {
+            name: means_by_step(seconds[start:end], values[start:end, j], last, loaded.step_seconds, loaded.context)
+            for j, name in enumerate(columns)
+        }
+        for target in targets:
+            if not np.isfinite(history[target]).any():
+                # Nothing is known of it: the service forecasts nothing either.
+                continue
+            others = {name: history[name][None] for name in loaded.exogenous if name != target and name in history}
+            when = np.array([last], dtype="datetime64[s]")
+            bands = loaded.forecast(history[target][None], when, steps, target, others or None)[0]
+            ahead = when[0] + steps * np.timedelta64(loaded.step_seconds, "s")
             out.append(
                 pd.DataFrame(
                     {
-                        "resource_id": grid.resources[grid.resource[start]],
+                        "resource_id": checked["resource_id"].iloc[start],
                         "target": target,
                         "step": steps,
-                        "timestamp": pd.to_datetime(last + steps * np.timedelta64(grid.step_seconds, "s"), utc=True),
+                        "timestamp": pd.to_datetime(ahead, utc=True),
                         "p10": bands[:, 0],
                         "p50": bands[:, 1],
                         "p90": bands[:, 2],
                     }
                 )
             )
+    if not out:
+        raise DataError(f"holds no value of the servable's targets ({', '.join(targets)})", table="usage")
     return pd.concat(out, ignore_index=True)
 
 

@@ -91,6 +91,7 @@ def measure(source: str, datasets: Path, seed: int, keep: Path | None = None) ->
         rows.append(
             {
                 "source": source,
+                "task": task,
                 "measure": words,
                 **value,
                 "baseline": f"{best} {others[best]:.3f}" if best else "–",
@@ -98,6 +99,7 @@ def measure(source: str, datasets: Path, seed: int, keep: Path | None = None) ->
                 "target": f"{sign} {target:g}",
                 "reached": bool(reached),
                 "gate": section["gate"]["decision"],
+                "why": section["gate"]["reasons"][0],
                 "trials": section["search"]["trials"],
                 "seconds": round(seconds),
                 "seed": seed,
@@ -191,6 +193,18 @@ def write(rows: list[dict[str, Any]]) -> None:
             f"| {row['source']} | {row['measure']} | {shown} | {row['baseline']} | {row['floor']} | {row['target']} | "
             f"{'yes' if row['reached'] else 'no'} | {row['gate']} | {row['trials']} | {row['seconds']} |"
         )
+    lines += [
+        "",
+        "## Verdicts",
+        "",
+        "What decided, in the words of the gate.",
+        "",
+        "| source | task | verdict | it |",
+        "| --- | --- | --- | --- |",
+    ]
+    for source, task in dict.fromkeys((r["source"], r["task"]) for r in rows):
+        row = next(r for r in rows if (r["source"], r["task"]) == (source, task))
+        lines.append(f"| {source} | {task} | **{row['gate']}** | {row['why']} |")
     if CURVE.is_file():
         curve = json.loads(CURVE.read_text(encoding="utf-8"))
         lines += [
@@ -220,6 +234,8 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets = Path(os.environ.get("AIOPS_DATASETS_DIR", ROOT.parent / "shared" / "datasets")).resolve()
     rows = json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else []
+    # What an earlier gate said is not shown beside this one's.
+    rows = [row for row in rows if "why" in row]
     os.environ["AIOPS_DATASETS_DIR"] = str(datasets)
     if arguments.curve:
         fresh = [c for c in CURVES if c in arguments.only]

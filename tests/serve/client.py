@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 PREFIX = "/api/v3/aiops"
@@ -17,6 +17,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    every_header: list[tuple[str, str]] = field(default_factory=list)
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -59,12 +60,12 @@ class Client:
             "method": method,
             "path": path if path.startswith("/") else f"{PREFIX}/{path}",
             "query_string": b"",
-            "headers": [(k.encode(), v.encode()) for k, v in sent.items()],
+            "headers": [(k.encode(), v.encode("latin-1")) for k, v in sent.items()],
         }
         asyncio.run(self.app(scope, receive, send))
         start, *rest = outgoing
-        named = {k.decode(): v.decode() for k, v in start["headers"]}
-        return Answer(start["status"], named, b"".join(m.get("body", b"") for m in rest))
+        every = [(k.decode().lower(), v.decode()) for k, v in start["headers"]]
+        return Answer(start["status"], dict(every), b"".join(m.get("body", b"") for m in rest), every)
 
     def get(self, path: str, **kwargs: Any) -> Answer:
         return self.request("GET", path, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -130,6 +131,37 @@ def broken(servables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
     yield folder
 
 
+class Disk:
+    """A small disk under the state folder, which can be filled up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        block = b"0" * 4096
+        with contextlib.suppress(OSError), open(self.path / "ballast", "wb", buffering=0) as file:
+            while file.write(block) == len(block):
+                pass
+
+    def free(self) -> None:
+        """Make room again."""
+        (self.path / "ballast").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 32 MB at the state folder of `make_service`."""
+    path = tmp_path / "state"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield Disk(path)
+    # Lazily: processes of the test may still have files open there.
+    subprocess.run(["umount", "-l", path], check=True)
+
+
 # The real service ----------------------------------------------------------------------------------------------------
 
 
@@ -157,9 +189,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(folder: Path, uri: str, *options: str, **environment: str) -> Iterator[Running]:
+def serve(folder: Path, uri: str, *options: str, port: int | None = None, **environment: str) -> Iterator[Running]:
     """Start the service as a user does, wait until it says that it stands, and end it with Ctrl-C."""
-    port = free_port()
+    port = port or free_port()
     output = folder / "serve.log"
     named = {"MLFLOW_TRACKING_URI": uri, "AIOPS_STATE_DIR": str(folder / "state"), **environment}
     with open(output, "wb") as log:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 import schemathesis
 from client import Client
 from conftest import Service
+from mutations import mutated
 
 from serve_app import schemas
+from serve_app.api import Services, build_api
+from serve_app.problems import Problem
+from serve_app.reload import Registry, node_folder
+from serve_app.request_ids import PlainHeaders, middlewares
+from serve_app.services import decode
 
 POST = ["predict/failure", "predict/threat", "predict/capacity", "analyze/anomaly", "models/train", "models/register",
         "models/promote", "models/rollback", "remediate"]  # fmt: skip
 ROW = {"cpu_usage": 50}
+
+
+@pytest.fixture
+def under_ray(shared: Service) -> Client:
+    """Client of the shared service behind what Ray Serve puts around it."""
+    from ray.serve._private.http_util import _apply_middlewares
+
+    services = Services(
+        shared.host, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
+    )
+    return Client(_apply_middlewares(build_api(services, header=False), middlewares()))
 
 
 def check(answer: Any, status: int, *words: str) -> None:
@@ -63,7 +82,7 @@ def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: p
 @pytest.mark.parametrize(
     ("route", "body", "words"),
     [
-        ("predict/threat", {"failed_auth_count": "many"}, ["$.failed_auth_count", "float"]),
+        ("predict/threat", {"failed_auth_count": "many"}, ["$.failed_auth_count", "a number"]),
         ("predict/threat", {"failed_auth_count": True}, ["$.failed_auth_count"]),
         ("predict/threat", {"failed_auth_count": -1}, ["$.failed_auth_count", ">= 0"]),
         ("predict/threat", {"xss_score": 1.5}, ["$.xss_score", "<= 1"]),
@@ -114,6 +133,35 @@ def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: p
         ),
         ("analyze/anomaly", {"resource_id": "r"}, ["metrics", "time_series"]),
         ("analyze/anomaly", {"resource_id": "r", "metrics": ROW, "sensitivity": 0}, ["$.sensitivity"]),
+        (
+            "predict/failure",
+            {"resource_id": "r", "metrics": ROW, "decision": {"rule": "cost", "cost_mised": 3}},
+            ["$.decision: unknown field 'cost_mised'; known are rule, cost_missed, cost_false_alarm, alerts_per_day"],
+        ),
+        (
+            "predict/failure",
+            {"instances": [{"resource_id": "r", "metrics": ROW}, {"resource_id": "r", "decision": {"rule": "costs"}}]},
+            ["$.instances[1].decision.rule: 'costs' is not one of max_f1, cost, alert_budget"],
+        ),
+        (
+            "predict/capacity",
+            {"resource_id": "r", "historical_data": {"cpu_usage": [1, {"valu": 2}]}},
+            ["$.historical_data.cpu_usage[1]: unknown field 'valu'; known are value, timestamp"],
+        ),
+        (
+            "predict/capacity",
+            b'{"resource_id": "r", "current_metrics": {"cpu_usage": 1e999}}',
+            ["$.current_metrics.cpu"],
+        ),
+        (
+            "predict/failure",
+            {"resource_id": [], "metrics": {"a": {}, "b": []}},
+            ["$.resource_id", "metrics.a", "metrics.b"],
+        ),
+        ("predict/threat", {"xss_score": 1, "instances": 1}, ["$.instances"]),
+        ("models/promote", {"name": "threat_detector", "instances": 1}, ["$.instances", "known are name, version"]),
+        ("models/promote", {"name": "threat_detector", "instances": [{"name": 1}]}, ["$.instances", "$.version"]),
+        ("models/promote", b'{"name": "a", "version": "1", "version": 1}', ["$.version"]),
         ("models/train", {"models": []}, ["$.models"]),
         ("models/train", {"models": ["rule_based_failure_predictor"]}, ["is not trained"]),
         ("models/train", {"n_samples": 5}, ["$.n_samples"]),
@@ -167,6 +215,51 @@ def test_a_request_id_comes_back(client: Client) -> None:
     assert strange.json()["request_id"] != "a\tb<"
 
 
+def ids(answer: Any) -> list[str]:
+    return [value for name, value in answer.every_header if name == "x-request-id"]
+
+
+@pytest.mark.parametrize("given", [None, "abc-1", "\xff", "a b", "", "x" * 200])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"),
+    [
+        ("POST", "predict/threat", {"xss_score": 1}, {}, 200),
+        ("GET", "health", None, {}, 200),
+        ("HEAD", "health", None, {}, 200),
+        ("OPTIONS", "health", None, {}, 204),
+        ("POST", "predict/threat", b"{", {}, 400),
+        ("GET", "nothing", None, {}, 404),
+        ("GET", "predict/threat", None, {}, 405),
+        ("POST", "predict/threat", b"{}", {"content-length": str(10**9)}, 413),
+        ("POST", "predict/threat", b"{}", {"content-type": "text/plain"}, 415),
+        ("POST", "predict/threat", {"x": 1}, {}, 422),
+        ("POST", "models/rollback", {"name": "threat_detector"}, {}, 503),
+    ],
+)
+def test_every_answer_has_one_request_id(
+    shared: Service, under_ray: Client, method: str, path: str, body: Any, headers: dict[str, str], status: int,
+    given: str | None,
+) -> None:  # fmt: skip
+    named = headers if given is None else {**headers, "x-request-id": given}
+    for client in (shared.client, under_ray):
+        answer = client.request(method, path, body, headers=named)
+        assert answer.status == status
+        (name,) = ids(answer)
+        assert name == given if given == "abc-1" else name and name != given
+
+
+@pytest.mark.parametrize("name", ["x-request-id", "x-request-timeout-seconds", "serve_multiplexed_model_id", "accept"])
+def test_a_header_that_is_not_ascii_does_not_reach_ray(shared: Service, name: str) -> None:
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["headers"])
+        await shared.api(scope, receive, send)
+
+    assert Client(PlainHeaders(app)).request("GET", "health", headers={name: "\xff", "x": "y"}).status == 200
+    assert seen == [[(b"x", b"y")]]
+
+
 def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: Any) -> bytes:
         raise RuntimeError("secret")
@@ -175,6 +268,58 @@ def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkey
     answer = shared.client.post("predict/threat", {"xss_score": 1})
     check(answer, 500)
     assert b"secret" not in answer.body
+
+
+class Counting:
+    """A decoder that counts its calls."""
+
+    def __init__(self, kind: Any) -> None:
+        self.inner = msgspec.json.Decoder(kind)
+        self.type = self.inner.type
+        self.calls = 0
+
+    def decode(self, body: bytes) -> Any:
+        self.calls += 1
+        return self.inner.decode(body)
+
+
+def test_the_wrong_one_of_many_metrics_is_named_without_reading_the_body_again_for_each() -> None:
+    decoder: Any = Counting(schemas.CapacityRequest)
+    history: dict[str, Any] = {f"m{i}": [1, 2] for i in range(1000)}
+    body = msgspec.json.encode({"resource_id": "r", "historical_data": {**history, "m700": [1, "x"]}})
+    with pytest.raises(Problem, match=r"\$\.historical_data\.m700\[1\]"):
+        decode(decoder, body)
+    assert decoder.calls == 1
+
+
+class Kept(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[msgspec.Raw]
+    explain: bool = False
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"instances": [1, {"a": 1e999}], "explain": 1}', "$.explain"),
+        (b'{"instances": [1%s], "explain": 1}' % (b"0" * 30), "$.explain"),
+        (b'{"instances": 1}', "$.instances"),
+        (b'{"instances": [{}], "partal": true}', "$.partal"),
+    ],
+)
+def test_what_stands_beside_parts_kept_as_they_came_is_named(body: bytes, path: str) -> None:
+    with pytest.raises(Problem) as caught:
+        decode(msgspec.json.Decoder(Kept), body)
+    assert [error["path"] for error in caught.value.errors] == [path]
+
+
+def test_every_wrong_row_of_a_batch_is_named_up_to_a_hundred(client: Client) -> None:
+    rows: list[dict[str, Any]] = [{"xss_score": 0.5} for _ in range(1000)]
+    for i in (3, 500, 999):
+        rows[i] = {"xss_score": "high"}
+    found = client.post("predict/threat", {"instances": rows}).json()
+    assert [e["path"] for e in found["errors"]] == [f"$.instances[{i}].xss_score" for i in (3, 500, 999)]
+    many = client.post("predict/threat", {"instances": [{"xss_score": "high"}] * 1000}).json()
+    assert len(many["errors"]) == 100 and len(many["detail"]) < 2000
 
 
 _FUZZ = hypothesis.settings(
@@ -211,6 +356,20 @@ def test_the_documentation_page_loads_nothing_from_elsewhere(client: Client) -> 
         assert word not in text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "predict/threat" in text and "curl" in text
+
+
+def test_the_documentation_page_reads_well(client: Client) -> None:
+    text = client.get("/docs").body.decode()
+    assert "`" not in text and "<td></td></tr>" not in text and "serve_app" not in text
+    assert re.findall(r"\d[eE][-+]?\d+(?![\w-])", re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)) == []
+    assert "Probability that the stated prediction is right" in text
+    assert "<code>model.kind</code>" in text
+
+
+def test_every_field_of_the_schema_says_what_it_means(client: Client) -> None:
+    parts = client.get("/schema").json()["components"]["schemas"]
+    fields = {f"{s}.{name}": field for s, part in parts.items() for name, field in part.get("properties", {}).items()}
+    assert [name for name, field in fields.items() if not field.get("description")] == []
 
 
 def _conforms(context: Any, response: Any, case: Any) -> None:
@@ -250,3 +409,22 @@ def test_no_request_of_the_schema_is_answered_by_5xx(shared: Service, monkeypatc
         if operation.body or operation.path_parameters:
             refused()
     assert seen == set(shared.client.get("/schema").json()["paths"]) - {"/schema"}
+
+
+@pytest.mark.parametrize("route", POST)
+def test_misspelt_misplaced_and_mistyped_fields_are_never_answered_by_5xx(
+    shared: Service, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    monkeypatch.setattr(shared.jobs, "start", lambda *_: {"job_id": "0123456789ab"})
+    document = shared.client.get("/schema").json()
+    refused = 0
+    for body in mutated(document, f"/api/v3/aiops/{route}", 250):
+        answer = shared.client.post(route, body)
+        # 503: no registry here.
+        assert answer.status < 500 or answer.status == 503, (body, answer.body)
+        if answer.status >= 400:
+            check(answer, answer.status)
+            refused += 1
+        if answer.status == 422:
+            assert all(error["path"].startswith("$") and error["rule"] for error in answer.json()["errors"])
+    assert refused > 100

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +56,101 @@ def serving_processes(running: Running) -> dict[int, str]:
         if ours and ("ray::ServeReplica" in name or "serve_app.reload" in name):
             found[int(folder.name)] = name
     return found
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Pid to command line of all processes below one."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            names[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {child: names[child] for child in found - {pid}}
+
+
+def haproxies(pid: int) -> dict[int, Path]:
+    """Pid to configuration file of the HAProxy processes below one."""
+    return {
+        child: Path(name.split(" -f ")[1].split()[0])
+        for child, name in descendants(pid).items()
+        if "/haproxy " in name and " -f " in name
+    }
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses that a process listens on, as `ip:port`."""
+    sockets = set()
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(str(handle.readlink()))
+    found = set()
+    for name, words in (("tcp", 1), ("tcp6", 4)):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] != "0A" or f"socket:[{fields[9]}]" not in sockets:
+                continue
+            address, port = fields[1].split(":")
+            parts = [int(address[i * 8 : i * 8 + 8], 16).to_bytes(4, sys.byteorder) for i in range(words)]
+            found.add(f"{ipaddress.ip_address(b''.join(parts))}:{int(port, 16)}")
+    return found
+
+
+def test_haproxy_listens_on_loopback_only_and_nobody_else_can_command_it(running: Running) -> None:
+    ((pid, config),) = haproxies(running.process.pid).items()
+    addresses = listening(pid)
+    assert len(addresses) == 3 and running.url.removeprefix("http://") in addresses
+    for address in addresses:
+        assert ipaddress.ip_address(address.rsplit(":", 1)[0]).is_loopback, address
+    assert (config.parent / "admin.sock").stat().st_mode & 0o077 == 0
+    assert config.parents[1].stat().st_mode & 0o777 == 0o700
+
+
+def test_a_killed_haproxy_is_replaced_within_seconds(running: Running) -> None:
+    ((pid, _),) = haproxies(running.process.pid).items()
+    os.kill(pid, signal.SIGKILL)
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{running.url}/api/v3/aiops/health", trust_env=False, timeout=2).status_code == 200
+        return False
+
+    wait(lambda: pid not in haproxies(running.process.pid), 5)
+    # Ray's own pace is 28 s.
+    wait(answers, 15)
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_next_service_ends_what_was_left_and_nothing_else(registry: str, tmp_path: Path) -> None:
+    bystander = subprocess.Popen(["sleep", "600"])
+    try:
+        with serve(tmp_path, registry, "--replicas", "1") as killed:
+            port = int(killed.url.rsplit(":", 1)[1])
+            ((haproxy, config),) = haproxies(killed.process.pid).items()
+            # All at once, as a kill of the process group or for want of memory does: nobody is left to clean up.
+            below = descendants(killed.process.pid)
+            ray = [pid for pid, name in below.items() if "raylet" in name or "gcs_server" in name or "ray::" in name]
+            assert len(ray) > 5
+            for pid in (killed.process.pid, *ray):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            killed.process.wait()
+            time.sleep(1)
+            assert str(config) in Path(f"/proc/{haproxy}/cmdline").read_text()
+        with serve(tmp_path, registry, "--replicas", "1", port=port) as again:
+            assert again.post("predict/threat", THREAT).status_code == 200
+            assert "that an earlier service left behind" in again.output.read_text()
+            assert not Path(f"/proc/{haproxy}").exists() and not config.exists()
+            assert bystander.poll() is None
+        assert not list((tmp_path / "state").rglob("services/*.json"))
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 def test_the_service_is_healthy_with_five_models(running: Running) -> None:
@@ -177,6 +275,26 @@ def test_what_the_registry_refuses_is_said(running: Running) -> None:
     assert running.post("models/register", {"name": THREAT_MODEL, "run_id": "0" * 32}).status_code == 404
     versions = running.http.get("models/versions").json()["versions"]
     assert {v["version"] for v in versions if v["name"] == THREAT_MODEL} == {1, 2}
+
+
+def test_every_answer_has_one_request_id_through_the_proxy_too(running: Running) -> None:
+    given: list[dict[str, Any]] = [{}, {"x-request-id": "abc-1"}, {"x-request-id": b"\xff"}]
+    given += [{"x-request-timeout-seconds": b"\xff"}, {"x-request-id": "a b"}]
+    for headers in given:
+        answers = [
+            running.http.get("health", headers=headers),
+            running.http.get("nothing", headers=headers),
+            running.http.get("predict/threat", headers=headers),
+            running.http.post("predict/threat", content=b"{}", headers=headers),
+            running.http.post("predict/threat", json={"xss": 1}, headers=headers),
+            running.http.post("predict/threat", json=THREAT, headers=headers),
+        ]
+        assert [a.status_code for a in answers] == [200, 404, 405, 415, 422, 200], headers
+        for answer in answers:
+            (name,) = answer.headers.get_list("x-request-id")
+            assert name == "abc-1" if headers.get("x-request-id") == "abc-1" else name not in ("", "a b")
+        (name,) = answers[-1].headers.get_list("x-request-id")
+        assert answers[-1].json()["request_id"] == name
 
 
 def test_bad_requests_are_refused_through_the_proxy_too(running: Running) -> None:

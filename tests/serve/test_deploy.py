@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +49,46 @@ def test_the_environment_file_has_the_settings_of_aiops_serve() -> None:
     # `aiops serve` starts and joins its cluster in one process, which needs no token mode for clients.
     assert given.pop("RAY_AUTH_MODE") == "token"
     assert given.items() <= FAST.items()
+
+
+def test_the_environment_file_gives_haproxy_a_fresh_folder_that_nobody_else_can_enter() -> None:
+    script = f". {DEPLOY / 'environment.sh'} && env"
+    folders = []
+    for _ in range(2):
+        found = subprocess.run(
+            ["sh", "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=DEPLOY.parents[1],
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        )
+        given = dict(line.split("=", 1) for line in found.stdout.splitlines())
+        folder = Path(given.get("RAY_SERVE_HAPROXY_SOCKET_PATH", "/tmp/haproxy-serve/admin.sock")).parent
+        assert folder.is_dir() and folder.stat().st_mode & 0o777 == 0o700
+        assert Path(given["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).parent == folder
+        folders.append(folder)
+    assert folders[0] != folders[1]
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def test_haproxys_extra_ports_are_bound_to_loopback_and_its_socket_is_private(tmp_path: Path) -> None:
+    """The template of the installed release of Ray, corrected by the program that Ray starts as HAProxy."""
+    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+    from serve_app import haproxy
+
+    folder, given = haproxy.settings()
+    script = Path(given[haproxy.BINARY])
+    lines = script.read_text().splitlines()
+    script.write_text("\n".join(['exec echo "$@"' if line.startswith("exec ") else line for line in lines]))
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(HAPROXY_CONFIG_TEMPLATE)
+    said = subprocess.run([script, "-db", "-f", config, "-x", "s"], check=True, capture_output=True, text=True).stdout
+    shutil.rmtree(folder)
+    assert said.strip() == f"-db -f {config} -x s"
+    binds = [line.split() for line in config.read_text().splitlines() if line.split()[:1] == ["bind"]]
+    assert sum(words[1].startswith("127.0.0.1:") for words in binds) == 2
+    assert "bind {{ config.frontend_host }}:{{ config.frontend_port }}" in config.read_text()
+    assert "mode 600 level admin" in config.read_text() and "mode 666" not in config.read_text()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Disk
 
 from serve_app.problems import Problem
 
@@ -61,6 +62,19 @@ def test_a_job_runs_and_its_result_comes_from_the_report(service: Any) -> None:
     assert service.client.get("models/train").json()["jobs"][0]["job_id"] == job["job_id"]
 
 
+def test_a_job_replaces_a_champion_only_where_the_request_says_so(service: Any) -> None:
+    for body, mode in (
+        ({"seed": 0}, "first"),
+        ({"seed": 3, "promote": True}, "gate"),
+        ({"seed": 4, "promote": False}, "first"),
+    ):
+        job = service.client.post("models/train", body).json()["job_id"]
+        assert wait(service.client, job, "succeeded", "failed")["status"] == "succeeded"
+        report = json.loads((service.state / "jobs" / job / "report" / "report.json").read_text())
+        options = report["tasks"]["threat"]["args"]
+        assert ["--promote", mode] in [options[i : i + 2] for i in range(len(options))]
+
+
 def test_one_job_at_a_time_and_cancelling_frees_the_place(service: Any) -> None:
     job = service.client.post("models/train", {"seed": 1}).json()["job_id"]
     second = service.client.post("models/train", {"seed": 0})
@@ -91,6 +105,25 @@ def test_a_job_outlives_the_replica_that_started_it(service: Any, make_service: 
     lost = wait(later.client, job, "lost")
     assert "ended without a result" in lost["error"]
     assert service.client.post("models/train", {"seed": 0}).status == 202
+
+
+def test_on_a_full_disk_no_job_starts_and_a_running_one_is_not_lost(disk: Disk, service: Any) -> None:
+    job = service.client.post("models/train", {"seed": 1}).json()["job_id"]
+    wait(service.client, job, "running")
+    disk.fill()
+    time.sleep(2.5)
+    assert service.client.get(f"models/train/{job}").json()["status"] == "running"
+    service.client.request("DELETE", f"models/train/{job}")
+    time.sleep(2.5)
+    # Its end cannot be written yet.
+    assert service.client.get(f"models/train/{job}").json()["status"] == "running"
+    disk.free()
+    assert wait(service.client, job, "cancelled", "lost")["status"] == "cancelled"
+    disk.fill()
+    answer = service.client.post("models/train", {"seed": 0})
+    assert answer.status == 503 and "No space left" in answer.json()["detail"]
+    assert [found["job_id"] for found in service.client.get("models/train").json()["jobs"]] == [job]
+    assert len([path for path in (service.state / "jobs").iterdir() if path.is_dir()]) == 1
 
 
 def test_jobs_are_only_found_by_their_own_ids(service: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import point
+from conftest import Disk, point
 
 from aiops_core.errors import TrackingError
 from serve_app.problems import Problem
@@ -36,18 +36,21 @@ class Version:
 
 
 class Store:
-    """Stands for `aiops_core.tracking`."""
+    """Stands for `aiops_core.tracking`: version 1 is champion, `bad` versions have a servable that cannot be served."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bad: dict[int, Path] | None = None) -> None:
         self.folder = folder
-        self.champion = 1
+        self.bad = bad or {}
+        self.champion: int | None = 1
+        self.before = 0
+        self.registered = 3
         self.error: Exception | None = None
         self.fetched: list[int] = []
 
     def champions(self) -> dict[str, Version]:
         if self.error:
             raise self.error
-        return {THREAT: Version(THREAT, self.champion, f"{self.champion:032x}")}
+        return {} if self.champion is None else {THREAT: self.get_version(THREAT, self.champion)}
 
     def list_models(self) -> list[Version]:
         return list(self.champions().values())
@@ -55,17 +58,30 @@ class Store:
     def fetch(self, name: str, version: int, folder: Path) -> Path:
         self.fetched.append(version)
         if not folder.is_dir():
-            shutil.copytree(self.folder, folder)
+            shutil.copytree(self.bad.get(version, self.folder), folder)
         return folder
 
-    def promote(self, name: str, version: int) -> Version:
+    def get_version(self, name: str, version: int) -> Version:
         if version > 9:
             raise TrackingError(f"Model Version {version} not found")
-        self.champion = version
         return Version(name, version, f"{version:032x}")
 
+    def promote(self, name: str, version: int) -> Version:
+        self.champion = version
+        return self.get_version(name, version)
+
+    def previous_champion(self, name: str) -> Version:
+        if not self.before:
+            raise TrackingError(f"model '{name}' has no earlier champion to roll back to")
+        return self.get_version(name, self.before)
+
     def rollback(self, name: str) -> Version:
-        raise TrackingError(f"model '{name}' has no earlier champion to roll back to")
+        self.champion = self.before
+        return self.previous_champion(name)
+
+    def register(self, task: str, run_id: str, alias: str | None) -> Version:
+        assert alias != "champion"
+        return self.get_version(MODELS[task], self.registered)
 
 
 def version_of(client: Any) -> str | None:
@@ -121,6 +137,138 @@ def test_a_servable_that_fails_its_golden_check_is_refused_and_the_old_one_stays
     point(state, {THREAT: (servables["threat"], "1")})
     service.host.watch.look()
     assert "refused" not in next(m for m in service.client.get("models/status").json()["models"] if m["name"] == THREAT)
+
+
+def test_a_refused_promotion_changes_neither_the_alias_nor_what_a_restarted_replica_serves(
+    make_service: Any, servables: dict[str, Path], broken: Path, tmp_path: Path
+) -> None:
+    store = Store(servables["threat"], {2: broken, 3: servables["failure"]})
+    folder = node_folder(tmp_path / "state")
+    follower = Follower(folder, store)
+    follower.poll()
+    for version, reason in ((2, "golden"), (3, "task 'failure'")):
+        answer = follower.execute({"do": "promote", "name": THREAT, "version": version})
+        assert answer.get("kind") == "conflict" and reason in answer["error"]
+        assert store.champion == 1 and read_pointer(folder)["models"][THREAT]["version"] == "1"
+    store.before = 2
+    answer = follower.execute({"do": "rollback", "name": THREAT})
+    assert answer.get("kind") == "conflict" and store.champion == 1
+    answer = follower.execute({"do": "register", "name": THREAT, "run_id": "r", "alias": "champion"})
+    assert answer.get("kind") == "conflict" and "registered as version 3" in answer["error"] and store.champion == 1
+    # Polls do not forget it, until another version is taken into service.
+    follower.poll()
+    service = make_service()
+    assert version_of(service.client) == "1"
+    (refused,) = service.client.get("health").json()["refused"]
+    assert refused["name"] == THREAT and refused["version"] == "3" and "task 'failure'" in refused["reason"]
+    assert follower.execute({"do": "promote", "name": THREAT, "version": 4})["ok"]["version"] == 4
+    service.host.watch.look()
+    assert version_of(service.client) == "4" and service.client.get("health").json()["refused"] == []
+
+
+def test_an_alias_moved_elsewhere_to_a_bad_version_leaves_the_last_good_one_in_service(
+    make_service: Any, servables: dict[str, Path], broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(servables["threat"], {2: broken})
+    folder = node_folder(tmp_path / "state")
+    Follower(folder, store).poll()
+    store.champion = 2
+    follower = Follower(folder, store)
+    follower.poll()
+    fetched = len(store.fetched)
+    follower.poll()
+    assert len(store.fetched) == fetched, "a bad servable is not loaded again at every poll"
+    assert "threat_detector version 2 is refused" in caplog.text and "golden" in caplog.text
+    caplog.clear()
+    service = make_service()
+    assert "threat_detector version 2 is refused" in caplog.text
+    assert version_of(service.client) == "1"
+    health = service.client.get("health")
+    assert health.status == 200 and health.json()["status"] == "healthy"
+    assert [(r["name"], r["version"]) for r in health.json()["refused"]] == [(THREAT, "2")]
+    entry = next(m for m in service.client.get("models/status").json()["models"] if m["name"] == THREAT)
+    assert entry["version"] == "1" and entry["refused"]["version"] == "2" and "golden" in entry["refused"]["reason"]
+    assert service.total("aiops_reloads_total", model=THREAT, result="refused") == 1
+    store.champion = 1
+    follower.poll()
+    service.host.watch.look()
+    assert service.client.get("health").json()["refused"] == []
+
+
+def test_a_servable_that_no_request_can_be_built_for_is_refused(servables: dict[str, Path], tmp_path: Path) -> None:
+    # Its golden examples come out: only building the requests finds it.
+    bad = tmp_path / "bad"
+    shutil.copytree(servables["threat"], bad)
+    card = json.loads((bad / "card.json").read_text())
+    del card["decision"]
+    (bad / "card.json").write_text(json.dumps(card))
+    store = Store(servables["threat"], {2: bad})
+    follower = Follower(tmp_path / "node", store)
+    follower.poll()
+    answer = follower.execute({"do": "promote", "name": THREAT, "version": 2})
+    assert answer.get("kind") == "conflict" and "decision" in answer["error"] and store.champion == 1
+
+
+def test_a_damaged_cache_is_fetched_again(
+    make_service: Any, servables: dict[str, Path], broken: Path, tmp_path: Path
+) -> None:
+    store = Store(servables["threat"])
+    folder = node_folder(tmp_path / "state")
+    follower = Follower(folder, store)
+    follower.poll()
+    shutil.copytree(broken, folder / "servables" / f"{THREAT}-2-{'0' * 8}")
+    assert follower.execute({"do": "promote", "name": THREAT, "version": 2})["ok"]["version"] == 2
+    assert version_of(make_service().client) == "2"
+
+
+def test_a_removed_alias_takes_the_model_out_of_service_and_an_unreachable_registry_does_not(
+    make_service: Any, servables: dict[str, Path], tmp_path: Path
+) -> None:
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    store = Store(servables["threat"])
+    folder = node_folder(tmp_path / "state")
+    follower = Follower(folder, store, database)
+    follower.poll()
+    service = make_service()
+    # Gone or unreachable, a registry says nothing about aliases.
+    database.unlink()
+    store.champion = None
+    follower.poll()
+    service.host.watch.look()
+    assert version_of(service.client) == "1" and "is gone" in str(read_pointer(folder)["registry"]["error"])
+    store.error = TrackingError("no MLflow server answers")
+    database.touch()
+    follower.poll()
+    service.host.watch.look()
+    assert version_of(service.client) == "1"
+    store.error = None
+    follower.poll()
+    service.host.watch.look()
+    answer = service.client.post("predict/threat", ROW)
+    assert answer.status == 503 and "has been promoted" in answer.json()["detail"]
+    assert THREAT not in service.client.get("health").json()["models_loaded"]
+    assert service.total("aiops_model_info", model=THREAT, version="1") == 0
+    assert make_service().client.post("predict/threat", ROW).status == 503
+    store.champion = 1
+    follower.poll()
+    service.host.watch.look()
+    assert version_of(service.client) == "1"
+
+
+def test_without_a_failure_champion_the_rules_answer_again(
+    make_service: Any, servables: dict[str, Path], tmp_path: Path
+) -> None:
+    point(tmp_path / "state", {MODELS["failure"]: (servables["failure"], "1")})
+    service = make_service()
+    rows = [{"cpu_usage": 50.0, "memory_usage": 60.0}] * 24
+    body = {"resource_id": "a", "time_series": rows}
+    assert service.client.post("predict/failure", body).json()["model"]["kind"] == "lstm"
+    folder = node_folder(tmp_path / "state")
+    vacant = {**read_pointer(folder), "models": {}, "vacant": [MODELS["failure"]]}
+    (folder / "champions.json").write_text(json.dumps(vacant))
+    service.host.watch.look()
+    assert service.client.post("predict/failure", body).json()["model"]["kind"] == "rule_based"
 
 
 def test_a_servable_of_another_task_is_refused(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:
@@ -199,6 +347,36 @@ def test_commands_reach_the_follower_over_its_socket(servables: dict[str, Path],
 def test_without_a_follower_the_registry_is_503(make_service: Any) -> None:
     answer = make_service().client.post("models/promote", {"name": THREAT, "version": 1})
     assert answer.status == 503 and "registry" in answer.json()["detail"]
+
+
+def test_on_a_full_disk_nothing_is_promoted_and_the_old_pointer_stays_whole(
+    disk: Disk, make_service: Any, servables: dict[str, Path]
+) -> None:
+    store = Store(servables["threat"])
+    folder = node_folder(disk.path)
+    follower = Follower(folder, store)
+    follower.poll()
+    service = make_service()
+    for version in (2, 3):
+        store.fetch(THREAT, version, folder / "servables" / f"{THREAT}-{version}-{'0' * 8}")
+    disk.fill()
+    try:
+        answer = follower.execute({"do": "promote", "name": THREAT, "version": 2})
+        assert "No space left" in answer.get("error", ""), answer
+        assert answer["kind"] == "unreachable" and store.champion == 1
+        # Moved by somebody else: taken into service when the pointer can be written.
+        store.champion = 3
+        follower.poll()
+    except OSError as error:
+        pytest.fail(f"a full disk ends the follower: {error}")
+    assert read_pointer(folder)["models"][THREAT]["version"] == "1"
+    assert sorted(path.name for path in folder.iterdir()) == ["champions.json", "servables"]
+    service.host.watch.look()
+    assert version_of(service.client) == "1"
+    disk.free()
+    follower.poll()
+    service.host.watch.look()
+    assert version_of(service.client) == "3"
 
 
 def test_promotions_under_load_fail_no_request(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:

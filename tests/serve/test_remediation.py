@@ -6,11 +6,13 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from conftest import Disk
 
 from aiops_core.rules import FAILURE_ACTIONS, THREAT_ACTIONS
 from serve_app.remediation import catalogue
@@ -118,3 +120,25 @@ def test_every_action_that_a_prediction_recommends_is_in_the_catalogue(service: 
     recommended = {a for table in (FAILURE_ACTIONS, THREAT_ACTIONS) for actions in table.values() for a in actions}
     assert recommended | {"investigate"} <= set(catalogue())
     assert {a["id"] for a in service.client.get("actions").json()["actions"]} == set(catalogue())
+
+
+def test_on_a_full_disk_an_execution_is_told_as_it_was_and_audited_later(
+    disk: Disk, service: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.remediation.RETRY_SECONDS", 0.1, raising=False)
+    assert service.client.post("remediate", BODY).json().get("audited") is not False
+    before = (service.state / "audit.jsonl").read_bytes()
+    # Room for a part of a line only: the rest of the page is taken first.
+    with open(service.state / "audit.jsonl", "ab") as file:
+        file.write(b" " * (4095 - 100 - len(before)) + b"\n")
+    disk.fill()
+    answer = service.client.post("remediate", {**BODY, "dry_run": False})
+    assert answer.status == 200 and answer.json()["status"] == "executed" and answer.json().get("audited") is False
+    assert len(receiver.received) == 1
+    assert (service.state / "audit.jsonl").read_bytes().endswith(b" \n")
+    disk.free()
+    deadline = time.time() + 10
+    while b"executed" not in (service.state / "audit.jsonl").read_bytes() and time.time() < deadline:
+        time.sleep(0.05)
+    lines = [line for line in (service.state / "audit.jsonl").read_text().splitlines() if line.strip()]
+    assert [json.loads(line)["outcome"] for line in lines] == ["dry_run", "executed"]

@@ -137,7 +137,7 @@ def test_timestamps_place_snapshots_on_the_grid(client: Client) -> None:
         {"historical_data": {"cpu_usage": 50}},
         {"historical_data": {"cpu_usage": {"value": 50, "timestamp": "2026-01-01T00:00:00Z"}}},
         {"historical_data": {"cpu_usage": [{"value": 50 + i, "timestamp": 1767225600 + 3600 * i} for i in range(30)]}},
-        {"historical_data": {"cpu_usage": [50, 55]}, "timestamps": ["2026-01-01T00:00", "2026-01-01T01:00"]},
+        {"historical_data": {"cpu_usage": [50, 55]}, "timestamps": ["2026-01-01T00:00Z", "2026-01-01T01:00Z"]},
         {"current_metrics": {"cpu_usage": 50, "memory_usage": 60}},
     ],
 )

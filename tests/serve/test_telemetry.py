@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import Service
+from conftest import Disk, Service
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.telemetry import BUCKETS, Metrics
@@ -81,6 +81,30 @@ def test_strange_labels_neither_break_the_text_nor_a_request(tmp_path: Path) -> 
         metrics.counter("aiops_errors_total", route=f"{i}").inc()
     metrics.counter("aiops_errors_total", route='a"b\n\\', type="x" * 900).inc()
     list(text_string_to_metric_families(metrics.render().decode()))
+
+
+def test_a_full_disk_ends_no_process_and_its_numbers_are_counted_in_memory(disk: Disk) -> None:
+    here = Metrics(disk.path / "metrics", flush=False)
+    here.counter("aiops_predictions_total", task="threat").inc(2)
+    disk.fill()
+    code = """
+import sys
+from pathlib import Path
+from serve_app.telemetry import Metrics
+m = Metrics(Path(sys.argv[1]))
+for i in range(3000):
+    m.counter("aiops_errors_total", route=str(i)).inc()
+m.counter("aiops_predictions_total", task="threat").inc(5)
+m.gauge("aiops_registry_up", replica=m.replica).set(1)
+print(m.totals()['aiops_predictions_total{task="threat"}'], b"aiops_registry_up" in m.render())
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(disk.path / "metrics")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert found.returncode == 0, found
+    assert found.stdout.split() == ["7.0", "True"]
+    assert "counted in its memory only" in found.stderr and "No space left" in found.stderr
+    assert len(list((disk.path / "metrics").iterdir())) == 1
 
 
 def test_counting_is_cheap(tmp_path: Path) -> None:

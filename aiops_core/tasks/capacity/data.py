@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -182,6 +182,8 @@ class CapacityData(Usage):
     naive_error: np.ndarray
     oracle: np.ndarray | None
     info: dict[str, Any]
+    #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
         """Return what was prepared, one line a part."""

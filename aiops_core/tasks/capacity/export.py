@@ -40,6 +40,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "features": _schema(data),
+        "ignored": data.info["ignored"],
         "targets": list(layout.targets),
         "exogenous": list(layout.exogenous),
         "season": layout.season,
@@ -83,7 +84,7 @@ def _schema(data: CapacityData) -> list[dict[str, Any]]:
             "std": float(x.std()) if len(x) else 0.0,
         }
         unit = unit_of(name, reference["max"])
-        out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
+        out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference, **data.facts.get(name, {})})
     return out
 
 

@@ -81,8 +81,18 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
         ridge=ridge,
         naive_error=_naive_error(_known(usage.values, layout.targets, limits["train"]), layout.season),
         oracle=None if oracle is None else np.asarray(oracle(keys_of(usage, parts["test"])), dtype=np.float64),
-        info=_info(usage, parts, len(frame), len(test), len(validation), config["origin_step"]),
+        info={
+            **_info(usage, parts, len(frame), len(test), len(validation), config["origin_step"]),
+            "ignored": _ignored(frame, usage.columns),
+        },
+        facts={name: tables.column_facts(frame[name]) for name in usage.columns},
     )
+
+
+def _ignored(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, str]:
+    left_out = f"neither a target nor one of {MAX_EXOGENOUS} other columns"
+    numeric = tables.feature_columns("usage", frame)
+    return tables.ignored_columns("usage", frame, columns, dict.fromkeys(numeric, left_out))
 
 
 def _usage(frame: pd.DataFrame, config: Mapping[str, Any], effort: Effort) -> tuple[Usage, np.ndarray, np.ndarray]:

@@ -149,6 +149,8 @@ class FailureData:
     oracle: np.ndarray | None
     effort: Effort = FULL_EFFORT
     info: dict[str, Any] = field(default_factory=dict)
+    #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def windows(self, ends: np.ndarray) -> np.ndarray:
         """Cut out the windows that end at the given rows, padded on the left with NaN.

@@ -99,6 +99,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         oracle=None,
         effort=effort,
     )
+    data.facts = {name: tables.column_facts(frame[name]) for name in names}
     data.oracle = _oracle_rows(dataset.oracles.get("failure"), data)
     data.info = _info(
         data,
@@ -106,6 +107,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         official="split" in frame.columns,
         unlabelled=grid.present & ~inside & ~example,
         inside=grid.present & inside,
+        ignored=tables.ignored_columns("telemetry", frame, names),
     )
     return data
 
@@ -122,7 +124,13 @@ def _refuse_one_class(name: str, positive: np.ndarray, settings: str) -> None:
 
 
 def _info(
-    data: FailureData, *, split: str, official: bool, unlabelled: np.ndarray, inside: np.ndarray
+    data: FailureData,
+    *,
+    split: str,
+    official: bool,
+    unlabelled: np.ndarray,
+    inside: np.ndarray,
+    ignored: dict[str, str],
 ) -> dict[str, Any]:
     """Return what reports and runs say about the data."""
     ends = data.ends
@@ -138,6 +146,7 @@ def _info(
         "stride": data.stride,
         "step_seconds": data.step_seconds,
         "features": [feature["name"] for feature in data.features],
+        "ignored": ignored,
         "resources": len(data.resources),
         "incidents": len(data.incidents),
         "base_rate": float(data.truth("train").mean()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,8 @@ class ThreatData:
     oracle: np.ndarray | None
     info: dict[str, Any]
     effort: Effort
+    #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> pd.DataFrame:
         """Return rows and groups of each class by part, for a notebook."""

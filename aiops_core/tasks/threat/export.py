@@ -22,7 +22,8 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(golden)))
     importance = _importance(graph, data)
     features = [
-        {**feature, "importance": value} for feature, value in zip(data.features, importance.tolist(), strict=True)
+        {**feature, **data.facts.get(feature["name"], {}), "importance": value}
+        for feature, value in zip(data.features, importance.tolist(), strict=True)
     ]
     decision: dict[str, Any] = {
         "rule": "expected_cost",
@@ -41,6 +42,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "features": features,
+        "ignored": data.info["ignored"],
         "classes": data.classes,
         "decision": decision,
         "calibration": {

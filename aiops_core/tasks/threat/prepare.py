@@ -83,7 +83,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         "test_rows": int(test.sum()),
         "split": split,
         "features": [feature["name"] for feature in features],
-        "left_out": dropped,
+        "left_out": [f"{name} ({reason})" for name, reason in dropped.items()],
+        "ignored": tables.ignored_columns("activity", frame, [feature["name"] for feature in features], dropped),
         "classes": classes,
         "class_shares": {name: float(share) for name, share in zip(classes, shares, strict=True)},
         "groups": None if group_names is None else len(group_names),
@@ -107,6 +108,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         oracle=oracle,
         info=info,
         effort=effort,
+        facts={f["name"]: tables.column_facts(frame[f["name"]]) for f in features if f["dtype"] == "number"},
     )
     kept = [(group_fold != fold) & (row_fold != fold) for fold in range(effort.folds)]
     for name, strength in EVIDENCE.items():
@@ -126,11 +128,11 @@ def _test_rows(
 
 def _encode_table(
     frame: pd.DataFrame, train: np.ndarray, rows: np.ndarray, weight: np.ndarray, y: np.ndarray, classes: list[str]
-) -> tuple[list[dict[str, Any]], np.ndarray, list[str]]:
+) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, str]]:
     """Return the feature descriptions, X and the columns left out, with the reason."""
     features: list[dict[str, Any]] = []
     columns: list[np.ndarray] = []
-    dropped: list[str] = []
+    dropped: dict[str, str] = {}
     attack = (y[rows] != classes.index(NORMAL)) if NORMAL in classes else (y[rows] != np.bincount(y[train]).argmax())
     benign = train[y[train] == classes.index(NORMAL)] if NORMAL in classes else train
     benign = benign if len(benign) else train
@@ -140,18 +142,18 @@ def _encode_table(
             values = column.to_numpy(dtype=np.float32, na_value=np.nan)
             known = values[train][~np.isnan(values[train])]
             if len(known) == 0 or known.min() == known.max():
-                dropped.append(f"{name} (constant in training)")
+                dropped[name] = "constant in training"
                 continue
             reference = _reference(values, train, benign)
             unit = unit_of(name, reference["max"])
             features.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
         elif pd.api.types.is_datetime64_any_dtype(column):
-            dropped.append(f"{name} (a date)")
+            dropped[name] = "a date"
             continue
         else:
             categories = _categories(column, train, rows, weight, attack)
             if len(categories) < 2:
-                dropped.append(f"{name} (no category with {MIN_CATEGORY_ROWS} training rows, or one only)")
+                dropped[name] = f"no category with {MIN_CATEGORY_ROWS} training rows, or one only"
                 continue
             codes = {category: i for i, category in enumerate(categories)}
             unique = {value: encode_category(value, codes) for value in column.dropna().unique()}
