@@ -10,6 +10,7 @@ import pandas as pd
 from aiops_core import tracking
 from aiops_core.data import tables
 from aiops_core.servable.series import means_by_step, window_of, windows_ending_at
+from aiops_core.tracking.store import open_client
 
 
 def test_a_tables_windows_are_those_of_each_row_by_itself() -> None:
@@ -59,7 +60,7 @@ def test_numbers_of_classes_called_anything_are_logged_under_names_that_mlflow_t
         "test_f1_ü/x": 1.0,
     }
     tracking.log_results(log.run_id, metrics=values, params={"best_a(b)": 1}, folders={}, tags={})
-    with tracking._client() as client:
+    with open_client() as client:
         stored = client.get_run(log.run_id).data
     assert sorted(stored.metrics.values()) == [0.125, 0.25, 0.5, 1.0]
     assert stored.params == {"best_a_b_": "1"}

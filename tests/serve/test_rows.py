@@ -51,10 +51,9 @@ def make_activity(names: list[str], n: int = 600) -> pd.DataFrame:
 
 def train_threat(activity: pd.DataFrame, folder: Path) -> Path:
     tables, notes = validate_all({"activity": activity})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threat, "FINAL_TREES", 20)
-        data = threat.prepare(Dataset("own", "Own", "none", tables, {}, {}, notes), seed=1)
-        threat.export(threat.finish([threat.defaults(data)[0]], data, seed=1), data, folder)
+    few = threat.Effort(final_trees=20)
+    data = threat.prepare(Dataset("own", "Own", "none", tables, {}, {}, notes), seed=1, effort=few)
+    threat.export(threat.finish([threat.defaults(data)[0]], data, seed=1), data, folder)
     return folder
 
 

@@ -75,23 +75,6 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     if dataset.oracles.get(NAME) is not None:
         oracle = dataset.oracles[NAME].reindex(columns=classes).fillna(0.0).to_numpy(dtype=float)
     costs = config.get("costs")
-    shares = np.bincount(y, minlength=len(classes)) / len(y)
-    info = {
-        "rows": len(y),
-        "train_rows": len(train),
-        "validation_rows": len(rows),
-        "test_rows": int(test.sum()),
-        "split": split,
-        "features": [feature["name"] for feature in features],
-        "left_out": [f"{name} ({reason})" for name, reason in dropped.items()],
-        "ignored": tables.ignored_columns("activity", frame, [feature["name"] for feature in features], dropped),
-        "classes": classes,
-        "class_shares": {name: float(share) for name, share in zip(classes, shares, strict=True)},
-        "groups": None if group_names is None else len(group_names),
-        "group_names": group_names,
-        "sampled_rows": len(rows),
-        "missing_share": float(np.isnan(X).mean()),
-    }
     data = ThreatData(
         X=X,
         y=y,
@@ -106,9 +89,14 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         inputs={},
         costs=None if costs is None else cost_matrix(costs, classes),
         oracle=oracle,
-        info=info,
+        info={},
         effort=effort,
         facts={f["name"]: tables.column_facts(frame[f["name"]]) for f in features if f["dtype"] == "number"},
+    )
+    used = [feature["name"] for feature in features]
+    data.info.update(
+        _info(data, split, [f"{name} ({reason})" for name, reason in dropped.items()], group_names),
+        ignored=tables.ignored_columns("activity", frame, used, dropped),
     )
     kept = [(group_fold != fold) & (row_fold != fold) for fold in range(effort.folds)]
     for name, strength in EVIDENCE.items():
@@ -124,6 +112,26 @@ def _test_rows(
         return (frame["split"] == "test").to_numpy(), "official split"
     chosen = "by whole groups for test" if group is not None else "at random for test (stratified)"
     return hold_out(y, group, fraction, rng), f"{fraction:.0%} of every class {chosen}"
+
+
+def _info(data: ThreatData, split: str, left_out: list[str], group_names: list[str] | None) -> dict[str, Any]:
+    """Return what a report says of the data set."""
+    shares = np.bincount(data.y, minlength=len(data.classes)) / len(data.y)
+    return {
+        "rows": len(data.y),
+        "train_rows": int((data.part == TRAIN).sum()),
+        "validation_rows": len(data.rows),
+        "test_rows": int((data.part == TEST).sum()),
+        "split": split,
+        "features": [feature["name"] for feature in data.features],
+        "left_out": left_out,
+        "classes": data.classes,
+        "class_shares": {name: float(share) for name, share in zip(data.classes, shares, strict=True)},
+        "groups": None if group_names is None else len(group_names),
+        "group_names": group_names,
+        "sampled_rows": len(data.rows),
+        "missing_share": float(np.isnan(data.X).mean()),
+    }
 
 
 def _encode_table(
