@@ -177,12 +177,12 @@ def test_report_says_when_the_disk_is_full(
 ) -> None:
     import errno
 
-    from aiops_core.study import experiment
+    from aiops_core import files
 
     def full(path: Path, content: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(experiment, "write_json", full)
+    monkeypatch.setattr(files, "write_json", full)
     assert "is full" in refused(home, capsys, monkeypatch, "report", "--n-samples", "300")
 
 

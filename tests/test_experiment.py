@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from aiops_core import files
 from aiops_core import job as pipeline
 from aiops_core.errors import UsageError
 from aiops_core.study import experiment, report
@@ -73,8 +74,8 @@ def section(**data: Any) -> dict[str, Any]:
 def test_a_test_of_few_incidents_gets_a_warning_instead_of_a_proud_number(
     tmp_path: Path, incidents: int, warned: bool
 ) -> None:
-    experiment.write_json(tmp_path / "failure" / "section.json", section(test_incidents=incidents))
-    experiment.write_json(tmp_path / "failure" / "details.json", {})
+    files.write_json(tmp_path / "failure" / "section.json", section(test_incidents=incidents))
+    files.write_json(tmp_path / "failure" / "details.json", {})
     report.render(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     cards = page[page.index('<div class="verdicts">') : page.index("What to do next")]

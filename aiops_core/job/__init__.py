@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiops_core import errors, settings, tracking
+from aiops_core import errors, files, settings, tracking
 from aiops_core.data import sources as datasets
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import AiopsError, UsageError
@@ -158,7 +158,7 @@ def run(
                 asked = task in options.tasks
                 absent = " and ".join(TASK_TABLES[task])
                 reason = f"source has no {absent} table" if asked else "not asked for"
-                experiment.write_json(section, report.empty_section(task, "skipped", reason))
+                files.write_json(section, report.empty_section(task, "skipped", reason))
                 tell(task, "skipped")
             elif section.is_file() and json.loads(section.read_text())["status"] == "trained":
                 tell(task, "done")
@@ -182,10 +182,10 @@ def run(
             "deterministic": options.deterministic,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        experiment.write_json(work / "facts.json", {**facts, "wall_seconds": None})
+        files.write_json(work / "facts.json", {**facts, "wall_seconds": None})
         _stage("report", work, {"out": str(work)}, tell)
         seconds = float(state.get("seconds", 0.0)) + time.monotonic() - began
-        experiment.write_json(work / "facts.json", {**facts, "wall_seconds": round(seconds, 1)})
+        files.write_json(work / "facts.json", {**facts, "wall_seconds": round(seconds, 1)})
         content = report.render(work)
         _replace(work, target)
     return target, content
@@ -339,7 +339,7 @@ class _Lanes:
         except _NotebookError as error:
             if self._ending:
                 return
-            experiment.write_json(self._work / task / "section.json", report.empty_section(task, "failed", str(error)))
+            files.write_json(self._work / task / "section.json", report.empty_section(task, "failed", str(error)))
             self._tell(task, "failed")
 
 
@@ -397,7 +397,7 @@ def _workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[
             shutil.rmtree(work)
         try:
             with _no_space(target):
-                experiment.write_json(work / STATE, {"options": wanted, "seconds": state.get("seconds", 0.0)})
+                files.write_json(work / STATE, {"options": wanted, "seconds": state.get("seconds", 0.0)})
                 yield work, state
         except AiopsError:
             if not resume:
@@ -406,7 +406,7 @@ def _workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[
         except BaseException:
             if work.is_dir():
                 seconds = float(state.get("seconds", 0.0)) + time.monotonic() - began
-                experiment.write_json(work / STATE, {"options": wanted, "seconds": seconds})
+                files.write_json(work / STATE, {"options": wanted, "seconds": seconds})
             raise
     finally:
         lock.close()

@@ -30,7 +30,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from threadpoolctl import threadpool_limits
 
-from aiops_core import settings
+from aiops_core import files, settings
 from aiops_core.errors import AiopsError, ClusterError, UsageError
 
 __all__ = ["SearchResult", "TrialLog", "cluster", "conclude", "connect", "disconnect", "reusable", "search"]
@@ -231,9 +231,7 @@ def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> i
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        temporary = folder / ".key.json"
-        temporary.write_text(json.dumps(key), encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, json.dumps(key))
         return 0
     events = folder / "events.jsonl"
     return events.read_text(encoding="utf-8").count('"event": "ended"') if events.is_file() else 0

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import json
 import math
-import os
 import platform
 import tempfile
 import time
@@ -21,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 import aiops_core
+from aiops_core import files, servable, settings, tracking
 from aiops_core import search as tuning
-from aiops_core import servable, settings, tracking
 from aiops_core.data import sources as datasets
 from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import ServableError, UsageError
@@ -44,7 +42,6 @@ __all__ = [
     "parameters",
     "progress_words",
     "versions",
-    "write_json",
 ]
 
 SCHEMA_VERSION = 1
@@ -348,8 +345,8 @@ class Study:
         }
         result.trials.to_csv(self.folder / "trials.csv", index=False)
         result.curves.to_csv(self.folder / "curves.csv", index=False)
-        write_json(self.folder / "details.json", self.details)
-        write_json(self.folder / "section.json", section)
+        files.write_json(self.folder / "details.json", self.details)
+        files.write_json(self.folder / "section.json", section)
         self._section = section
         return section
 
@@ -487,30 +484,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename; NaN becomes null, because JSON has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(_clean(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_clean(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _clean(value.tolist())
-    if isinstance(value, np.generic):
-        return _clean(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return str(value)
-
-
 def findings(task: str, details: dict[str, Any]) -> dict[str, Any]:
     """Add to a task's details the sentences and the tables that a report prints."""
     sentences: list[str] = []
@@ -570,7 +543,7 @@ def _largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
 
 
 def _note(folder: Path, stage: str) -> None:
-    write_json(folder / "progress.json", {"stage": stage})
+    files.write_json(folder / "progress.json", {"stage": stage})
 
 
 def live_line(folder: Path) -> Callable[[dict[str, Any]], None]:
@@ -584,7 +557,7 @@ def live_line(folder: Path) -> Callable[[dict[str, Any]], None]:
         if now - last < 0.5 and state["done"] < state["total"]:
             return
         last = now
-        write_json(folder / "progress.json", {**state, "stage": "search"})
+        files.write_json(folder / "progress.json", {**state, "stage": "search"})
         line = progress_words(state)
         shell = _shell()
         if shell is None:

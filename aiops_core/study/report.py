@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from aiops_core import files
 from aiops_core.data.tables import TASKS
 from aiops_core.errors import UsageError
 from aiops_core.facts import FACTS
-from aiops_core.judge import metrics
+from aiops_core.judge import intervals, metrics
 from aiops_core.study import experiment
 from aiops_core.tracking import MODELS
 
@@ -267,7 +267,7 @@ def render(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     content = summarise(folder)
-    experiment.write_json(folder / "report.json", content)
+    files.write_json(folder / "report.json", content)
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -288,15 +288,13 @@ def render(folder: str | Path) -> dict[str, Any]:
         task_words=TASK_WORDS,
         metric_words=METRIC_WORDS,
         kind_words=KIND_WORDS,
-        lower=metrics.LOWER_IS_BETTER,
+        lower=intervals.LOWER_IS_BETTER,
         verdict=verdict_words,
         few_incidents=few_incidents,
         best_baseline=best_baseline,
         steps=next_steps(stored),
     )
-    temporary = folder / ".report.html"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, folder / "report.html")
+    files.write_text(folder / "report.html", page)
     return dict(stored)
 
 

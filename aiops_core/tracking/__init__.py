@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from aiops_core import servable, settings
+from aiops_core import files, servable, settings
 from aiops_core.errors import ServableError, TrackingError
 from aiops_core.facts import MODELS
 
@@ -203,9 +203,7 @@ class SearchLog:
         self._client.set_terminated(run_id, status=states.get(status, "FINISHED"))
 
     def _save(self) -> None:
-        temporary = self._state.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"run_id": self.run_id, "children": self._children}), encoding="utf-8")
-        os.replace(temporary, self._state)
+        files.write_text(self._state, json.dumps({"run_id": self.run_id, "children": self._children}))
 
 
 def open_search(

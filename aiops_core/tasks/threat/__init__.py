@@ -32,11 +32,10 @@ from threadpoolctl import threadpool_limits
 from aiops_core import rules, servable
 from aiops_core.data import tables
 from aiops_core.data.splits import TEST, TRAIN
-from aiops_core.data.synthetic import unit_of
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError
 from aiops_core.facts import FACTS
-from aiops_core.judge import metrics
+from aiops_core.judge import curves, intervals, metrics
 from aiops_core.servable.threat import (
     GRAPH,
     NORMAL,
@@ -46,6 +45,7 @@ from aiops_core.servable.threat import (
     encode_category,
     expected_cost_label,
 )
+from aiops_core.units import unit_of
 
 NAME = "threat"
 MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
@@ -825,7 +825,7 @@ def _validation_scores(
 
 
 def _calibrate(votes: np.ndarray, offset: np.ndarray, temperature: float, floor: float) -> np.ndarray:
-    return metrics.apply_temperature(np.log(votes + floor) + offset, temperature)
+    return curves.apply_temperature(np.log(votes + floor) + offset, temperature)
 
 
 def _fit_calibration(
@@ -842,7 +842,7 @@ def _fit_calibration(
     for floor in floors:
         logits = np.log(votes + floor) + offset
         for temperature in np.geomspace(0.3, 3.0, temperatures):
-            probability = metrics.apply_temperature(logits, float(temperature))[rows, truth]
+            probability = curves.apply_temperature(logits, float(temperature))[rows, truth]
             loss = float(np.average(-np.log(np.maximum(probability, 1e-12)), weights=weight))
             if loss < best:
                 best, found = loss, (float(temperature), floor)
@@ -1222,7 +1222,9 @@ def _clusters(data: ThreatData, rows: np.ndarray) -> np.ndarray | None:
     return group if len(np.unique(group)) >= MIN_CLUSTERS else None
 
 
-def evaluate(data: ThreatData, prediction: Prediction, part: str = "test", seed: int = 0) -> dict[str, metrics.Metric]:
+def evaluate(
+    data: ThreatData, prediction: Prediction, part: str = "test", seed: int = 0
+) -> dict[str, intervals.Metric]:
     """Return ``accuracy, macro_f1, log_loss, ece`` and ``f1_<class>`` with 95 % intervals.
 
     Groups are drawn whole when the part holds at least `MIN_CLUSTERS` of them, else rows.
@@ -1244,16 +1246,16 @@ def compare(
     others: Mapping[str, Prediction],
     *,
     seed: int = 0,
-    n_boot: int = metrics.N_PAIRED,
-) -> dict[str, dict[str, metrics.Gain]]:
+    n_boot: int = intervals.N_PAIRED,
+) -> dict[str, dict[str, intervals.Gain]]:
     """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`."""
     rows = data.index("test")
     truth = data.y[rows]
 
-    def values(p: Prediction) -> metrics.Weighted:
+    def values(p: Prediction) -> intervals.Weighted:
         return metrics.threat_values(truth, p["probability"], p["label"], data.classes)
 
-    return metrics.paired(
+    return intervals.paired(
         values(prediction),
         {name: values(other) for name, other in others.items()},
         len(rows),
@@ -1298,11 +1300,11 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
         "confusion": confusion.tolist(),
         "per_class": per_class,
         "precision_recall": {
-            name: metrics.precision_recall_curve(truth == i, probability[:, i])
+            name: curves.precision_recall_curve(truth == i, probability[:, i])
             for i, name in enumerate(data.classes)
             if support[i]
         },
-        "reliability": metrics.reliability_curve(probability.argmax(axis=1) == truth, top),
+        "reliability": curves.reliability_curve(probability.argmax(axis=1) == truth, top),
         "abstain": _abstain_curve(truth, probability, label),
         "worst_classes": [data.classes[i] for i in np.argsort(f1, kind="stable") if support[i]][:3],
         "worst_cases": _worst_cases(data, rows, truth, probability, label),
@@ -1310,7 +1312,7 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
     if NORMAL in data.classes:
         normal = data.classes.index(NORMAL)
         out["attack_cost"] = _attack_cost(truth != normal, 1.0 - probability[:, normal])
-        out["reliability_attack"] = metrics.reliability_curve(truth != normal, 1.0 - probability[:, normal])
+        out["reliability_attack"] = curves.reliability_curve(truth != normal, 1.0 - probability[:, normal])
     if data.group is not None:
         out["groups"] = _group_recall(data, rows, truth, label)
     return out
