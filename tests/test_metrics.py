@@ -96,13 +96,6 @@ def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
     assert one["brier"] != other["brier"]
 
 
-def test_calibration_error_is_small_for_honest_and_large_for_boastful_probabilities() -> None:
-    honest = RNG.random(20_000)
-    truth = RNG.random(20_000) < honest
-    assert curves.ece(truth, honest) < 0.02
-    assert curves.ece(truth, np.where(honest > 0.5, 0.99, 0.01)) > 0.2
-
-
 def test_the_f1_threshold_is_the_best_of_all_thresholds() -> None:
     truth = RNG.integers(0, 2, 300)
     probability = np.clip(0.4 * truth + 0.6 * RNG.random(300), 0, 1)

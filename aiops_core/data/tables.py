@@ -9,6 +9,7 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "check_section",
     "epoch_seconds",
     "feature_columns",
+    "run_starts",
     "step_of",
     "suggestion",
     "to_grid",
@@ -162,6 +164,41 @@ class Grid:
     step_seconds: int
     columns: list[str]
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First row of each resource, (n_resources,), ascending."""
+        return run_starts(self.resource)
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """First row of the resource of each row, (n_rows,)."""
+        return np.repeat(self.starts, np.diff(np.r_[self.starts, len(self.resource)]))
+
+    def windows(self, ends: np.ndarray, window: int) -> np.ndarray:
+        """Cut the windows that end with given rows.
+
+        Parameters
+        ----------
+        ends : ndarray, (n,), int
+            Last row of each window.
+        window : int
+            Rows of a window.
+
+        Returns
+        -------
+        ndarray, (n, window, n_columns), float32
+            NaN before the first row of the resource: a window never reaches into another one.
+        """
+        index = ends[:, None] + np.arange(-window + 1, 1)
+        cut = self.values[np.maximum(index, 0)]
+        cut[index < self.first[ends][:, None]] = np.nan
+        return cut
+
+
+def run_starts(codes: np.ndarray) -> np.ndarray:
+    """Return the first position of each run of equal values, (n_runs,), ascending."""
+    return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+
 
 def to_grid(frame: pd.DataFrame, columns: Sequence[str], *, step_seconds: int | None = None) -> Grid:
     """Put a validated telemetry or usage table on its regular grid.
@@ -186,7 +223,7 @@ def to_grid(frame: pd.DataFrame, columns: Sequence[str], *, step_seconds: int | 
     values = frame[list(columns)].to_numpy(dtype=np.float32, na_value=np.nan)[order]
     if step_seconds is None:
         step_seconds = step_of(frame)
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    starts = run_starts(codes)
     lengths = np.diff(np.r_[starts, len(codes)])
     first = seconds[starts]
     slot = (seconds - np.repeat(first, lengths)) // step_seconds

@@ -8,8 +8,7 @@ __all__ = [
     "EPS",
     "apply_temperature",
     "binned_error",
-    "brier",
-    "ece",
+    "descending",
     "f1_threshold",
     "mass_bins",
     "precision_recall_curve",
@@ -34,27 +33,22 @@ def binned_error(bins: np.ndarray, score: np.ndarray, truth: np.ndarray, weight:
     return float(np.abs(gap).sum() / max(float(weight.sum()), EPS))
 
 
-def ece(truth: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float:
-    """Return the expected calibration error over bins of equal mass; lower is better (Naeini et al. 2015).
+def descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort scores from the highest to the lowest.
 
-    Parameters
-    ----------
-    truth : ndarray, (n,)
-        0 or 1; for several classes whether the most probable class was right, or the class index.
-    probability : ndarray, (n,) or (n, n_classes)
-        With two dimensions the error of the most probable class is measured.
+    Returns
+    -------
+    order : ndarray, (n,), int
+        Rows in descending order; equal scores keep theirs.
+    ranked : ndarray, (n,), float64
+        The scores in that order.
+    last : ndarray, (n,), bool
+        Where a threshold can cut: rows with equal scores share one, so only the last row of a tie is a cut.
     """
-    probability = np.asarray(probability, dtype=float)
-    truth = np.asarray(truth)
-    if probability.ndim == 2:
-        truth = (probability.argmax(axis=1) == truth).astype(float)
-        probability = probability.max(axis=1)
-    return binned_error(mass_bins(probability, bins), probability, truth.astype(float), np.ones(len(truth)))
-
-
-def brier(truth: np.ndarray, probability: np.ndarray) -> float:
-    """Return the mean squared error of probabilities; lower is better (Brier 1950)."""
-    return float(np.mean((np.asarray(probability, dtype=float) - np.asarray(truth, dtype=float)) ** 2))
+    score = np.asarray(score, dtype=float)
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order]
+    return order, ranked, np.r_[ranked[1:] != ranked[:-1], [True] * (len(ranked) > 0)].astype(bool)
 
 
 def reliability_curve(truth: np.ndarray, probability: np.ndarray, bins: int = BINS) -> dict[str, list[float]]:
@@ -70,10 +64,9 @@ def reliability_curve(truth: np.ndarray, probability: np.ndarray, bins: int = BI
 
 def precision_recall_curve(truth: np.ndarray, score: np.ndarray, points: int = 200) -> dict[str, list[float]]:
     """Return precision and recall at up to ``points`` thresholds, from the strictest to the loosest."""
-    order = np.argsort(-np.asarray(score, dtype=float), kind="stable")
+    order, ranked, last = descending(score)
     hit = np.cumsum(np.asarray(truth)[order].astype(float))
-    ranked = np.asarray(score, dtype=float)[order]
-    cut = np.flatnonzero(np.r_[np.diff(ranked) != 0, True])
+    cut = np.flatnonzero(last)
     if len(cut) > points:
         cut = cut[np.unique(np.linspace(0, len(cut) - 1, points).astype(int))]
     total = max(hit[-1] if len(hit) else 0.0, EPS)
@@ -87,16 +80,13 @@ def precision_recall_curve(truth: np.ndarray, score: np.ndarray, points: int = 2
 def f1_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
     """Return the threshold of highest F1 (``alarm = probability >= threshold``), 0.5 when there is no positive."""
     truth = np.asarray(truth).astype(float)
-    probability = np.asarray(probability, dtype=float)
     if truth.sum() == 0:
         return 0.5
-    order = np.argsort(-probability, kind="stable")
-    ranked = probability[order]
+    order, ranked, last = descending(probability)
     hit = np.cumsum(truth[order])
     raised = np.arange(1, len(truth) + 1)
     f1 = 2 * hit / (raised + truth.sum())
-    cut = np.r_[np.diff(ranked) != 0, True]
-    best = int(np.argmax(np.where(cut, f1, -1.0)))
+    best = int(np.argmax(np.where(last, f1, -1.0)))
     # Half way to the next lower score, so that rounding in another runtime does not flip the decision.
     below = ranked[best + 1] if best + 1 < len(ranked) else ranked[best] * 0.9
     return float((ranked[best] + below) / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aiops_core.judge.curves import EPS, binned_error, mass_bins
+from aiops_core.judge.curves import EPS, binned_error, descending, mass_bins
 from aiops_core.judge.intervals import N_BOOT, Metric, Values, Weighted, bootstrap
 
 __all__ = ["WORDS", "capacity", "capacity_values", "failure", "failure_values", "pinball", "threat", "threat_values"]
@@ -50,11 +50,8 @@ def failure_values(truth: np.ndarray, probability: np.ndarray, alarm: np.ndarray
     truth = np.asarray(truth).astype(float)
     probability = np.asarray(probability, dtype=float)
     alarm = np.asarray(alarm).astype(float)
-    order = np.argsort(-probability, kind="stable")
+    order, _, cut = descending(probability)
     sorted_truth = truth[order]
-    sorted_score = probability[order]
-    # Rows with equal scores share one threshold: only the last row of a tie is a cut.
-    cut = np.r_[np.diff(sorted_score) != 0, True] if len(order) else np.zeros(0, dtype=bool)
     bins = mass_bins(probability)
     squared = (probability - truth) ** 2
 

@@ -99,18 +99,11 @@ def _failure(loaded: FailureServable, frame: pd.DataFrame) -> pd.DataFrame:
     checked, _ = validate("telemetry", frame[["resource_id", "timestamp", *loaded.features]])
     grid = to_grid(checked, loaded.features, step_seconds=int(loaded.card["step_seconds"]))
     window = int(loaded.card["window"])
-    padded_rows = np.arange(len(grid.values))
-    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
-    first = np.repeat(starts, np.diff(np.r_[starts, len(padded_rows)]))
-    rows = padded_rows[grid.present]
+    rows = np.flatnonzero(grid.present)
     probability = np.empty(len(rows))
-    reach = np.arange(-window + 1, 1)
     for at in range(0, len(rows), CHUNK):
         ends = rows[at : at + CHUNK]
-        index = ends[:, None] + reach
-        windows = grid.values[np.maximum(index, 0)]
-        windows[index < first[ends][:, None]] = np.nan
-        probability[at : at + CHUNK] = loaded.predict(windows, last=grid.time[ends])
+        probability[at : at + CHUNK] = loaded.predict(grid.windows(ends, window), last=grid.time[ends])
     return pd.DataFrame(
         {
             "resource_id": np.array(grid.resources)[grid.resource[rows]],
@@ -143,9 +136,8 @@ def _capacity(loaded: CapacityServable, frame: pd.DataFrame) -> pd.DataFrame:
     checked, _ = validate("usage", frame[["resource_id", "timestamp", *targets]])
     grid = to_grid(checked, targets, step_seconds=int(loaded.card["step_seconds"]))
     steps = np.arange(1, int(loaded.card["horizon"]) + 1)
-    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
     out = []
-    for start, end in zip(starts, np.r_[starts[1:], len(grid.resource)], strict=True):
+    for start, end in zip(grid.starts, np.r_[grid.starts[1:], len(grid.resource)], strict=True):
         last = grid.time[end - 1]
         for j, target in enumerate(targets):
             history = grid.values[max(start, end - loaded.context) : end, j][None, :]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from aiops_core.data.synthetic.draws import CONFIG, DAY, HOUR, ar1, chunks, resource_ids, task_seed, utc_stamps
 from aiops_core.errors import UsageError
@@ -172,14 +173,9 @@ class UsageOracle:
 def _clipped_mean(mean: np.ndarray, sd: np.ndarray, low: float = 0.0, high: float = 100.0) -> np.ndarray:
     """Mean of a normal variable clipped to ``[low, high]``; (n,)."""
     a, b = (low - mean) / sd, (high - mean) / sd
-    below, above = _normal_cdf(a), _normal_cdf(b)
+    below, above = ndtr(a), ndtr(b)
     density = (np.exp(-(a**2) / 2) - np.exp(-(b**2) / 2)) / math.sqrt(2 * math.pi)
     return np.asarray(low * below + high * (1 - above) + mean * (above - below) + sd * density)
-
-
-def _normal_cdf(x: np.ndarray) -> np.ndarray:
-    scaled = np.asarray(x / math.sqrt(2))
-    return 0.5 * (1 + np.fromiter(map(math.erf, scaled.tolist()), np.float64, len(scaled)))
 
 
 def _usage_chunk(rng: np.random.Generator, n: int, signal: float) -> tuple[np.ndarray, np.ndarray]:
