@@ -178,19 +178,19 @@ def models_rollback(name: str) -> None:
 @data_app.command("generate")
 def data_generate(out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0) -> None:
     """Write the synthetic data set as a folder of contract tables."""
+    from aiops_core.data import folder
     from aiops_core.data import sources as datasets
-    from aiops_core.data import tables
 
     dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal)
-    tables.save_folder(dataset, out)
+    folder.save_folder(dataset, out)
     typer.echo(f"{', '.join(dataset.tables)} written to {out}")
 
 
 @data_app.command("fetch")
 def data_fetch(name: str, out: Path | None = None) -> None:
     """Fetch a public data set, and write it as contract tables if a folder is named."""
+    from aiops_core.data import folder, tables
     from aiops_core.data import sources as datasets
-    from aiops_core.data import tables
 
     if name not in datasets.PUBLIC:
         raise UsageError(f"unknown data set '{name}'{tables.suggestion(name, datasets.PUBLIC)}")
@@ -198,7 +198,7 @@ def data_fetch(name: str, out: Path | None = None) -> None:
     for table, frame in dataset.tables.items():
         typer.echo(f"{table}: {len(frame)} rows, {len(frame.columns)} columns")
     if out is not None:
-        tables.save_folder(dataset, out)
+        folder.save_folder(dataset, out)
         typer.echo(f"written to {out}")
 
 
@@ -214,11 +214,11 @@ def data_prometheus(
     table: Annotated[str, typer.Option(help="usage (capacity) or telemetry (failure)")] = "usage",
 ) -> None:
     """Read a table from a Prometheus server and write it as a folder of contract tables."""
+    from aiops_core.data import folder
     from aiops_core.data import sources as datasets
-    from aiops_core.data import tables
 
     queries = dict(_assignment(text) for text in metric)
-    dataset = datasets.prometheus(
+    dataset = datasets.prometheus.load(
         url,
         queries,
         start=_time("--start", start),
@@ -227,7 +227,7 @@ def data_prometheus(
         label=label,
         table=table,
     )
-    tables.save_folder(dataset, out)
+    folder.save_folder(dataset, out)
     typer.echo(f"{table}: {len(dataset.tables[table])} rows written to {out}")
 
 

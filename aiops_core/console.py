@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aiops_core.study import files, progress, words
+from aiops_core.study import origin, progress, words
 from aiops_core.tracking import ModelVersion
 
 __all__ = ["live", "models", "verdicts"]
@@ -39,7 +39,7 @@ def live(out: Path | None, source: str) -> Iterator[Callable[[str, str], None]]:
     In a terminal one live table, elsewhere one line for every change.
     """
     console = Console(stderr=True)
-    target = Path(out).resolve() if out else files.folder_of(None, source)
+    target = Path(out).resolve() if out else origin.folder_of(None, source)
     work = target.with_name(f"{target.name}.partial")
     states: dict[str, str] = dict.fromkeys(STAGES, "waiting")
     began: dict[str, float] = {}

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from aiops_core.units import UNITS
+
 __all__ = [
     "EXAMPLES",
     "MAX_BODY",
@@ -48,36 +50,10 @@ UNIT_RANGE: dict[str, tuple[float, float]] = {
 }
 
 
-#: Units of the default feature names, for cards that state none.
-UNITS: dict[str, str] = {
-    "cpu_usage": "%",
-    "memory_usage": "%",
-    "storage_usage": "%",
-    "disk_io": "ops/s",
-    "network_traffic": "MB/s",
-    "network_errors": "1/min",
-    "error_rate": "1/min",
-    "response_time": "ms",
-    "request_rate": "1/s",
-    "user_count": "users",
-    "transaction_count": "1/h",
-    "failed_auth_count": "1/h",
-    "unique_ips": "addresses",
-    "avg_payload_size": "bytes",
-    "port_scan_score": "score",
-    "sql_injection_score": "score",
-    "xss_score": "score",
-    "geographic_entropy": "bits",
-    "time_anomaly_score": "score",
-    "file_access_rate": "1/min",
-    "privilege_escalation_score": "score",
-    "data_transfer_rate": "MB/s",
-}
-
-
 def feature_unit(feature: Mapping[str, Any]) -> str | None:
     """Return the unit of a card's feature: its own, else that of the default feature of the same name."""
-    unit = feature.get("unit") or UNITS.get(str(feature.get("name")))
+    known = UNITS.get(str(feature.get("name")))
+    unit = feature.get("unit") or (known.unit if known else None)
     return None if unit is None else str(unit)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from aiops_core import servable
-from aiops_core.data import tables
+from aiops_core.data import folder, tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
 from aiops_core.servable.capacity_features import features
@@ -451,6 +451,6 @@ def test_the_seasonal_naive_floor_of_azure_is_reproduced() -> None:
     root = Path(os.environ.get("AIOPS_DATASETS_DIR") or Path(__file__).parents[2] / "shared" / "datasets")
     if not (root / "azure-v1").is_dir():
         pytest.skip("the Azure folder is not here")
-    azure = capacity.prepare(tables.load_folder(root / "azure-v1"), seed=0)
+    azure = capacity.prepare(folder.load_folder(root / "azure-v1"), seed=0)
     found = capacity.evaluate(azure, {"p50": plain_forecasts(azure, azure.parts["test"])[1]})
     assert found["mae"]["value"] == pytest.approx(2.289, abs=0.001)

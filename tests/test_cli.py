@@ -177,7 +177,7 @@ def test_report_says_when_the_disk_is_full(
 ) -> None:
     import errno
 
-    from aiops_core.study import files
+    from aiops_core import files
 
     def full(path: Path, content: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -12,9 +12,10 @@ from typing import Any
 import nbformat
 import pytest
 
+from aiops_core import files
 from aiops_core.errors import UsageError
 from aiops_core.job import notebooks
-from aiops_core.study import files, notebook, pictures, report, words
+from aiops_core.study import notebook, pictures, report, words
 
 KNOWN = ("source", "seed", "n_trials")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aiops_core.judge import gate, metrics
+from aiops_core.judge import gate, intervals, metrics
 from aiops_core.study.words import verdict_words
 
 N = 600
@@ -16,12 +16,12 @@ METRICS = ("roc_auc", "average_precision", "f1", "brier")
 
 def compare(
     data: np.ndarray, prediction: dict[str, Any], others: Mapping[str, dict[str, Any]], *, seed: int = 0
-) -> dict[str, dict[str, metrics.Gain]]:
-    def values(p: dict[str, Any]) -> metrics.Weighted:
+) -> dict[str, dict[str, intervals.Gain]]:
+    def values(p: dict[str, Any]) -> intervals.Weighted:
         return metrics.failure_values(data, p["probability"], p["probability"] > 0.5)
 
     found = {name: values(other) for name, other in others.items()}
-    return metrics.paired(values(prediction), found, len(data), only=METRICS, seed=seed, n_boot=1000)
+    return intervals.paired(values(prediction), found, len(data), only=METRICS, seed=seed, n_boot=1000)
 
 
 TASK: Any = SimpleNamespace(
@@ -96,7 +96,7 @@ def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -
 
 
 def test_a_comparison_takes_five_thousand_draws() -> None:
-    assert metrics.N_PAIRED >= 5_000
+    assert intervals.N_PAIRED >= 5_000
 
 
 def test_a_model_that_beats_all_becomes_champion(truth: np.ndarray) -> None:

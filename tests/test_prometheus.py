@@ -14,8 +14,8 @@ from urllib.parse import parse_qs
 import pandas as pd
 import pytest
 
+from aiops_core.data import folder
 from aiops_core.data import sources as datasets
-from aiops_core.data import tables
 from aiops_core.errors import DataError, UsageError
 
 START, END = pd.Timestamp("2026-01-05T00:00Z"), pd.Timestamp("2026-01-25T23:00Z")
@@ -64,20 +64,20 @@ def server() -> Iterator[str]:
 
 
 def test_a_range_query_becomes_a_usage_table_that_a_report_takes(server: str, tmp_path: Path) -> None:
-    made = datasets.prometheus(server, {"cpu_usage": "cpu"}, start=START, end=END)
+    made = datasets.prometheus.load(server, {"cpu_usage": "cpu"}, start=START, end=END)
     frame = made.tables["usage"]
     hours = int((END - START).total_seconds() // 3600) + 1
     assert len(frame) == 2 * hours and set(frame["resource_id"]) == {"a", "b"}
     row = frame[(frame["resource_id"] == "b") & (frame["timestamp"] == START + pd.Timedelta(hours=13))]
     assert row["cpu_usage"].item() == pytest.approx(41 + 13 / 2.4)
     assert math.isnan(frame.loc[frame["timestamp"] == pd.Timestamp(36_000 * 49_100, unit="s", tz="UTC")].iloc[0, 2])
-    tables.save_folder(made, tmp_path / "own")
+    folder.save_folder(made, tmp_path / "own")
     again = datasets.load(str(tmp_path / "own"))
     assert again.has("capacity") and again.config["capacity"]["season"] == 24
 
 
 def test_a_long_range_is_asked_for_in_parts(server: str) -> None:
-    made = datasets.prometheus(server, {"cpu": "cpu"}, start=START, end=START + pd.Timedelta(seconds=60 * 25_000), step_seconds=60)  # fmt: skip
+    made = datasets.prometheus.load(server, {"cpu": "cpu"}, start=START, end=START + pd.Timedelta(seconds=60 * 25_000), step_seconds=60)  # fmt: skip
     assert len(made.tables["usage"]) == 2 * 25_001
 
 
@@ -92,9 +92,9 @@ def test_a_long_range_is_asked_for_in_parts(server: str) -> None:
 )
 def test_what_does_not_fit_is_named(server: str, query: str, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
-        datasets.prometheus(server, {"cpu": query}, start=START, end=END)
+        datasets.prometheus.load(server, {"cpu": query}, start=START, end=END)
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:
     with pytest.raises(UsageError, match="no Prometheus server answers at 'http://127.0.0.1:1'"):
-        datasets.prometheus("http://127.0.0.1:1", {"cpu": "cpu"}, start=START, end=END)
+        datasets.prometheus.load("http://127.0.0.1:1", {"cpu": "cpu"}, start=START, end=END)

@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 
 from aiops_core.data import synthetic
-from aiops_core.data.tables import Dataset, validate_all
+from aiops_core.data.synthetic import capacity, failure_chain, threat
+from aiops_core.data.tables import Dataset
+from aiops_core.data.validation import validate_all
 from aiops_core.errors import UsageError
+from aiops_core.units import UNITS
 
 HOUR = pd.Timedelta(hours=1)
 
@@ -62,7 +65,7 @@ def capacity_examples(frame: pd.DataFrame, oracle: synthetic.UsageOracle, target
     parts = []
     for step in config["score_steps"]:
         for k in range(config["origins"]):
-            origin = first + (synthetic.USAGE_HOURS - 1 - config["horizon"] - k * config["origin_step"]) * HOUR
+            origin = first + (capacity.USAGE_HOURS - 1 - config["horizon"] - k * config["origin_step"]) * HOUR
             keys = pd.DataFrame({"resource_id": oracle.resources})
             parts.append(keys.assign(origin=origin, target=target, step=step))
     keys = pd.concat(parts, ignore_index=True)
@@ -111,7 +114,7 @@ def test_every_feature_has_a_unit_and_stays_within_its_hard_bounds(data: Dataset
     for table, names in columns.items():
         assert set(names) <= set(data.tables[table].columns)
         for name in names:
-            feature, values = synthetic.UNITS[name], data.tables[table][name].dropna()
+            feature, values = UNITS[name], data.tables[table][name].dropna()
             assert feature.unit
             assert values.between(feature.low, feature.high).all(), name
             assert np.isfinite(values).all()
@@ -133,8 +136,8 @@ def test_n_samples_counts_the_examples_of_each_task(n: int) -> None:
         windows += sum((resource, end) in inside for end in ends)
     assert windows == pytest.approx(n, rel=0.03)
     assert len(data.tables["activity"]) == n
-    capacity = data.config["capacity"]
-    origins = (synthetic.USAGE_HOURS - synthetic.USAGE_WARM_UP - capacity["horizon"]) // capacity["origin_step"] + 1
+    settings = data.config["capacity"]
+    origins = (capacity.USAGE_HOURS - capacity.USAGE_WARM_UP - settings["horizon"]) // settings["origin_step"] + 1
     pairs = data.tables["usage"]["resource_id"].nunique() * origins
     assert n <= pairs < n + origins
 
@@ -143,7 +146,7 @@ def test_values_rows_and_stamps_are_missing_or_late_as_told(data: Dataset) -> No
     telemetry = data.tables["telemetry"]
     assert 0.01 < telemetry[list(synthetic.TELEMETRY_METRICS)].isna().to_numpy().mean() < 0.03
     resources = telemetry["resource_id"].nunique()
-    assert 0.002 < 1 - len(telemetry) / (resources * synthetic.TELEMETRY_HOURS) < 0.03
+    assert 0.002 < 1 - len(telemetry) / (resources * failure_chain.TELEMETRY_HOURS) < 0.03
     late = telemetry["timestamp"] != telemetry["timestamp"].dt.floor("h")
     assert 0.002 < late.mean() < 0.01
     first = telemetry.drop_duplicates("resource_id")["timestamp"]
@@ -205,7 +208,7 @@ def test_failure_oracle_ranks_well_and_is_calibrated(story: synthetic.Telemetry)
 
 
 def test_failure_oracle_equals_a_simulation_of_its_chain() -> None:
-    chain = synthetic._chain(1.0)
+    chain = failure_chain.degradation_chain(1.0)
     rng = np.random.default_rng(0)
     horizon = 24
     for start in (0, int(chain.onset[4]) + 25):  # healthy; well into a disk saturation
@@ -217,7 +220,7 @@ def test_failure_oracle_equals_a_simulation_of_its_chain() -> None:
             healthy = now == 0
             onset = chain.onset[rng.choice(len(chain.onset), len(now), p=chain.onset_weight)]
             recovered = ~healthy & (turn < chain.recovery[now])
-            now = np.where(healthy, np.where(turn < synthetic.ONSET, onset, 0), chain.following[now])
+            now = np.where(healthy, np.where(turn < failure_chain.ONSET, onset, 0), chain.following[now])
             now[recovered] = 0
         assert chain.probability(horizon)[start] == pytest.approx(hit.mean(), abs=4 * hit.std() / 200)
 
@@ -239,7 +242,7 @@ def test_incidents_do_not_overlap_and_oracle_leaves_them_out(story: synthetic.Te
 
 def test_all_degradations_and_incidents_without_warning_occur(story: synthetic.Telemetry) -> None:
     counts = story.incidents["kind"].value_counts()
-    assert set(counts.index) == {"sudden", *synthetic.KINDS}
+    assert set(counts.index) == {"sudden", *failure_chain.KINDS}
     assert counts.min() >= 5
 
 
@@ -265,12 +268,12 @@ def test_the_trend_of_memory_tells_a_leak_better_than_its_level(story: synthetic
 
 def brute_force_posterior(row: dict[str, float]) -> np.ndarray:
     """Posterior from full, normalised densities, one class and level at a time."""
-    eta = synthetic._locations(1.0)
+    eta = threat.locations(1.0)
     out = np.zeros(len(synthetic.CLASSES))
     for c, prior in enumerate(synthetic.CLASSES.values()):
-        for k, weight in enumerate(synthetic.INTENSITY_WEIGHTS):
+        for k, weight in enumerate(threat.INTENSITY_WEIGHTS):
             density = prior * weight
-            for j, (name, law) in enumerate(synthetic.LAWS.items()):
+            for j, (name, law) in enumerate(threat.LAWS.items()):
                 if name not in row:
                     continue
                 x, location, d = row[name], eta[c, k, j], law.dispersion
@@ -366,7 +369,7 @@ def test_usage_oracle_explains_about_nine_tenths() -> None:
 def test_usage_oracle_equals_a_simulation_of_the_future() -> None:
     rng = np.random.default_rng(0)
     step, known, auto, n = 168, 88.0, 9.0, 200_000
-    decay, sd, white, rate, shift = synthetic.DYNAMICS["cpu_usage"]
+    decay, sd, white, rate, shift = capacity.DYNAMICS["cpu_usage"]
     w = np.full(n, auto)
     for _ in range(step):
         w = decay * w + math.sqrt(1 - decay**2) * sd * rng.standard_normal(n)
@@ -374,7 +377,7 @@ def test_usage_oracle_equals_a_simulation_of_the_future() -> None:
     simulated = np.clip(known + w + jumps + white * rng.standard_normal(n), 0, 100)
     latent = np.zeros((3, 1, step + 1), dtype=np.float32)
     oracle = synthetic.UsageOracle(["a"], latent + np.float32(known), latent, latent + np.float32(auto), 1.0)
-    origin = pd.Timestamp(synthetic.USAGE_START, tz="UTC")
+    origin = pd.Timestamp(capacity.USAGE_START, tz="UTC")
     keys = pd.DataFrame({"resource_id": ["a"], "origin": [origin], "target": ["cpu_usage"], "step": [step]})
     assert oracle(keys)[0] == pytest.approx(simulated.mean(), abs=5 * simulated.std() / math.sqrt(n))
 
@@ -391,11 +394,11 @@ def test_usage_oracle_survives_pickling_and_refuses_unknown_keys() -> None:
 
 
 def test_demand_follows_the_hour_and_rests_on_holidays() -> None:
-    demand = synthetic._demand(np.random.default_rng(0), (300, synthetic.USAGE_HOURS))
+    demand = capacity.relative_demand(np.random.default_rng(0), (300, capacity.USAGE_HOURS))
     by_hour = demand[:, : 7 * 24].reshape(300, 7, 24)[:, :5].mean(axis=1)
     assert (by_hour.max(axis=1) / by_hour.min(axis=1)).mean() > 1.5
-    start = synthetic.USAGE_START.astype("datetime64[D]")
-    day = int((np.datetime64(synthetic.HOLIDAYS[1]) - start).astype(int))
+    start = capacity.USAGE_START.astype("datetime64[D]")
+    day = int((np.datetime64(capacity.HOLIDAYS[1]) - start).astype(int))
     daily = demand.reshape(300, -1, 24).mean(axis=2)
     # A Thursday; the Sunday of that week has the same demand but for the trend.
     np.testing.assert_allclose(daily[:, day], daily[:, day + 3], rtol=0.02)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core.data import tables
+from aiops_core.data import folder, tables, validation
 from aiops_core.errors import DataError, UsageError
 
 STAMPS = pd.date_range("2026-01-01", periods=6, freq="h", tz="UTC")
@@ -25,7 +25,7 @@ def incidents(**changes: object) -> pd.DataFrame:
 
 def test_a_valid_table_comes_back_sorted_and_counted() -> None:
     shuffled = telemetry().iloc[[3, 0, 1, 5, 2]]
-    frame, notes = tables.validate("telemetry", shuffled)
+    frame, notes = validation.validate("telemetry", shuffled)
     assert frame["timestamp"].is_monotonic_increasing
     assert any("came late" in note for note in notes)
     assert any("1 rows are missing on the 3600 s grid" in note for note in notes)
@@ -56,14 +56,14 @@ def test_a_valid_table_comes_back_sorted_and_counted() -> None:
 )
 def test_broken_telemetry_is_refused_in_one_sentence(frame: pd.DataFrame, words: str) -> None:
     with pytest.raises(DataError) as caught:
-        tables.validate("telemetry", frame)
+        validation.validate("telemetry", frame)
     assert words in str(caught.value)
     assert "telemetry" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_timestamps_with_an_offset_become_utc() -> None:
-    frame, _ = tables.validate("telemetry", telemetry(timestamp=[f"2026-01-01T0{h}:00:00+02:00" for h in range(6)]))
+    frame, _ = validation.validate("telemetry", telemetry(timestamp=[f"2026-01-01T0{h}:00:00+02:00" for h in range(6)]))
     assert str(frame["timestamp"].iloc[0]) == "2025-12-31 22:00:00+00:00"
 
 
@@ -71,12 +71,12 @@ def test_incidents_of_unknown_resources_are_refused() -> None:
     with pytest.raises(
         DataError, match="table 'incidents', column 'resource_id': 1 resources are not in telemetry, first b"
     ):
-        tables.validate_all({"telemetry": telemetry(), "incidents": incidents(resource_id=["b"])})
+        validation.validate_all({"telemetry": telemetry(), "incidents": incidents(resource_id=["b"])})
 
 
 def test_incidents_that_end_before_they_start_are_refused() -> None:
     with pytest.raises(DataError, match="end before the start"):
-        tables.validate("incidents", incidents(end=[STAMPS[1]]))
+        validation.validate("incidents", incidents(end=[STAMPS[1]]))
 
 
 @pytest.mark.parametrize(
@@ -85,25 +85,25 @@ def test_incidents_that_end_before_they_start_are_refused() -> None:
 )
 def test_activity_needs_two_members_of_two_classes(labels: list[str], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        tables.validate("activity", pd.DataFrame({"x": [1.0, 2.0, 3.0], "threat_type": labels}))
+        validation.validate("activity", pd.DataFrame({"x": [1.0, 2.0, 3.0], "threat_type": labels}))
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no contract table"):
-        tables.load_folder(tmp_path)
+        folder.load_folder(tmp_path)
 
 
 def test_a_table_in_two_formats_is_refused(tmp_path: Path) -> None:
     telemetry().to_csv(tmp_path / "telemetry.csv", index=False)
     telemetry().to_parquet(tmp_path / "telemetry.parquet")
     with pytest.raises(DataError, match="both telemetry.parquet and telemetry.csv"):
-        tables.load_folder(tmp_path)
+        folder.load_folder(tmp_path)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "telemetry.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match="telemetry.parquet cannot be read"):
-        tables.load_folder(tmp_path)
+        folder.load_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -120,20 +120,20 @@ def test_a_wrong_dataset_toml_is_refused(tmp_path: Path, text: str, words: str) 
     telemetry().to_csv(tmp_path / "telemetry.csv", index=False)
     (tmp_path / "dataset.toml").write_text(text)
     with pytest.raises(UsageError, match=words):
-        tables.load_folder(tmp_path)
+        folder.load_folder(tmp_path)
 
 
 def test_a_saved_folder_loads_back_equal(tmp_path: Path) -> None:
-    checked, notes = tables.validate_all({"telemetry": telemetry(), "incidents": incidents()})
+    checked, notes = validation.validate_all({"telemetry": telemetry(), "incidents": incidents()})
     dataset = tables.Dataset("x", 'a "title"', "MIT", checked, {"failure": {"window": 3, "horizon": 2}}, {}, notes)
-    loaded = tables.load_folder(tables.save_folder(dataset, tmp_path / "x"))
+    loaded = folder.load_folder(folder.save_folder(dataset, tmp_path / "x"))
     assert loaded.config == dataset.config
     assert loaded.title == dataset.title
     assert loaded.digest("failure") == dataset.digest("failure")
 
 
 def test_the_digest_moves_with_any_value_and_any_setting() -> None:
-    checked, notes = tables.validate_all({"telemetry": telemetry(), "incidents": incidents()})
+    checked, notes = validation.validate_all({"telemetry": telemetry(), "incidents": incidents()})
     dataset = tables.Dataset("x", "x", "MIT", checked, {}, {}, notes)
     changed = {**checked, "telemetry": checked["telemetry"].assign(errors=[0, 1, 0, 2, 0, 4])}
     assert tables.Dataset("x", "x", "MIT", changed).digest("failure") != dataset.digest("failure")
@@ -142,7 +142,7 @@ def test_the_digest_moves_with_any_value_and_any_setting() -> None:
 
 
 def test_the_grid_keeps_gaps_as_rows_without_values() -> None:
-    frame, _ = tables.validate("telemetry", telemetry().iloc[[0, 1, 4, 5]])
+    frame, _ = validation.validate("telemetry", telemetry().iloc[[0, 1, 4, 5]])
     grid = tables.to_grid(frame, ["cpu_usage"])
     np.testing.assert_array_equal(grid.values[:, 0], [0, 1, np.nan, np.nan, 4, 5])
     assert grid.present.tolist() == [True, True, False, False, True, True]
@@ -152,6 +152,18 @@ def test_the_grid_keeps_gaps_as_rows_without_values() -> None:
 def test_off_grid_rows_move_to_the_grid_point_before_them() -> None:
     stamps = STAMPS.to_series().reset_index(drop=True)
     stamps[2] += pd.Timedelta(minutes=7)
-    frame, notes = tables.validate("telemetry", telemetry(timestamp=stamps))
+    frame, notes = validation.validate("telemetry", telemetry(timestamp=stamps))
     assert any("off the 3600 s grid" in note for note in notes)
     np.testing.assert_array_equal(tables.to_grid(frame, ["cpu_usage"]).values[:, 0], np.arange(6))
+
+
+def test_windows_of_a_grid_never_reach_into_another_resource() -> None:
+    a, b = telemetry().iloc[:4], telemetry().iloc[1:5].assign(resource_id="b")
+    frame, _ = validation.validate("telemetry", pd.concat([a, b]))
+    grid = tables.to_grid(frame, ["cpu_usage"])
+    assert grid.starts.tolist() == [0, 4]
+    assert grid.first.tolist() == [0] * 4 + [4] * 4
+    values = grid.values[:, 0]
+    cut = grid.windows(np.array([3, 4, 6]), 3)[:, :, 0]
+    nan = np.nan
+    np.testing.assert_array_equal(cut, [values[1:4], [nan, nan, values[4]], values[4:7]])

@@ -16,7 +16,7 @@ from aiops_core.data import synthetic
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError, ServableError, UsageError
-from aiops_core.judge import metrics
+from aiops_core.judge import curves
 from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
 from aiops_core.tasks import threat
 from aiops_core.tasks.threat.decision import choose_alpha, decision_weights, fit_calibration
@@ -348,7 +348,7 @@ def test_calibration_finds_the_temperature_that_was_applied() -> None:
     rng = np.random.default_rng(0)
     probability = rng.dirichlet([0.5, 0.5, 0.5], 20_000) * 0.998 + 0.002 / 3
     truth = (rng.random((20_000, 1)) > probability.cumsum(axis=1)).sum(axis=1).clip(max=2)
-    votes = metrics.apply_temperature(np.log(probability), 2.0)
+    votes = curves.apply_temperature(np.log(probability), 2.0)
     temperature, _ = fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
     assert temperature == pytest.approx(0.5, rel=0.1)
 

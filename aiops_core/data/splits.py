@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from aiops_core.data.tables import run_starts
 from aiops_core.errors import DataError
 
-__all__ = ["NONE", "PARTS", "TEST", "TRAIN", "VALIDATION", "by_group", "by_time", "rolling_origins", "stratified"]
+__all__ = ["NONE", "TEST", "TRAIN", "VALIDATION", "by_group", "by_time", "rolling_origins"]
 
-PARTS = ("train", "validation", "test")
 #: Codes in a part array; `NONE` marks rows that belong to no part (the embargo).
 TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
 
@@ -36,7 +36,7 @@ def by_time(resource: np.ndarray, *, test_fraction: float, validation_fraction: 
     >>> by_time(np.zeros(10, int), test_fraction=0.3, validation_fraction=0.2, embargo=1).tolist()
     [0, 0, 0, 0, 0, -1, 1, -1, 2, 2]
     """
-    starts = np.flatnonzero(np.r_[True, resource[1:] != resource[:-1]])
+    starts = run_starts(resource)
     lengths = np.diff(np.r_[starts, len(resource)])
     position = np.arange(len(resource)) - np.repeat(starts, lengths)
     length = np.repeat(lengths, lengths)
@@ -71,22 +71,6 @@ def by_group(groups: np.ndarray, fraction: float, rng: np.random.Generator) -> n
     held = np.zeros(len(names), dtype=bool)
     held[order[taken]] = True
     return held[index]
-
-
-def stratified(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Hold out ``fraction`` of every class, at least one row of each.
-
-    Returns
-    -------
-    ndarray, (n,), bool
-        True for held-out rows.
-    """
-    held = np.zeros(len(labels), dtype=bool)
-    for name in np.unique(labels):
-        rows = np.flatnonzero(labels == name)
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        held[rng.permutation(rows)[:count]] = True
-    return held
 
 
 def rolling_origins(last: int, *, origins: int, origin_step: int, reach: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiops_core import tracking
+from aiops_core import files, tracking
 from aiops_core.data import sources
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import UsageError
@@ -22,7 +22,7 @@ from aiops_core.job.environment import check_cluster, kernel_environment
 from aiops_core.job.lanes import LANES, Lanes
 from aiops_core.job.notebooks import NOTEBOOKS, Progress, execute, notebook_folder, run_stage
 from aiops_core.job.workspace import refuse_foreign, replace_report, workspace
-from aiops_core.study import files, report
+from aiops_core.study import origin, report
 
 __all__ = ["NOTEBOOKS", "Options", "execute", "notebook_folder", "run"]
 
@@ -101,7 +101,7 @@ def run(
     options.check()
     tell = progress or (lambda stage, state: None)
     source = _resolved(options.source)
-    target = Path(out).resolve() if out else files.folder_of(None, source)
+    target = Path(out).resolve() if out else origin.folder_of(None, source)
     tell("validation", "running")
     dataset = _load(options, source)
     tasks = [task for task in TASKS if task in options.tasks and dataset.has(task)]

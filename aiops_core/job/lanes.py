@@ -10,8 +10,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from aiops_core import files
 from aiops_core.job.notebooks import NotebookError, Progress, run_stage
-from aiops_core.study import files, report
+from aiops_core.study import report
 
 __all__ = ["LANES", "Lanes"]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aiops_core import files
 from aiops_core.errors import AiopsError, UsageError
-from aiops_core.study import files
 
 __all__ = ["refuse_foreign", "replace_report", "workspace"]
 

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from aiops_core.judge import metrics
-from aiops_core.judge.metrics import Gain
+from aiops_core.judge.intervals import Gain
 
 __all__ = ["MIN_GAIN", "Verdict", "comparable", "decide", "lesser", "margin", "opponent_words"]
 

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 import numpy as np
 import onnxruntime as ort
 
+from aiops_core import files
 from aiops_core.errors import ServableError
 
 __all__ = ["CARD", "GOLDEN", "Driver", "Servable", "load", "update_card", "write"]
@@ -198,7 +199,7 @@ def write(
             (temporary / f"{name}.onnx").write_bytes(graph)
         arrays: dict[str, Any] = dict(golden)
         np.savez_compressed(temporary / GOLDEN, **arrays)
-        _write_json(temporary / CARD, {"schema_version": SCHEMA_VERSION, **card})
+        (temporary / CARD).write_text(_json({"schema_version": SCHEMA_VERSION, **card}), encoding="utf-8")
         temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -221,9 +222,7 @@ def update_card(folder: str | Path, **fields: Any) -> dict[str, Any]:
     card = _read_card(folder)
     for key, value in fields.items():
         card[key] = {**card[key], **value} if isinstance(card.get(key), dict) and isinstance(value, dict) else value
-    temporary = folder / f".{CARD}"
-    _write_json(temporary, card)
-    os.replace(temporary, folder / CARD)
+    files.write_text(folder / CARD, _json(card))
     return card
 
 
@@ -235,5 +234,5 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} does not belong in a card")
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, default=_plain, allow_nan=False) + "\n", encoding="utf-8")
+def _json(card: Mapping[str, Any]) -> str:
+    return json.dumps(card, indent=2, default=_plain, allow_nan=False) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiops_core.study.files import write_json
+from aiops_core.files import write_json
 
 __all__ = ["live_line", "note_stage", "progress_words"]
 

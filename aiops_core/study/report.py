@@ -15,11 +15,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from aiops_core import files
 from aiops_core.data.tables import TASKS
 from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
-from aiops_core.judge import metrics
-from aiops_core.study import files
+from aiops_core.judge import intervals
+from aiops_core.study import origin
 from aiops_core.study.words import (
     KIND_WORDS,
     METRIC_WORDS,
@@ -86,7 +87,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         "deterministic": facts.get("deterministic"),
         "created": facts.get("created"),
         "wall_seconds": facts.get("wall_seconds"),
-        "versions": files.versions(),
+        "versions": origin.versions(),
         "tasks": {task: sections[task] or empty_section(task, "skipped", "not run") for task in TASKS},
     }
 
@@ -149,7 +150,7 @@ def render(folder: str | Path) -> dict[str, Any]:
         task_words=TASK_WORDS,
         metric_words=METRIC_WORDS,
         kind_words=KIND_WORDS,
-        lower=metrics.LOWER_IS_BETTER,
+        lower=intervals.LOWER_IS_BETTER,
         verdict=verdict_words,
         few_incidents=few_incidents,
         best_baseline=best_baseline,

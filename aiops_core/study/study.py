@@ -19,14 +19,15 @@ from aiops_core import search, servable, tracking
 from aiops_core.data import sources
 from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS
 from aiops_core.errors import UsageError
+from aiops_core.files import write_json
 from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.search import SearchResult
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
 from aiops_core.study.champion import against_champion
-from aiops_core.study.files import folder_of, versions, write_json
 from aiops_core.study.model_card import model_card
+from aiops_core.study.origin import folder_of, versions
 from aiops_core.study.progress import live_line, note_stage
 
 __all__ = ["Study"]

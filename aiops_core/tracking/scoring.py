@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from aiops_core import servable
-from aiops_core.data.tables import validate
+from aiops_core.data.validation import validate
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity import CapacityServable
 from aiops_core.servable.failure import FailureServable

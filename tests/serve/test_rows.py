@@ -15,7 +15,8 @@ from client import Client
 from conftest import Service, point
 
 from aiops_core import servable
-from aiops_core.data.tables import Dataset, validate_all
+from aiops_core.data.tables import Dataset
+from aiops_core.data.validation import validate_all
 from aiops_core.tasks import threat
 from aiops_core.tracking import scoring
 from serve_app.services import MODELS

@@ -17,7 +17,8 @@ from conftest import Service, point
 
 from aiops_core import servable, tracking
 from aiops_core.data import sources as datasets
-from aiops_core.data.tables import Dataset, load_folder, save_folder
+from aiops_core.data.folder import load_folder, save_folder
+from aiops_core.data.tables import Dataset
 from aiops_core.tracking import scoring
 from serve_app.services import MODELS
 

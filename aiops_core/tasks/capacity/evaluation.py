@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aiops_core.judge import metrics
+from aiops_core.judge import intervals, metrics
 from aiops_core.tasks.capacity.band import bucket_edges
 from aiops_core.tasks.capacity.data import GATE_METRICS, PROBABILITY_METRICS, CapacityData
 
@@ -33,7 +33,7 @@ def _context(data: CapacityData, part: str) -> dict[str, np.ndarray]:
 
 def evaluate(
     data: CapacityData, prediction: Mapping[str, np.ndarray], part: str = "test", seed: int = 0
-) -> dict[str, metrics.Metric]:
+) -> dict[str, intervals.Metric]:
     """Score a prediction of a part; ``pinball`` and ``coverage_80`` only when it has a band.
 
     Returns
@@ -60,17 +60,17 @@ def compare(
     others: Mapping[str, Mapping[str, np.ndarray]],
     *,
     seed: int = 0,
-    n_boot: int = metrics.N_PAIRED,
-) -> dict[str, dict[str, metrics.Gain]]:
+    n_boot: int = intervals.N_PAIRED,
+) -> dict[str, dict[str, intervals.Gain]]:
     """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS`."""
     context = _context(data, "test")
 
-    def values(p: Mapping[str, np.ndarray]) -> metrics.Weighted:
+    def values(p: Mapping[str, np.ndarray]) -> intervals.Weighted:
         return metrics.capacity_values(
             context["truth"], p["p50"], None, None, scale=context["scale"], target=context["target"]
         )
 
-    return metrics.paired(
+    return intervals.paired(
         values(prediction),
         {name: values(other) for name, other in others.items()},
         len(context["truth"]),

@@ -10,13 +10,13 @@ import numpy as np
 import xgboost as xgb
 
 from aiops_core import servable
-from aiops_core.data.synthetic import unit_of
 from aiops_core.servable.capacity import LINEAR
 from aiops_core.servable.capacity_features import assemble, features
 from aiops_core.servable.capacity_layout import feature_names
 from aiops_core.tasks.capacity.data import KIND, MODEL, NAME, CapacityData
 from aiops_core.tasks.capacity.pairs import history_of, others_of
 from aiops_core.tasks.capacity.prediction import CapacityModel, scaled_quantiles
+from aiops_core.units import unit_of
 
 
 def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aiops_core.judge import metrics
-from aiops_core.judge.metrics import Metric
+from aiops_core.judge import curves, intervals, metrics
+from aiops_core.judge.intervals import Metric
 from aiops_core.servable.failure import FailureServable
 from aiops_core.tasks.failure.data import GATE_METRICS, PROBABILITY_METRICS, FailureData, Prediction
 from aiops_core.tasks.failure.decision import events, policies
@@ -23,7 +23,7 @@ def oracle(data: FailureData) -> Prediction | None:
     """Return the oracle's prediction of the test part; synthetic data only."""
     if data.oracle is None:
         return None
-    threshold = metrics.f1_threshold(data.truth("test"), data.oracle)
+    threshold = curves.f1_threshold(data.truth("test"), data.oracle)
     return {"probability": data.oracle, "alarm": data.oracle >= threshold}
 
 
@@ -40,8 +40,8 @@ def compare(
     others: Mapping[str, Prediction],
     *,
     seed: int = 0,
-    n_boot: int = metrics.N_PAIRED,
-) -> dict[str, dict[str, metrics.Gain]]:
+    n_boot: int = intervals.N_PAIRED,
+) -> dict[str, dict[str, intervals.Gain]]:
     """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`.
 
     F1 is that of ``f1_alarm`` where a prediction has one: the alarm at the threshold that `highest_f1` chooses on the
@@ -49,10 +49,10 @@ def compare(
     """
     truth = data.truth("test")
 
-    def values(p: Prediction) -> metrics.Weighted:
+    def values(p: Prediction) -> intervals.Weighted:
         return metrics.failure_values(truth, p["probability"], p.get("f1_alarm", p["alarm"]))
 
-    return metrics.paired(
+    return intervals.paired(
         values(prediction),
         {name: values(other) for name, other in others.items()},
         len(truth),
@@ -81,8 +81,8 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
     by_resource, worst = _by_resource(data, probability, alarm), _worst(data, probability)
     edges = np.linspace(0, 1, 21)
     return {
-        "precision_recall": metrics.precision_recall_curve(truth, probability),
-        "reliability": metrics.reliability_curve(truth, probability),
+        "precision_recall": curves.precision_recall_curve(truth, probability),
+        "reliability": curves.reliability_curve(truth, probability),
         "confusion": [
             [int((~alarm & (truth == 0)).sum()), int((alarm & (truth == 0)).sum())],
             [int((~alarm & (truth == 1)).sum()), int((alarm & (truth == 1)).sum())],

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from aiops_core.data import splits, tables
-from aiops_core.data.synthetic import unit_of
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError
 from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
 from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, incident_table, labels
+from aiops_core.units import unit_of
 
 __all__ = ["prepare"]
 

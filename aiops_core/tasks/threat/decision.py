@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from aiops_core.judge import metrics
+from aiops_core.judge import curves, metrics
 
 
 def calibrate(votes: np.ndarray, offset: np.ndarray, temperature: float, floor: float) -> np.ndarray:
     """Return probabilities (n, n_classes) from mean votes (n, n_classes), as `ThreatModel` describes."""
-    return metrics.apply_temperature(np.log(votes + floor) + offset, temperature)
+    return curves.apply_temperature(np.log(votes + floor) + offset, temperature)
 
 
 def fit_calibration(
@@ -26,7 +26,7 @@ def fit_calibration(
     for floor in floors:
         logits = np.log(votes + floor) + offset
         for temperature in np.geomspace(0.3, 3.0, temperatures):
-            probability = metrics.apply_temperature(logits, float(temperature))[rows, truth]
+            probability = curves.apply_temperature(logits, float(temperature))[rows, truth]
             loss = float(np.average(-np.log(np.maximum(probability, 1e-12)), weights=weight))
             if loss < best:
                 best, found = loss, (float(temperature), floor)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aiops_core.data.splits import TRAIN
-from aiops_core.judge import metrics
+from aiops_core.judge import curves, intervals, metrics
 from aiops_core.servable.threat import NORMAL
 from aiops_core.tasks.threat.data import GATE_METRICS, PROBABILITY_METRICS, Prediction, ThreatData
 
@@ -16,7 +16,9 @@ from aiops_core.tasks.threat.data import GATE_METRICS, PROBABILITY_METRICS, Pred
 MIN_CLUSTERS = 50
 
 
-def evaluate(data: ThreatData, prediction: Prediction, part: str = "test", seed: int = 0) -> dict[str, metrics.Metric]:
+def evaluate(
+    data: ThreatData, prediction: Prediction, part: str = "test", seed: int = 0
+) -> dict[str, intervals.Metric]:
     """Return ``accuracy, macro_f1, log_loss, ece`` and ``f1_<class>`` with 95 % intervals.
 
     Groups are drawn whole when the part holds at least `MIN_CLUSTERS` of them, else rows.
@@ -38,16 +40,16 @@ def compare(
     others: Mapping[str, Prediction],
     *,
     seed: int = 0,
-    n_boot: int = metrics.N_PAIRED,
-) -> dict[str, dict[str, metrics.Gain]]:
+    n_boot: int = intervals.N_PAIRED,
+) -> dict[str, dict[str, intervals.Gain]]:
     """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`."""
     rows = data.index("test")
     truth = data.y[rows]
 
-    def values(p: Prediction) -> metrics.Weighted:
+    def values(p: Prediction) -> intervals.Weighted:
         return metrics.threat_values(truth, p["probability"], p["label"], data.classes)
 
-    return metrics.paired(
+    return intervals.paired(
         values(prediction),
         {name: values(other) for name, other in others.items()},
         len(rows),
@@ -89,11 +91,11 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
         "confusion": confusion.tolist(),
         "per_class": per_class,
         "precision_recall": {
-            name: metrics.precision_recall_curve(truth == i, probability[:, i])
+            name: curves.precision_recall_curve(truth == i, probability[:, i])
             for i, name in enumerate(data.classes)
             if support[i]
         },
-        "reliability": metrics.reliability_curve(probability.argmax(axis=1) == truth, probability.max(axis=1)),
+        "reliability": curves.reliability_curve(probability.argmax(axis=1) == truth, probability.max(axis=1)),
         "abstain": _abstain_curve(truth, probability, label),
         "worst_classes": weakest[:3],
         "worst_cases": _worst_cases(data, rows, truth, probability, label),
@@ -101,7 +103,7 @@ def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:
     if NORMAL in data.classes:
         normal = data.classes.index(NORMAL)
         out["attack_cost"] = attack_cost(truth != normal, 1.0 - probability[:, normal])
-        out["reliability_attack"] = metrics.reliability_curve(truth != normal, 1.0 - probability[:, normal])
+        out["reliability_attack"] = curves.reliability_curve(truth != normal, 1.0 - probability[:, normal])
     if data.group is not None:
         out["groups"] = _group_recall(data, rows, truth, label)
     out["confusion_matrix"] = {"classes": out["classes"], "confusion": out["confusion"]}

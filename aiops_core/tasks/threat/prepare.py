@@ -9,13 +9,13 @@ import pandas as pd
 
 from aiops_core.data import tables
 from aiops_core.data.splits import TEST, TRAIN
-from aiops_core.data.synthetic import unit_of
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError
 from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
 from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
 from aiops_core.tasks.threat.evidence import EVIDENCE, fit_inputs
 from aiops_core.tasks.threat.split import deal_folds, hold_out, sample
+from aiops_core.units import unit_of
 
 #: Categories rarer than this, or beyond the most frequent `MAX_CATEGORIES`, share the code of unknown ones.
 MIN_CATEGORY_ROWS = 5
