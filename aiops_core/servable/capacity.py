@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from aiops_core.errors import ServableError
-from aiops_core.servable import Driver, Servable
 from aiops_core.servable.capacity_features import assemble, design, features, fit_context
 from aiops_core.servable.capacity_layout import Layout, feature_groups
+from aiops_core.servable.folder import Driver, Servable
 
 __all__ = ["LINEAR", "QUANTILES", "CapacityServable"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aiops_core.errors import DataError, ServableError
-from aiops_core.servable import Driver, Servable
+from aiops_core.servable.folder import Driver, Servable
 
 __all__ = [
     "GRAPH",

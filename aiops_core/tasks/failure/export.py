@@ -48,7 +48,7 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
         # The golden outputs are the Keras model's: a trial copy of the servable must agree with them first.
         path = Path(scratch) / "servable"
         servable.write(path, card, {GRAPH: graph}, {"windows": windows, "last": last.astype(np.int64)})
-        found = FailureServable(path, servable._read_card(path)).predict(windows, last)
+        found = FailureServable(path, servable.read_card(path)).predict(windows, last)
     feed = {"window": windows, "clock": clock_of(last, len(last))}
     native = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
     expected = apply_calibration(native, model.slope, model.offset)
