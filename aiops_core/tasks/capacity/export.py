@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from aiops_core import servable
 from aiops_core.servable.capacity import LINEAR
 from aiops_core.servable.capacity_features import assemble, features
 from aiops_core.servable.capacity_layout import feature_names
-from aiops_core.tasks.capacity.data import KIND, MODEL, NAME, CapacityData
+from aiops_core.tasks.capacity.data import NAME, CapacityData
 from aiops_core.tasks.capacity.pairs import history_of, others_of
 from aiops_core.tasks.capacity.prediction import CapacityModel, scaled_quantiles
-from aiops_core.units import unit_of
+from aiops_core.tasks.cards import head, numeric_feature
 
 
 def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None:
@@ -35,10 +34,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         width = len(feature_names(layout)[0])
         graphs.update({name: _tree_graph(b, width) for name, b in zip(names[-1], boosters, strict=True)})
     card = {
-        "task": NAME,
-        "model": MODEL,
-        "kind": KIND,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(NAME),
         "features": _schema(data),
         "ignored": data.info["ignored"],
         "targets": list(layout.targets),
@@ -69,23 +65,11 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
 
 def _schema(data: CapacityData) -> list[dict[str, Any]]:
     """Feature schema of the card; reference statistics come from values before the validation origins."""
-    out = []
-    for j, name in enumerate(data.columns):
-        x = data.values[:, j, : data.limits["train"] + 1]
-        x = x[~np.isnan(x)].astype(np.float64)
-        low, middle, high = np.percentile(x, [1, 50, 99]) if len(x) else (0.0, 0.0, 0.0)
-        reference = {
-            "median": float(middle),
-            "p01": float(low),
-            "p99": float(high),
-            "min": float(x.min()) if len(x) else 0.0,
-            "max": float(x.max()) if len(x) else 0.0,
-            "mean": float(x.mean()) if len(x) else 0.0,
-            "std": float(x.std()) if len(x) else 0.0,
-        }
-        unit = unit_of(name, reference["max"])
-        out.append({"name": name, "unit": unit, "dtype": "number", "reference": reference, **data.facts.get(name, {})})
-    return out
+    seen = data.limits["train"] + 1
+    return [
+        {**numeric_feature(name, data.values[:, j, :seen]), **data.facts.get(name, {})}
+        for j, name in enumerate(data.columns)
+    ]
 
 
 def _linear_graph(weights: np.ndarray) -> bytes:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from aiops_core import servable
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
-from aiops_core.tasks.failure.data import CHUNK, KIND, MODEL, NAME, FailureData, Prediction
+from aiops_core.tasks.cards import head
+from aiops_core.tasks.failure.data import CHUNK, NAME, FailureData, Prediction
 from aiops_core.tasks.failure.model import FailureModel, combine_networks
 from aiops_core.tasks.failure.network import import_tensorflow
 from aiops_core.tasks.failure.split import thin_rows
@@ -28,10 +28,7 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
     clocked = "clock" in combined.input
     graph = _onnx(combined)
     card = {
-        "task": NAME,
-        "model": MODEL,
-        "kind": KIND,
-        "created": pd.Timestamp.now(tz="UTC").isoformat(timespec="seconds"),
+        **head(NAME),
         "features": [{**feature, **data.facts.get(feature["name"], {})} for feature in data.features],
         "ignored": data.info["ignored"],
         "missing_values": "NaN is learned as missing; rows before the first one are padding",

@@ -10,9 +10,9 @@ import pandas as pd
 from aiops_core.data import splits, tables
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError
+from aiops_core.tasks.cards import numeric_feature
 from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
 from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, incident_table, labels
-from aiops_core.units import unit_of
 
 __all__ = ["prepare"]
 
@@ -89,7 +89,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         by_resource=by_resource,
         incidents=table,
         resources=grid.resources,
-        features=[_feature(name, train[:, i]) for i, name in enumerate(names)],
+        features=[numeric_feature(name, train[:, i]) for i, name in enumerate(names)],
         center=center,
         scale=scale,
         window=window,
@@ -165,21 +165,6 @@ def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # A column that is nearly always the same has no robust spread.
     scale = np.where(robust > 1e-3 * plain, robust, plain)
     return center.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
-
-
-def _feature(name: str, values: np.ndarray) -> dict[str, Any]:
-    seen = values[~np.isnan(values)].astype(np.float64)
-    low, median, high = np.percentile(seen, [1, 50, 99])
-    reference = {
-        "median": float(median),
-        "p01": float(low),
-        "p99": float(high),
-        "min": float(seen.min()),
-        "max": float(seen.max()),
-        "mean": float(seen.mean()),
-        "std": float(seen.std()),
-    }
-    return {"name": name, "unit": unit_of(name, reference["max"]), "dtype": "number", "reference": reference}
 
 
 def _oracle_rows(frame: pd.DataFrame | None, data: FailureData) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from aiops_core import servable
 from aiops_core.servable.threat import GRAPH, ThreatServable
-from aiops_core.tasks.threat.data import KIND, MODEL, NAME, Prediction, ThreatData
+from aiops_core.tasks.cards import head
+from aiops_core.tasks.threat.data import NAME, Prediction, ThreatData
 from aiops_core.tasks.threat.inputs import EVIDENCE_FLOOR, EVIDENCE_STEPS, Z_LIMIT, Inputs
 from aiops_core.tasks.threat.model import ThreatModel
 
@@ -37,10 +37,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
         ),
     }
     card = {
-        "task": NAME,
-        "model": MODEL,
-        "kind": KIND,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **head(NAME),
         "features": features,
         "ignored": data.info["ignored"],
         "classes": data.classes,

@@ -12,6 +12,7 @@ from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError
 from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
+from aiops_core.tasks.cards import reference
 from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
 from aiops_core.tasks.threat.evidence import EVIDENCE, fit_inputs
 from aiops_core.tasks.threat.split import deal_folds, hold_out, sample
@@ -152,9 +153,9 @@ def _encode_table(
             if len(known) == 0 or known.min() == known.max():
                 dropped[name] = "constant in training"
                 continue
-            reference = _reference(values, train, benign)
-            unit = unit_of(name, reference["max"])
-            features.append({"name": name, "unit": unit, "dtype": "number", "reference": reference})
+            found = _reference(values, train, benign)
+            unit = unit_of(name, found["max"])
+            features.append({"name": name, "unit": unit, "dtype": "number", "reference": found})
         elif pd.api.types.is_datetime64_any_dtype(column):
             dropped[name] = "a date"
             continue
@@ -210,16 +211,11 @@ def _reference(values: np.ndarray, train: np.ndarray, benign: np.ndarray, catego
         middle, usual = (float(np.bincount(v.astype(np.int64)).argmax()) for v in (seen, ordinary))
     else:
         middle, usual = float(np.median(seen)), float(np.median(ordinary))
-    p01, p99 = np.percentile(seen, [1, 99])
-    spread = float(p99 - p01) or float(seen.std()) or 1.0
+    found = reference(seen)
+    spread = found["p99"] - found["p01"] or found["std"] or 1.0
     return {
+        **found,
         "median": middle,
-        "p01": float(p01),
-        "p99": float(p99),
-        "min": float(seen.min()),
-        "max": float(seen.max()),
-        "mean": float(seen.mean()),
-        "std": float(seen.std()),
         "ordinary": usual,
         "spread": spread,
     }
