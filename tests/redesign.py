@@ -56,10 +56,11 @@ def environment(tree: Path, home: Path, datasets: Path) -> dict[str, str]:
     }
 
 
-def record(folder: Path, tree: Path, datasets: Path) -> None:
-    """Run the four reports and ask the service of the first one."""
+def record(folder: Path, tree: Path, datasets: Path, only: list[str]) -> None:
+    """Run the reports and ask the service of the synthetic one."""
     shutil.rmtree(folder, ignore_errors=True)
-    for name, options in RUNS.items():
+    for name in only:
+        options = RUNS[name]
         home = folder / name
         home.mkdir(parents=True)
         source = str(datasets / name) if name == "azure-v1" else name
@@ -72,13 +73,15 @@ def record(folder: Path, tree: Path, datasets: Path) -> None:
             )  # fmt: skip
         shutil.copy(home / "out" / "report.json", folder / f"{name}.json")
     home = folder / "synthetic"
+    if not home.is_dir():
+        return
     for model in ("failure_predictor", "threat_detector", "capacity_forecaster"):
         # Whatever the gate said: the answers of all three are compared.
         command = [sys.executable, "-m", "aiops_core.cli", "models", "promote", model, "1"]
         subprocess.run(command, cwd=home, env=environment(tree, home, datasets), check=False, capture_output=True)
     with service(tree, home, datasets) as url:
         (folder / "answers.json").write_text(json.dumps(ask(url), indent=1, sort_keys=True))
-    for name in RUNS:
+    for name in only:
         shutil.rmtree(folder / name)
 
 
@@ -218,6 +221,9 @@ def compare(before: Path, after: Path) -> int:
     """Print every difference; 1 if there is one."""
     total = 0
     for name in [*RUNS, "answers"]:
+        if not all((folder / f"{name}.json").is_file() for folder in (before, after)):
+            print(f"{name}: not recorded")
+            continue
         one, other = (stable(json.loads((folder / f"{name}.json").read_text())) for folder in (before, after))
         found = list(differences(one, other))
         total += len(found)
@@ -235,13 +241,14 @@ def main() -> int:
     one.add_argument("folder", type=Path)
     one.add_argument("--tree", type=Path, default=ROOT)
     one.add_argument("--datasets", type=Path, default=ROOT.parent / "shared" / "datasets")
+    one.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     other = commands.add_parser("compare")
     other.add_argument("before", type=Path)
     other.add_argument("after", type=Path)
     options = parser.parse_args()
     if options.command == "compare":
         return compare(options.before, options.after)
-    record(options.folder.resolve(), options.tree.resolve(), options.datasets.resolve())
+    record(options.folder.resolve(), options.tree.resolve(), options.datasets.resolve(), options.only)
     return 0
 
 
