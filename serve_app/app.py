@@ -12,10 +12,10 @@ from ray import serve
 from ray.serve import Application
 
 from aiops_core import settings
+from serve_app.answers.windows import Windows
 from serve_app.backends import Host, Remote
-from serve_app.services import MODELS
-from serve_app.telemetry import Metrics
-from serve_app.windows import Windows
+from serve_app.facts import MODELS
+from serve_app.operations.telemetry import Metrics
 
 __all__ = ["Args", "build"]
 
@@ -85,7 +85,8 @@ class _Process:
     def __init__(self, config: dict[str, Any]) -> None:
         # Only here, in the serving process: one core each, however many the machine has.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        from serve_app.reload import Supervisor, node_folder
+        from serve_app.champions.node import node_folder
+        from serve_app.champions.supervisor import Supervisor
 
         state = Path(config["state_dir"])
         self.folder = node_folder(state)
@@ -152,10 +153,10 @@ class Ingress:
     def __init__(
         self, config: dict[str, Any], windows: Any | None = None, models: dict[str, Any] | None = None
     ) -> None:
-        from serve_app.api import Services
-        from serve_app.jobs import Jobs
-        from serve_app.reload import Registry
-        from serve_app.remediation import Remediator
+        from serve_app.champions.client import Registry
+        from serve_app.http.api import Services
+        from serve_app.operations.jobs import Jobs
+        from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
@@ -177,10 +178,10 @@ class Ingress:
         )
 
     def __serve_build_asgi_app__(self) -> Any:
-        from serve_app.api import build_api
+        from serve_app.http.api import build_api
 
         _answer_at_once()
-        # Ray Serve names every answer's request itself, see `serve_app.request_ids`.
+        # Ray Serve names every answer's request itself, see `serve_app.http.request_ids`.
         return build_api(self._services, header=False)
 
     def check_health(self) -> None:

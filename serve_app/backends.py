@@ -1,4 +1,4 @@
-"""Where the models live: one interface (`serve_app.api.Backend`), two placements.
+"""Where the models live: one interface (`serve_app.http.api.Backend`), two placements.
 
 `Host` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
 hop. `Remote` sends each route to a deployment of `Host`, one for each task, which can then be scaled apart.
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from aiops_core import servable
-from serve_app import legacy
-from serve_app.anomaly import AnomalyService
-from serve_app.capacity import CapacityService
-from serve_app.failure import FailureService
-from serve_app.problems import Problem
-from serve_app.reload import Watch
-from serve_app.services import MODELS, Service
-from serve_app.telemetry import Metrics
-from serve_app.threat import ThreatService
+from serve_app.answers import legacy
+from serve_app.answers.anomaly import AnomalyService
+from serve_app.answers.capacity import CapacityService
+from serve_app.answers.failure import FailureService
+from serve_app.answers.service import Service
+from serve_app.answers.threat import ThreatService
+from serve_app.champions.watch import Watch
+from serve_app.facts import MODELS
+from serve_app.operations.telemetry import Metrics
+from serve_app.wire.problems import Problem
 
 __all__ = ["ROUTE_TASK", "Host", "Remote"]
 
@@ -79,7 +80,7 @@ class Host:
         self.watch.close()
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.api.Backend`."""
         return await self._routes[route].answer(route, body, request_id)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
@@ -90,7 +91,7 @@ class Host:
             return problem.status, (problem.detail, problem.errors)
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.api.Backend`."""
         models = []
         for service in self.services.values():
             entry = service.status()
@@ -103,7 +104,7 @@ class Host:
         return {"models": models, "mlflow": self.watch.registry_status(), "replica": self._metrics.replica}
 
     async def cards(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.api.Backend`."""
         found = {}
         for task, service in self.services.items():
             if service.live is not None:
@@ -153,14 +154,14 @@ class Remote:
         """Nothing runs here."""
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.api.Backend`."""
         status, content = await self._route[route].remote(route, body, request_id)
         if status == 200:
             return bytes(content)
         raise Problem(status, content[0], content[1])
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`; the registry counts as reachable when every host says so."""
+        """See `serve_app.http.api.Backend`; the registry counts as reachable when every host says so."""
         parts = await asyncio.gather(*(handle.status.remote() for handle in self._handles.values()))
         models = [model for part in parts for model in part["models"]]
         models.sort(key=lambda model: bool(model.get("legacy")))
@@ -168,6 +169,6 @@ class Remote:
         return {"models": models, "mlflow": registry, "replica": [part["replica"] for part in parts]}
 
     async def cards(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.api.Backend`."""
         parts = await asyncio.gather(*(handle.cards.remote() for handle in self._handles.values()))
         return {task: card for part in parts for task, card in part.items()}

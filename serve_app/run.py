@@ -20,7 +20,7 @@ from typing import Any
 
 from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
-from serve_app import haproxy, leftovers
+from serve_app.cluster import haproxy, leftovers
 
 __all__ = ["FAST", "main", "serving"]
 
@@ -37,7 +37,7 @@ FAST = {
     # Three checks must fail before HAProxy is started again: a killed one is back within 5 s instead of 28.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     # Headers that Ray could not read would be answered by 500.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.request_ids:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.http.request_ids:middlewares",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -144,7 +144,7 @@ class serving:
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
     def __enter__(self) -> serving:
-        from serve_app.reload import node_folder
+        from serve_app.champions.node import node_folder
 
         node = node_folder(self._state)
         ended = leftovers.clear(node)
@@ -216,8 +216,8 @@ class serving:
         import ray
         from ray import serve
 
-        from serve_app.jobs import Jobs
-        from serve_app.telemetry import Metrics
+        from serve_app.operations.jobs import Jobs
+        from serve_app.operations.telemetry import Metrics
 
         if not ray.is_initialized():
             return

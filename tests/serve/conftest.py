@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from client import Client
 
-from serve_app.api import Services, build_api
 from serve_app.backends import Host
-from serve_app.jobs import Jobs
-from serve_app.reload import Registry, node_folder
-from serve_app.remediation import Remediator
-from serve_app.services import MODELS
-from serve_app.telemetry import Metrics
+from serve_app.champions.client import Registry
+from serve_app.champions.node import node_folder
+from serve_app.facts import MODELS
+from serve_app.http.api import Services, build_api
+from serve_app.operations.jobs import Jobs
+from serve_app.operations.remediation import Remediator
+from serve_app.operations.telemetry import Metrics
 
 RUN = "0123456789abcdef0123456789abcdef"
 

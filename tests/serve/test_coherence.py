@@ -17,8 +17,8 @@ from conftest import Service, point
 from hypothesis import strategies as st
 
 from aiops_core import servable
-from serve_app.answers import UNCALIBRATED, span
-from serve_app.services import MODELS
+from serve_app.answers.envelope import UNCALIBRATED, span
+from serve_app.facts import MODELS
 
 QUIET = {"no_failure", "normal", "within_capacity", "forecast_only"}
 SETTINGS = hypothesis.settings(

@@ -17,9 +17,11 @@ import pytest
 from conftest import Disk, point
 
 from aiops_core.errors import TrackingError
-from serve_app.problems import Problem
-from serve_app.reload import Follower, Registry, _serve, node_folder, read_pointer, socket_path
-from serve_app.services import MODELS
+from serve_app.champions.client import Registry
+from serve_app.champions.follower import Follower, listen
+from serve_app.champions.node import node_folder, read_pointer, socket_path
+from serve_app.facts import MODELS
+from serve_app.wire.problems import Problem
 
 ROW = {"failed_auth_count": 25}
 THREAT = MODELS["threat"]
@@ -320,7 +322,7 @@ def test_commands_reach_the_follower_over_its_socket(servables: dict[str, Path],
     folder = tmp_path / "node"
     store = Store(servables["threat"])
     follower = Follower(folder, store)
-    server = _serve(follower, socket_path(folder))
+    server = listen(follower, socket_path(folder))
     try:
         registry = Registry(folder)
 
@@ -403,7 +405,7 @@ def test_promotions_under_load_fail_no_request(make_service: Any, servables: dic
 
 
 def test_one_follower_runs_on_a_node_and_ends_with_its_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serve_app.reload", "--folder", str(tmp_path / "node")]
+    command = [sys.executable, "-m", "serve_app.champions.follower", "--folder", str(tmp_path / "node")]
     environment = {
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
         "PATH": "/usr/bin:/bin",

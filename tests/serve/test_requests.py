@@ -13,10 +13,10 @@ from client import Client
 from conftest import RUN, Service, point
 
 from aiops_core import servable
-from serve_app.answers import UNCALIBRATED, quality
-from serve_app.reload import STALE_SECONDS
-from serve_app.remediation import catalogue
-from serve_app.services import MODELS
+from serve_app.answers.envelope import UNCALIBRATED, quality
+from serve_app.champions.watch import STALE_SECONDS
+from serve_app.facts import MODELS
+from serve_app.operations.remediation import catalogue
 
 SNAPSHOT = {"cpu_usage": 85.5, "memory_usage": 78.2, "disk_io": 1200, "network_errors": 15}
 THREAT = {"source_ip": "192.168.1.100", "failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}

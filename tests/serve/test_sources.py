@@ -17,7 +17,7 @@ from conftest import Service, point
 
 from aiops_core import datasets, scoring, servable, tracking
 from aiops_core.tables import Dataset, load_folder, save_folder
-from serve_app.services import MODELS
+from serve_app.facts import MODELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.serve, pytest.mark.timeout(900)]
 TABLE = {"failure": "telemetry", "threat": "activity", "capacity": "usage"}

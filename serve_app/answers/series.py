@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from aiops_core.servable.series import steps_back
-from serve_app.answers import iso, parse_stamp
-from serve_app.problems import invalid
-from serve_app.wording import span
+from serve_app.wire.problems import invalid
+from serve_app.wire.times import iso, parse_stamp
+from serve_app.wire.wording import span
 
 __all__ = ["check_order", "check_resource", "row_times", "step_notes"]
 

@@ -12,13 +12,14 @@ import numpy as np
 from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
-from serve_app import schemas
-from serve_app.answers import Ranges, lowered, quality, say_missing, severity, share
-from serve_app.batches import place, read_each, refuse, said
-from serve_app.problems import Problem, invalid
-from serve_app.rows import RowReader, ignored_of, say_ignored
-from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch
-from serve_app.wording import listed
+from serve_app.answers.batches import place, read_each, refuse, said
+from serve_app.answers.envelope import Ranges, lowered, quality, say_missing, severity, share
+from serve_app.answers.rows import RowReader, ignored_of, say_ignored
+from serve_app.answers.service import CHUNK, Live, Service, breathe
+from serve_app.wire.decoding import decode, is_batch
+from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.requests import Costs, ThreatBatch
+from serve_app.wire.wording import listed
 
 __all__ = ["ThreatService"]
 
@@ -33,7 +34,7 @@ CONTROLS: dict[str, tuple[Any, Any]] = {
     "source_ip": (_Named, None),
     "resource_id": (_Named, None),
     "explain": (bool | None, None),
-    "costs": (schemas.Costs | None, None),
+    "costs": (Costs | None, None),
 }
 
 
@@ -136,7 +137,7 @@ class ThreatService(Service):
 
     task = "threat"
     _ready: _Ready | None = None
-    _batch_decoder = msgspec.json.Decoder(schemas.ThreatBatch)
+    _batch_decoder = msgspec.json.Decoder(ThreatBatch)
 
     def prepare(self, live: Live) -> None:
         """See `Service.prepare`."""

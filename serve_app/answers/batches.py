@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from serve_app.problems import Problem
-from serve_app.services import breathe
+from serve_app.answers.service import breathe
+from serve_app.wire.problems import Problem
 
 __all__ = ["place", "read_each", "refuse", "said"]
 

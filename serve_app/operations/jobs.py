@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.answers import iso
+from serve_app.cluster.leftovers import MARK
 from serve_app.files import read_json, write_json
-from serve_app.leftovers import MARK
-from serve_app.problems import Problem
-from serve_app.telemetry import Metrics
+from serve_app.operations.telemetry import Metrics
+from serve_app.wire.problems import Problem
+from serve_app.wire.times import iso
 
 __all__ = ["Jobs"]
 
@@ -119,7 +119,7 @@ class Jobs:
         }
         with open(folder / "runner.log", "wb") as log:
             subprocess.run(
-                [sys.executable, "-c", _DETACH, sys.executable, "-m", "serve_app.jobs", str(folder)],
+                [sys.executable, "-c", _DETACH, sys.executable, "-m", "serve_app.operations.jobs", str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -322,7 +322,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the job of a folder."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app.jobs", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m serve_app.operations.jobs", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     return run(parser.parse_args(argv).folder)
 

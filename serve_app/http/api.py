@@ -15,22 +15,18 @@ from typing import Any, Protocol
 
 import msgspec
 
-from serve_app import docs, legacy, openapi
-from serve_app.jobs import Jobs
-from serve_app.problems import TYPE, Problem, invalid
-from serve_app.reload import Registry
-from serve_app.remediation import Remediator, catalogue
-from serve_app.request_ids import HEADER, Ids
-from serve_app.schemas import (
-    MAX_BODY,
-    PromoteRequest,
-    RegisterRequest,
-    RemediateRequest,
-    RollbackRequest,
-    TrainRequest,
-)
-from serve_app.services import MODELS, TASKS, decode
-from serve_app.telemetry import Histogram, Metrics, Slot
+from serve_app.answers import legacy
+from serve_app.champions.client import Registry
+from serve_app.facts import MODELS, TASKS
+from serve_app.http import docs, openapi
+from serve_app.http.request_ids import HEADER, Ids
+from serve_app.operations.jobs import Jobs
+from serve_app.operations.remediation import Remediator, catalogue
+from serve_app.operations.telemetry import Histogram, Metrics, Slot
+from serve_app.wire.decoding import decode
+from serve_app.wire.features import MAX_BODY
+from serve_app.wire.problems import TYPE, Problem, invalid
+from serve_app.wire.requests import PromoteRequest, RegisterRequest, RemediateRequest, RollbackRequest, TrainRequest
 
 __all__ = ["PREFIX", "Api", "Backend", "Services", "build_api"]
 

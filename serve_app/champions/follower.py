@@ -1,57 +1,31 @@
-"""Follow the registry: every replica serves the champions within seconds of a promotion, without a restart.
-
-Two halves, so that no serving process ever imports MLflow:
-
-- the **follower**, one small process on each node (`python -m serve_app.reload`), asks the registry for the champions every
-  `POLL_SECONDS`, fetches their servable folders into a local cache, does with each what a replica does before it
-  answers with it, and only then writes it into a pointer file, in one step. A version that fails is refused: the pointer
-  file keeps the last good one, for restarted replicas too. A model whose alias was removed goes out of service. It also
-  carries out promotions, rollbacks and registrations asked for over its socket.
-- the **watch**, a thread in every serving process, looks at the pointer file every `WATCH_SECONDS`, loads what
-  changed, replays its golden examples and only then swaps it in. A servable that fails is refused, the old one
-  stays, and the refusal is in `models/status`.
-
-While the registry is unreachable the pointer file stays as it is, over restarts too: predictions go on. Whichever serving
-process finds no follower running on its node starts one; a lock file makes it one a node, and it ends with
-the process that started it, after which another one takes over.
-"""
+"""The follower: the one process of a node that asks the registry, and changes it; see `serve_app.champions`."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import socket
 import socketserver
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiops_core import servable, settings
+from aiops_core import settings
 from aiops_core.errors import AiopsError, ServableError, TrackingError
-from serve_app.files import private_folder, read_json, stage_json, write_json
-from serve_app.problems import Problem
-from serve_app.services import TASKS, Live, Service
-from serve_app.telemetry import Metrics
-from serve_app.verify import verify
+from serve_app.champions.node import LOCK, POINTER, POLL_SECONDS, read_pointer, socket_path
+from serve_app.champions.verify import verify
+from serve_app.facts import TASKS
+from serve_app.files import stage_json, write_json
 
-__all__ = ["Follower", "Registry", "Supervisor", "Watch", "node_folder", "read_pointer"]
+__all__ = ["Follower", "Refused", "listen"]
 
-POLL_SECONDS = 1.5
-WATCH_SECONDS = 0.2
-#: The registry counts as unreachable when the follower has not reached it for this long.
-STALE_SECONDS = 45.0
 #: A registry in an unchanged SQLite file is asked this often all the same.
 IDLE_SECONDS = 15.0
 #: Versions of a model kept in the cache, beside the champion.
@@ -59,10 +33,7 @@ KEPT = 4
 
 #: A champion that failed its verification is tried again this often.
 REFUSED_SECONDS = 60.0
-_LOG_BYTES = 1_000_000
 
-_POINTER = "champions.json"
-_LOCK = "follower.lock"
 #: Who asked for a version that was refused.
 _ALIAS, _REQUEST = "alias", "request"
 _log = logging.getLogger("serve_app")
@@ -70,29 +41,6 @@ _log = logging.getLogger("serve_app")
 
 class Refused(AiopsError):
     """A version that the service could not serve: nothing was promoted."""
-
-
-def node_folder(state_dir: Path) -> Path:
-    """Return the folder of this node inside the state folder, which several nodes may share."""
-    host = re.sub(r"[^A-Za-z0-9_.-]", "_", socket.gethostname()) or "node"
-    return state_dir / "nodes" / host
-
-
-def socket_path(folder: Path) -> Path:
-    """Return the address of the follower: in the temporary folder, since socket paths are short.
-
-    Raises
-    ------
-    OSError
-        If somebody else took the name of the folder there that only this user may enter.
-    """
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return private_folder(Path(tempfile.gettempdir()) / f"aiops-{os.getuid()}") / f"{digest}.sock"
-
-
-def read_pointer(folder: Path) -> dict[str, Any]:
-    """Return the content of the pointer file; empty if there is none yet."""
-    return read_json(folder / _POINTER)
 
 
 class Follower:
@@ -209,7 +157,7 @@ class Follower:
     def _save(self) -> None:
         """Write the pointer file; on a full disk the old one stays, and the next poll tries again."""
         try:
-            write_json(self._folder / _POINTER, self._content)
+            write_json(self._folder / POINTER, self._content)
         except OSError as error:
             if self._unsaved is None:
                 _log.error("the pointer file cannot be written, replicas go on with the old one: %s", error)
@@ -295,7 +243,7 @@ class Follower:
             }
             # Written before the alias moves, so that a full disk leaves both where they were.
             try:
-                staged = stage_json(self._folder / _POINTER, content)
+                staged = stage_json(self._folder / POINTER, content)
             except OSError as error:
                 raise TrackingError(f"nothing was promoted: the pointer file cannot be written: {error}") from error
             try:
@@ -303,7 +251,7 @@ class Follower:
             except BaseException:
                 staged.unlink(missing_ok=True)
                 raise
-            os.replace(staged, self._folder / _POINTER)
+            os.replace(staged, self._folder / POINTER)
             self._content = content
             return found
 
@@ -341,7 +289,9 @@ def _entry(version: Any) -> dict[str, Any]:
     }
 
 
-def _serve(follower: Follower, path: Path) -> socketserver.ThreadingUnixStreamServer:
+def listen(follower: Follower, path: Path) -> socketserver.ThreadingUnixStreamServer:
+    """Carry out the commands that arrive at a socket, one JSON object a line, until the server is shut down."""
+
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             line = self.rfile.readline(1 << 20)
@@ -364,11 +314,11 @@ def _serve(follower: Follower, path: Path) -> socketserver.ThreadingUnixStreamSe
 
 def main(argv: list[str] | None = None) -> int:
     """Run the follower of one node until its parent is gone; at once if another one is running."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app.reload", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m serve_app.champions.follower", description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     folder: Path = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "w") as lock:
+    with open(folder / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -379,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
         uri = settings.load().mlflow_tracking_uri
         database = Path(uri.split("///", 1)[1]) if uri.startswith("sqlite:///") else None
         follower = Follower(folder, tracking, database)
-        server = _serve(follower, socket_path(folder))
+        server = listen(follower, socket_path(folder))
         stop = threading.Event()
 
         def until_parent_ends() -> None:
@@ -391,276 +341,6 @@ def main(argv: list[str] | None = None) -> int:
         server.shutdown()
         socket_path(folder).unlink(missing_ok=True)
     return 0
-
-
-class Supervisor:
-    """Keep one follower running on this node.
-
-    Parameters
-    ----------
-    folder : Path
-        Of this node.
-    environment : mapping
-        Added to the environment of the follower: the tracking URI, absolute.
-    """
-
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self._folder = folder
-        self._environment = dict(environment)
-        self._child: subprocess.Popen[bytes] | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="aiops-supervisor", daemon=True)
-
-    def start(self) -> None:
-        """Start looking after the follower."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the follower, if this process started it."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        child = self._child
-        if child is not None and child.poll() is None:
-            if child.stdin:
-                child.stdin.close()
-            try:
-                child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-    def _free(self) -> bool:
-        with open(self._folder / _LOCK, "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-    def _run(self) -> None:
-        said = ""
-        while not self._stop.is_set():
-            try:
-                if (self._child is None or self._child.poll() is not None) and self._free():
-                    self._child = self._spawn()
-                said = ""
-            except OSError as error:
-                # A full disk or no free process: promotions wait, predictions do not.
-                if str(error) != said:
-                    _log.error("the follower of the registry cannot be started, trying again: %s", error)
-                said = str(error)
-            self._stop.wait(1.0)
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        path = self._folder / "follower.log"
-        # What made the last one end stands in its log: begun anew only when it is long.
-        mode = "wb" if path.exists() and path.stat().st_size > _LOG_BYTES else "ab"
-        with open(path, mode) as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "serve_app.reload", "--folder", str(self._folder)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self._environment, "OMP_NUM_THREADS": "1"},
-                cwd=self._folder,
-            )
-
-
-class Watch:
-    """Load the champions of some services as the pointer file names them.
-
-    Parameters
-    ----------
-    folder : Path
-        Of this node.
-    services : mapping of str to Service
-        By registered model name.
-    metrics : Metrics
-    loader : callable, optional
-        Folder to verified servable; `aiops_core.servable.load` by default.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        services: Mapping[str, Service],
-        metrics: Metrics,
-        loader: Callable[[str], Any] = servable.load,
-    ) -> None:
-        self._folder = folder
-        self._services = dict(services)
-        self._metrics = metrics
-        self._loader = loader
-        self._seen: tuple[int, int] | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="aiops-watch", daemon=True)
-        self._tried: dict[str, tuple[str, str]] = {}
-        #: Model name to version and reason of the last refusal, by the follower and by this process.
-        self._by_follower: dict[str, dict[str, str]] = {}
-        self._by_us: dict[str, dict[str, str]] = {}
-        self.registry: dict[str, Any] = {}
-
-    def start(self, wait_seconds: float = 30.0) -> None:
-        """Load what the pointer file names, then go on watching.
-
-        Parameters
-        ----------
-        wait_seconds : float
-            How long to wait for the first answer of the follower. Models of an earlier run are served meanwhile.
-        """
-        started = time.time()
-        self.look()
-        while time.time() - started < wait_seconds:
-            asked = self.registry.get("asked")
-            if asked is not None and asked >= started - POLL_SECONDS:
-                break
-            time.sleep(0.1)
-            self.look()
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        while not self._stop.wait(WATCH_SECONDS):
-            self.look()
-
-    def look(self) -> None:
-        """Take what changed in the pointer file into service."""
-        try:
-            state = (self._folder / _POINTER).stat()
-        except OSError:
-            return
-        seen = (state.st_mtime_ns, state.st_ino)
-        if seen == self._seen:
-            return
-        self._seen = seen
-        content = read_pointer(self._folder)
-        if not content:
-            # Not read, for want of a file handle say: looked at again.
-            self._seen = None
-            return
-        self.registry = content.get("registry", {})
-        self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(
-            float(not self.registry.get("error"))
-        )
-        before, self._by_follower = self._by_follower, {}
-        for name, reason in content.get("refused", {}).items():
-            if name in self._services:
-                self._by_follower[name] = {"version": reason["version"], "reason": reason["reason"]}
-                if before.get(name) != self._by_follower[name]:
-                    self._say(name, self._by_follower[name])
-        for name in content.get("vacant", []):
-            if name in self._services:
-                self._vacate(name)
-        for name, entry in content.get("models", {}).items():
-            if name in self._services:
-                self._take(name, entry)
-
-    @property
-    def refused(self) -> dict[str, dict[str, str]]:
-        """Model name to version and reason of the last refusal."""
-        return {**self._by_follower, **self._by_us}
-
-    def _vacate(self, name: str) -> None:
-        """Take a model out of service whose alias was removed."""
-        service = self._services[name]
-        self._by_us.pop(name, None)
-        self._tried.pop(name, None)
-        if service.live is not None:
-            self._info(service.live).set(0.0)
-            service.retire()
-            _log.warning("%s has no champion in the registry any more: taken out of service", name)
-
-    def _take(self, name: str, entry: Mapping[str, Any]) -> None:
-        service = self._services[name]
-        live = service.live
-        version, run_id = str(entry["version"]), str(entry["run_id"])
-        if live is not None and (live.version, live.run_id) == (version, run_id):
-            if self._by_us.get(name, {}).get("version") != version:
-                # Rolled back to what is served: nothing is refused any more.
-                self._by_us.pop(name, None)
-                self._tried.pop(name, None)
-            return
-        if self._tried.get(name) == (version, run_id):
-            return
-        self._tried[name] = (version, run_id)
-        try:
-            loaded = self._loader(entry["folder"])
-            if loaded.task != service.task:
-                raise AiopsError(f"the servable is for task '{loaded.task}', not '{service.task}'")
-            fresh = Live(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
-            service.install(fresh)
-        except Exception as error:
-            # Whatever is wrong with a new model, the old one goes on serving.
-            refusal = {"version": version, "reason": str(error) or type(error).__name__}
-            if self._by_us.get(name) != refusal:
-                self._by_us[name] = refusal
-                self._say(name, refusal)
-            return
-        self._by_us.pop(name, None)
-        if live is not None:
-            self._info(live).set(0.0)
-        self._info(fresh).set(1.0)
-        self._metrics.counter("aiops_reloads_total", model=name, result="loaded").inc()
-
-    def _info(self, live: Live) -> Any:
-        kind = str(live.servable.card.get("kind"))
-        labels = {"model": live.name, "version": str(live.version), "kind": kind, "replica": self._metrics.replica}
-        return self._metrics.gauge("aiops_model_info", **labels)
-
-    def _say(self, name: str, refusal: Mapping[str, str]) -> None:
-        _log.warning("%s version %s is refused: %s", name, refusal["version"], refusal["reason"])
-        self._metrics.counter("aiops_reloads_total", model=name, result="refused").inc()
-
-    def registry_status(self) -> dict[str, Any]:
-        """Describe the registry for ``models/status``."""
-        asked, error = self.registry.get("asked"), self.registry.get("error")
-        fresh = asked is not None and time.time() - asked < STALE_SECONDS
-        reachable = bool(fresh and not error)
-        if error is None and not fresh:
-            error = "the follower has not reported yet" if asked is None else "the follower has stopped reporting"
-        return {"reachable": reachable, "error": error, "reached": self.registry.get("reached")}
-
-
-class Registry:
-    """Changes to the registry, carried out by the node's follower.
-
-    Parameters
-    ----------
-    folder : Path
-        Of this node.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    async def ask(self, **command: Any) -> Any:
-        """Send one command and return its result.
-
-        Raises
-        ------
-        Problem
-            404 unknown version or run, 409 refused, 503 if the registry or the follower cannot be reached.
-        """
-        try:
-            async with asyncio.timeout(60):
-                reader, writer = await asyncio.open_unix_connection(str(socket_path(self._folder)), limit=1 << 24)
-                writer.write(json.dumps(command).encode() + b"\n")
-                await writer.drain()
-                answer = json.loads(await reader.readline())
-                writer.close()
-        except (OSError, TimeoutError, ValueError) as error:
-            raise Problem(503, f"the registry cannot be reached: {error or type(error).__name__}") from None
-        if "ok" in answer:
-            return answer["ok"]
-        status = {"missing": 404, "conflict": 409}.get(answer.get("kind"), 503)
-        raise Problem(status, str(answer["error"]))
 
 
 if __name__ == "__main__":

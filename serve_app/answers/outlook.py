@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.answers import close, iso
-from serve_app.schemas import feature_range, feature_unit
+from serve_app.answers.envelope import close
+from serve_app.wire.features import feature_range, feature_unit
+from serve_app.wire.times import iso
 
 __all__ = ["DEFAULT_THRESHOLD", "LIKELY", "Outlook", "default_threshold", "exceedance", "recommend", "warn"]
 

@@ -11,16 +11,19 @@ import msgspec
 import numpy as np
 
 from aiops_core.servable.series import means_by_step
-from serve_app.answers import lowered, parse_stamp, quality, severity, share, span
-from serve_app.batches import read_each, refuse, said
-from serve_app.outlook import LIKELY, Outlook, default_threshold, recommend, warn
-from serve_app.problems import Problem, invalid
-from serve_app.rows import ignored_of, say_ignored
-from serve_app.schemas import CapacityBatch, CapacityRequest, Point, feature_range
-from serve_app.series import check_order, check_resource, row_times, step_notes
-from serve_app.services import Live, Service, breathe, decode, is_batch, unknown_names
-from serve_app.wording import listed, plain_rule
-from serve_app.wording import span as _span
+from serve_app.answers.batches import read_each, refuse, said
+from serve_app.answers.envelope import lowered, quality, severity, share, span
+from serve_app.answers.outlook import LIKELY, Outlook, default_threshold, recommend, warn
+from serve_app.answers.rows import ignored_of, say_ignored
+from serve_app.answers.series import check_order, check_resource, row_times, step_notes
+from serve_app.answers.service import Live, Service, breathe
+from serve_app.wire.decoding import decode, is_batch, unknown_names
+from serve_app.wire.features import feature_range
+from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.requests import CapacityBatch, CapacityRequest, Point
+from serve_app.wire.times import parse_stamp
+from serve_app.wire.wording import listed, plain_rule
+from serve_app.wire.wording import span as _span
 
 __all__ = ["CapacityService"]
 

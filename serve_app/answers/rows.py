@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from serve_app.schemas import MAX_TEXT, feature_range
-from serve_app.wording import listed
+from serve_app.wire.features import MAX_TEXT, feature_range
+from serve_app.wire.wording import listed
 
 __all__ = ["RESERVED", "RowReader", "Scalar", "ignored_of", "is_nested", "say_ignored"]
 

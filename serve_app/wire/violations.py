@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from serve_app.problems import Problem
-from serve_app.wording import listed, plain_rule
+from serve_app.wire.problems import Problem
+from serve_app.wire.wording import listed, plain_rule
 
 __all__ = ["violations"]
 

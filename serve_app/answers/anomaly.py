@@ -17,15 +17,18 @@ import msgspec
 import numpy as np
 
 from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
-from serve_app import legacy
-from serve_app.answers import UNCALIBRATED, close, iso, lowered, parse_stamp, quality, severity, share
-from serve_app.batches import read_each, refuse, said
-from serve_app.problems import Problem, invalid
-from serve_app.rows import RESERVED, ignored_of, is_nested, say_ignored
-from serve_app.schemas import MAX_SERIES, AnomalyBatch, AnomalyRequest, Row, feature_range
-from serve_app.series import check_resource, row_times, step_notes
-from serve_app.services import Live, Service, breathe, decode, is_batch, legacy_block
-from serve_app.wording import plain_rule
+from serve_app.answers import legacy
+from serve_app.answers.batches import read_each, refuse, said
+from serve_app.answers.envelope import UNCALIBRATED, close, lowered, quality, severity, share
+from serve_app.answers.rows import RESERVED, ignored_of, is_nested, say_ignored
+from serve_app.answers.series import check_resource, row_times, step_notes
+from serve_app.answers.service import Live, Service, breathe, legacy_block
+from serve_app.wire.decoding import decode, is_batch
+from serve_app.wire.features import MAX_SERIES, feature_range
+from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.requests import AnomalyBatch, AnomalyRequest, Row
+from serve_app.wire.times import iso, parse_stamp
+from serve_app.wire.wording import plain_rule
 
 __all__ = ["AnomalyService"]
 

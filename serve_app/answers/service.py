@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from aiops_core.servable import Servable
-from serve_app.answers import iso
-from serve_app.problems import Problem
-from serve_app.telemetry import Metrics, Slot
-from serve_app.violations import violations
-from serve_app.wording import listed
+from serve_app.facts import MODELS
+from serve_app.operations.telemetry import Metrics, Slot
+from serve_app.wire.problems import Problem
+from serve_app.wire.times import iso
 
-__all__ = ["CHUNK", "MODELS", "TASKS", "Live", "Service", "decode", "is_batch"]
+__all__ = []
 
-#: Task to registered model name.
-MODELS = {"failure": "failure_predictor", "threat": "threat_detector", "capacity": "capacity_forecaster"}
-TASKS = {name: task for task, name in MODELS.items()}
 #: Rows of a batch answered before other requests get a turn.
 CHUNK = 256
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,83 +138,10 @@ class Service:
         }
 
 
-#: Plain values of any JSON; a number beyond float64 becomes infinite, which breaks the same rule.
-_anything = msgspec.json.Decoder(float_hook=float)
-
-
-def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str = "$") -> T:
-    """Decode a request body, or say where it breaks which rule.
-
-    Parameters
-    ----------
-    decoder : msgspec.json.Decoder or serve_app.rows.Renaming
-    body : bytes
-    path : str, default "$"
-        Where the body stands, for errors: an instance of a batch is decoded by itself.
-
-    Raises
-    ------
-    Problem
-        400 if the body is not JSON, 422 with paths and rules if it breaks the schema.
-    """
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        message = str(error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
-    try:
-        # A schema error may hide broken JSON further on, which comes first.
-        content = _anything.decode(body)
-    except msgspec.ValidationError:
-        content = None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
-    rename = getattr(decoder, "rename", None)
-    raise violations(decoder.type, content if rename is None else rename(content), message, path)
-
-
-class _Peek(msgspec.Struct):
-    instances: msgspec.Raw = msgspec.Raw()
-
-
-_PEEK = msgspec.json.Decoder(_Peek)
-
-
-def is_batch(body: bytes, named: bool = False) -> bool:
-    """Say whether a body has an ``instances`` member at its top level.
-
-    Parameters
-    ----------
-    body : bytes
-    named : bool, default False
-        Whether a column is called so: then only a list makes a batch.
-    """
-    if b'"instances"' not in body:
-        return False
-    try:
-        found = bytes(_PEEK.decode(body).instances)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return found.startswith(b"[") if named else bool(found)
-
-
 async def breathe(done: int) -> None:
     """Let other requests run after every `CHUNK` rows of a batch."""
     if done % CHUNK == 0:
         await asyncio.sleep(0)
-
-
-def unknown_names(given: Iterable[str], known: Iterable[str], path: str, what: str = "feature") -> Problem | None:
-    """Return the 422 that lists every name that a card does not know."""
-    known = list(dict.fromkeys(known))
-    names = set(known)
-    bad = [name[:64] for name in given if name not in names]
-    if not bad:
-        return None
-    choices = f"known are {listed(known)}"
-    errors = [{"path": f"{path}.{name}", "rule": f"unknown {what}; {choices}"} for name in bad[:100]]
-    return Problem(422, f"{path}: unknown {what}s {listed(bad)}; {choices}", errors)
 
 
 def servable_of(live: Live) -> Servable:

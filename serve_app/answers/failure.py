@@ -14,27 +14,28 @@ import numpy as np
 from aiops_core.rules import failure_actions
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.servable.series import steps_back, window_of
-from serve_app import legacy
-from serve_app.answers import (
+from serve_app.answers import legacy
+from serve_app.answers.batches import read_each, refuse, said
+from serve_app.answers.envelope import (
     UNCALIBRATED,
     Ranges,
     close,
-    iso,
     lowered,
-    parse_stamp,
     quality,
     say_missing,
     severity,
     share,
 )
-from serve_app.batches import read_each, refuse, said
-from serve_app.problems import Problem, invalid
-from serve_app.rows import RESERVED, RowReader, ignored_of, is_nested, say_ignored
-from serve_app.schemas import FailureBatch, FailureRequest, Policy, ResourceId, Stamp, feature_range
-from serve_app.series import check_resource, row_times, step_notes
-from serve_app.services import CHUNK, Live, Service, breathe, decode, is_batch, legacy_block, unknown_names
-from serve_app.windows import Windows
-from serve_app.wording import listed, plain_rule, span
+from serve_app.answers.rows import RESERVED, RowReader, ignored_of, is_nested, say_ignored
+from serve_app.answers.series import check_resource, row_times, step_notes
+from serve_app.answers.service import CHUNK, Live, Service, breathe, legacy_block
+from serve_app.answers.windows import Windows
+from serve_app.wire.decoding import decode, is_batch, unknown_names
+from serve_app.wire.features import feature_range
+from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.requests import FailureBatch, FailureRequest, Policy, ResourceId, Stamp
+from serve_app.wire.times import iso, parse_stamp
+from serve_app.wire.wording import listed, plain_rule, span
 
 __all__ = ["FailureService"]
 

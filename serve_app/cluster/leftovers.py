@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serve_app.cluster.haproxy import FOLDER
 from serve_app.files import read_json, write_json
-from serve_app.haproxy import FOLDER
 
 __all__ = ["MARK", "Record", "clear", "started"]
 

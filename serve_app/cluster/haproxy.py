@@ -69,7 +69,7 @@ def settings() -> tuple[str, dict[str, str]]:
 
 
 def main() -> int:
-    """Print the settings for a shell: ``eval "$(python -m serve_app.haproxy)"``."""
+    """Print the settings for a shell: ``eval "$(python -m serve_app.cluster.haproxy)"``."""
     for name, value in settings()[1].items():
         print(f"export {name}={shlex.quote(value)}")
     return 0

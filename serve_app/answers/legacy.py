@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiops_core.rules import FAILURE_RULES, RuleBasedFailurePredictor, StatisticalAnomalyDetector, Verdict
-from serve_app.problems import invalid
-from serve_app.schemas import feature_range
-from serve_app.services import unknown_names
+from serve_app.wire.decoding import unknown_names
+from serve_app.wire.features import feature_range
+from serve_app.wire.problems import invalid
 
 __all__ = ["ANOMALY", "RULES", "RULE_METRICS", "THRESHOLD", "check", "failure"]
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from aiops_core import servable
 from aiops_core.errors import ServableError
-from serve_app.capacity import CapacityService
-from serve_app.failure import FailureService
-from serve_app.services import TASKS, Live, Service
-from serve_app.threat import ThreatService
+from serve_app.answers.capacity import CapacityService
+from serve_app.answers.failure import FailureService
+from serve_app.answers.service import Live, Service
+from serve_app.answers.threat import ThreatService
+from serve_app.facts import TASKS
 
 __all__ = ["verify"]
 

@@ -124,7 +124,7 @@ def page(document: Mapping[str, Any]) -> bytes:
     Parameters
     ----------
     document : mapping
-        OpenAPI, as from `serve_app.openapi.document`.
+        OpenAPI, as from `serve_app.http.openapi.document`.
     """
     parts = document["components"]["schemas"]
     groups: dict[str, str] = {}

@@ -36,13 +36,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from serve_app.problems import invalid
-from serve_app.wording import listed
+from serve_app.wire.wording import listed
 
 __all__ = [
     "MISSING_COST",
@@ -51,7 +49,6 @@ __all__ = [
     "Ranges",
     "close",
     "lowered",
-    "parse_stamp",
     "quality",
     "severity",
     "share",
@@ -200,50 +197,3 @@ class Ranges:
 def say_missing(names: Sequence[str], treatment: str) -> str:
     """Return the warning for features that were not given."""
     return f"not given: {listed(names)}; {treatment}"
-
-
-#: The year 2200, in seconds since 1970.
-LATEST = 7_258_118_400.0
-
-
-def parse_stamp(value: str | float, path: str) -> float:
-    """Return seconds since 1970, UTC.
-
-    Parameters
-    ----------
-    value : str or float
-        ISO 8601 with an offset, or seconds.
-    path : str
-        For the error.
-
-    Raises
-    ------
-    Problem
-        422, if it is neither, names no time zone, or lies outside the years 1970 to 2200.
-    """
-    if isinstance(value, str):
-        try:
-            stamp = datetime.fromisoformat(value)
-        except ValueError:
-            raise invalid(path, f"{value[:64]!r} is not an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
-        if stamp.tzinfo is None:
-            rule = "has no time zone, which is not guessed: write UTC with an offset, such as 2026-01-31T12:00:00Z"
-            raise invalid(path, f"{value[:64]!r} {rule}")
-        try:
-            seconds = stamp.timestamp()
-        except (OverflowError, ValueError):
-            raise invalid(path, "is not a time between 1970 and 2200") from None
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise invalid(path, "a time is expected: ISO 8601 with an offset, or seconds since 1970")
-    else:
-        seconds = float(value)
-        if LATEST < seconds <= 1000 * LATEST:
-            raise invalid(path, f"{seconds:.0f} is no time before 2200: give seconds since 1970, not milliseconds")
-    if not 0.0 <= seconds <= LATEST:
-        raise invalid(path, "is not a time between 1970 and 2200")
-    return seconds
-
-
-def iso(seconds: float) -> str:
-    """Return seconds since 1970 as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -28,8 +28,8 @@ from urllib import request as urlrequest
 from urllib.parse import urlsplit
 
 from serve_app.files import append_line
-from serve_app.problems import Problem
-from serve_app.telemetry import Metrics
+from serve_app.operations.telemetry import Metrics
+from serve_app.wire.problems import Problem
 
 __all__ = ["Action", "Remediator", "catalogue", "sign"]
 
