@@ -154,7 +154,7 @@ class Ingress:
         self, config: dict[str, Any], windows: Any | None = None, models: dict[str, Any] | None = None
     ) -> None:
         from serve_app.champions.client import Registry
-        from serve_app.http.api import Services
+        from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.remediation import Remediator
 

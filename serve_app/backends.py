@@ -1,4 +1,4 @@
-"""Where the models live: one interface (`serve_app.http.api.Backend`), two placements.
+"""Where the models live: one interface (`serve_app.http.handlers.Backend`), two placements.
 
 `Host` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
 hop. `Remote` sends each route to a deployment of `Host`, one for each task, which can then be scaled apart.
@@ -20,18 +20,11 @@ from serve_app.answers.service import Service
 from serve_app.answers.threat import ThreatService
 from serve_app.champions.watch import Watch
 from serve_app.facts import MODELS
+from serve_app.http.routes import PREDICTIONS
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
 
-__all__ = ["ROUTE_TASK", "Host", "Remote"]
-
-#: Route to the task whose host answers it; the anomaly detector uses the failure model's card.
-ROUTE_TASK = {
-    "predict/failure": "failure",
-    "predict/threat": "threat",
-    "predict/capacity": "capacity",
-    "analyze/anomaly": "failure",
-}
+__all__ = ["Host", "Remote"]
 
 
 class Host:
@@ -80,7 +73,7 @@ class Host:
         self.watch.close()
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `serve_app.http.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         return await self._routes[route].answer(route, body, request_id)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
@@ -91,7 +84,7 @@ class Host:
             return problem.status, (problem.detail, problem.errors)
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.http.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         models = []
         for service in self.services.values():
             entry = service.status()
@@ -104,7 +97,7 @@ class Host:
         return {"models": models, "mlflow": self.watch.registry_status(), "replica": self._metrics.replica}
 
     async def cards(self) -> dict[str, Any]:
-        """See `serve_app.http.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         found = {}
         for task, service in self.services.items():
             if service.live is not None:
@@ -148,20 +141,20 @@ class Remote:
 
     def __init__(self, handles: Mapping[str, Any]) -> None:
         self._handles = dict(handles)
-        self._route = {route: self._handles[task].call for route, task in ROUTE_TASK.items()}
+        self._route = {path: self._handles[route.task].call for path, route in PREDICTIONS.items()}
 
     def close(self) -> None:
         """Nothing runs here."""
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `serve_app.http.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         status, content = await self._route[route].remote(route, body, request_id)
         if status == 200:
             return bytes(content)
         raise Problem(status, content[0], content[1])
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.http.api.Backend`; the registry counts as reachable when every host says so."""
+        """See `serve_app.http.handlers.Backend`; the registry counts as reachable when every host says so."""
         parts = await asyncio.gather(*(handle.status.remote() for handle in self._handles.values()))
         models = [model for part in parts for model in part["models"]]
         models.sort(key=lambda model: bool(model.get("legacy")))
@@ -169,6 +162,6 @@ class Remote:
         return {"models": models, "mlflow": registry, "replica": [part["replica"] for part in parts]}
 
     async def cards(self) -> dict[str, Any]:
-        """See `serve_app.http.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         parts = await asyncio.gather(*(handle.cards.remote() for handle in self._handles.values()))
         return {task: card for part in parts for task, card in part.items()}

@@ -28,7 +28,8 @@ from serve_app.backends import Host
 from serve_app.champions.client import Registry
 from serve_app.champions.node import node_folder
 from serve_app.facts import MODELS
-from serve_app.http.api import Services, build_api
+from serve_app.http.api import build_api
+from serve_app.http.handlers import Services
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator
 from serve_app.operations.telemetry import Metrics

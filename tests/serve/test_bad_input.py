@@ -15,8 +15,9 @@ from mutations import mutated
 
 from serve_app.champions.client import Registry
 from serve_app.champions.node import node_folder
-from serve_app.http.api import Services, build_api
+from serve_app.http.api import build_api
 from serve_app.http.examples import EXAMPLES
+from serve_app.http.handlers import Services
 from serve_app.http.request_ids import PlainHeaders, middlewares
 from serve_app.wire.decoding import decode
 from serve_app.wire.problems import Problem
@@ -76,7 +77,7 @@ def test_a_body_in_pieces_is_read(client: Client) -> None:
 
 
 def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.http.api.MAX_BODY", 1000)
+    monkeypatch.setattr("serve_app.http.bodies.MAX_BODY", 1000)
     check(client.post("predict/threat", b" " * 1001), 413)
     check(client.post("predict/threat", b" " * 5000, chunks=9, headers={"content-length": "x"}), 413)
 
