@@ -13,7 +13,7 @@ from ray.serve import Application
 
 from aiops_core import settings
 from serve_app.answers.windows import Windows
-from serve_app.backends import Host, Remote
+from serve_app.backends import LocalModels, RemoteModels
 from serve_app.facts import MODELS
 from serve_app.operations.telemetry import Metrics
 
@@ -97,25 +97,25 @@ class _Process:
             self.supervisor.start()
 
 
-class Models:
+class TaskModels:
     """Deployment of one task's models, for ``placement: deployments``."""
 
     def __init__(self, task: str, config: dict[str, Any], windows: Any | None = None) -> None:
         self._process = _Process(config)
         buffer = None if windows is None else RemoteWindows(windows)
-        self._host = Host([task], self._process.folder, self._process.metrics, buffer)
+        self._host = LocalModels([task], self._process.folder, self._process.metrics, buffer)
         self._host.start(30.0 if config["follow"] else 0.0)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
-        """See `Host.call`."""
+        """See `LocalModels.call`."""
         return await self._host.call(route, body, request_id)
 
     async def status(self) -> dict[str, Any]:
-        """See `Host.status`."""
+        """See `LocalModels.status`."""
         return await self._host.status()
 
     async def cards(self) -> dict[str, Any]:
-        """See `Host.cards`."""
+        """See `LocalModels.cards`."""
         return await self._host.cards()
 
     def __del__(self) -> None:
@@ -161,13 +161,13 @@ class Ingress:
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
         if models is None:
-            host = Host(
+            host = LocalModels(
                 list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows)
             )
             host.start(30.0 if config["follow"] else 0.0)
             backend: Any = host
         else:
-            backend = Remote(models)
+            backend = RemoteModels(models)
         current = settings.load()
         self._services = Services(
             backend=backend,
@@ -235,7 +235,7 @@ def build(args: Args | Mapping[str, Any]) -> Application:
     if not apart:
         return cast(Application, ingress.bind(config, windows))
     models = {
-        task: place(Models, task, args.model_replicas).bind(task, config, windows if task == "failure" else None)
+        task: place(TaskModels, task, args.model_replicas).bind(task, config, windows if task == "failure" else None)
         for task in MODELS
     }
     return cast(Application, ingress.bind(config, None, models))

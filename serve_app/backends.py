@@ -1,7 +1,7 @@
-"""Where the models live: one interface (`serve_app.http.handlers.Backend`), two placements.
+"""Where the models champion: one interface (`serve_app.http.handlers.Backend`), two placements.
 
-`Host` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
-hop. `Remote` sends each route to a deployment of `Host`, one for each task, which can then be scaled apart.
+`LocalModels` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
+hop. `RemoteModels` sends each route to a deployment of `LocalModels`, one for each task, which can then be scaled apart.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from serve_app.answers.capacity import CapacityService
 from serve_app.answers.failure import FailureService
 from serve_app.answers.service import Service
 from serve_app.answers.threat import ThreatService
-from serve_app.champions.watch import Watch
+from serve_app.champions.watcher import ChampionWatcher
 from serve_app.facts import MODELS
 from serve_app.http.routes import PREDICTIONS
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
 
-__all__ = ["Host", "Remote"]
+__all__ = ["LocalModels", "RemoteModels"]
 
 
-class Host:
-    """Models of some tasks in this process, kept up to date by a `Watch`.
+class LocalModels:
+    """Models of some tasks in this process, kept up to date by a `ChampionWatcher`.
 
     Parameters
     ----------
@@ -62,15 +62,15 @@ class Host:
         if "capacity" in tasks:
             self.services["capacity"] = self._routes["predict/capacity"] = CapacityService(metrics)
         by_name = {MODELS[task]: service for task, service in self.services.items()}
-        self.watch = Watch(folder, by_name, metrics, loader)
+        self.watcher = ChampionWatcher(folder, by_name, metrics, loader)
 
     def start(self, wait_seconds: float = 30.0) -> None:
         """Load the champions, then follow them."""
-        self.watch.start(wait_seconds)
+        self.watcher.start(wait_seconds)
 
     def close(self) -> None:
         """Stop following."""
-        self.watch.close()
+        self.watcher.close()
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
         """See `serve_app.http.handlers.Backend`."""
@@ -88,20 +88,20 @@ class Host:
         models = []
         for service in self.services.values():
             entry = service.status()
-            refused = self.watch.refused.get(service.name)
+            refused = self.watcher.refused.get(service.name)
             if refused is not None:
                 entry["refused"] = refused
             models.append(entry)
         if "failure" in self.services:
             models += [_legacy(legacy.RULES, "rule_based"), _legacy(legacy.ANOMALY, "statistical")]
-        return {"models": models, "mlflow": self.watch.registry_status(), "replica": self._metrics.replica}
+        return {"models": models, "mlflow": self.watcher.registry_status(), "replica": self._metrics.replica}
 
     async def cards(self) -> dict[str, Any]:
         """See `serve_app.http.handlers.Backend`."""
         found = {}
         for task, service in self.services.items():
-            if service.live is not None:
-                card = service.live.servable.card
+            if service.champion is not None:
+                card = service.champion.servable.card
                 keep = (
                     "task",
                     "features",
@@ -130,13 +130,13 @@ def _legacy(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-class Remote:
+class RemoteModels:
     """Models in deployments of their own.
 
     Parameters
     ----------
     handles : mapping of str to DeploymentHandle
-        By task; each is a deployed `Host`.
+        By task; each is a deployed `LocalModels`.
     """
 
     def __init__(self, handles: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
 
-__all__ = ["FAST", "main", "serving"]
+__all__ = ["FAST", "main", "RunningService"]
 
 #: Read by Ray when it starts, so set before; a value in the environment wins. HAProxy instead of the Python proxy, no
 #: thread hop inside a replica, one HAProxy thread for two cores, and none of HAProxy's per-request metrics: ours
@@ -108,7 +108,7 @@ def _environment() -> str:
     return folder
 
 
-class serving:
+class RunningService:
     """The service, as a context: starts Ray (or joins a cluster) and the application, and stops what it started.
 
     Parameters
@@ -143,7 +143,7 @@ class serving:
         self._record: leftovers.Record | None = None
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
-    def __enter__(self) -> serving:
+    def __enter__(self) -> RunningService:
         from serve_app.champions.node import node_folder
 
         node = node_folder(self._state)
@@ -233,7 +233,7 @@ class serving:
             ray.shutdown()
 
 
-def _announce(service: serving) -> None:
+def _announce(service: RunningService) -> None:
     url, prefix = service.url, f"{service.url}/api/v3/aiops"
     loaded = service.health["models_loaded"]
     print(f"serving {len(loaded)} models: {', '.join(loaded)}")
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: _interrupt(stop))
     try:
-        with serving(**vars(options)) as service:
+        with RunningService(**vars(options)) as service:
             _announce(service)
             # Ray installs handlers of its own on start.
             for sign in (signal.SIGINT, signal.SIGTERM):

@@ -18,11 +18,11 @@ import numpy as np
 
 from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
 from serve_app.answers import legacy
-from serve_app.answers.batches import read_each, refuse, said
+from serve_app.answers.batches import let_others_run, read_each, refuse, said
 from serve_app.answers.envelope import UNCALIBRATED, close, lowered, quality, severity, share
 from serve_app.answers.rows import RESERVED, ignored_of, is_nested, say_ignored
 from serve_app.answers.series import check_resource, row_times, step_notes
-from serve_app.answers.service import Live, Service, breathe, legacy_block
+from serve_app.answers.service import Champion, Service, legacy_block
 from serve_app.wire.decoding import decode, is_batch
 from serve_app.wire.features import MAX_SERIES, feature_range
 from serve_app.wire.problems import Problem, invalid
@@ -40,7 +40,7 @@ NEAR, CRITICAL = 0.75, 2.0
 
 
 @dataclass(slots=True)
-class _Seen:
+class Instance:
     """One instance, read and checked: (n,) values a metric, and the time of each row where it is known."""
 
     resource_id: str
@@ -69,8 +69,8 @@ class AnomalyService(Service):
         self._failure = failure
         self._single = msgspec.json.Decoder(AnomalyRequest)
         self._batch = msgspec.json.Decoder(AnomalyBatch)
-        self._block = msgspec.Raw(_encode(legacy_block(legacy.ANOMALY, "statistical")))
-        self._of: Live | None = None
+        self._block = legacy_block(legacy.ANOMALY, "statistical")
+        self._of: Champion | None = None
         self._reference: dict[str, Any] | None = None
         self._row = msgspec.json.Decoder(Row)
         self._units: dict[str, Mapping[str, Any]] = {}
@@ -85,32 +85,32 @@ class AnomalyService(Service):
         found = await read_each(batch.instances, self._read)
         refuse(found, batch.partial)
         out = []
-        for i, seen in enumerate(found):
-            if isinstance(seen, Problem):
-                out.append(said(seen))
+        for i, instance in enumerate(found):
+            if isinstance(instance, Problem):
+                out.append(said(instance))
             else:
-                out.append(self._judge(seen, f"{request_id}-{i}"))
-            await breathe(i)
+                out.append(self._judge(instance, f"{request_id}-{i}"))
+            await let_others_run(i)
         return _encode({"predictions": out})
 
     def _refresh(self) -> None:
         """Take over the reference of the failure predictor now in service."""
-        live = self._failure.live
-        if live is self._of:
+        champion = self._failure.champion
+        if champion is self._of:
             return
-        self._of = live
-        card = live.servable.card if live is not None else {}
+        self._of = champion
+        card = champion.servable.card if champion is not None else {}
         self._units = {f["name"]: f for f in card.get("features", [])}
-        ignored = ignored_of(card) if live is not None else RESERVED["failure"]
+        ignored = ignored_of(card) if champion is not None else RESERVED["failure"]
         self._ignored = frozenset(ignored) - {"resource_id", "timestamp"}
         self._reference = card.get("anomaly") or _from_features(card.get("features", []))
 
-    def _judge(self, seen: _Seen, request_id: str) -> dict[str, Any]:
-        return self._envelope(seen, seen.series, request_id, seen.path, seen.field)
+    def _judge(self, instance: Instance, request_id: str) -> dict[str, Any]:
+        return self._envelope(instance, instance.series, request_id, instance.path, instance.field)
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, body: bytes, path: str) -> _Seen:
+    def _read(self, body: bytes, path: str) -> Instance:
         """Read one instance: `metrics`, a `time_series`, or a row of telemetry as it is."""
         form = self._form(body, path)
         if form is None:
@@ -122,7 +122,7 @@ class AnomalyService(Service):
         field = "metrics" if request.time_series is None else "time_series"
         rows = [request.metrics or {}] if request.time_series is None else request.time_series
         resource_id = str(request.resource_id)
-        seen = _Seen(resource_id, request.sensitivity, path, field)
+        instance = Instance(resource_id, request.sensitivity, path, field)
         places = [f"{path}.metrics"] if field == "metrics" else [f"{path}.time_series[{k}]" for k in range(len(rows))]
         if form is not None:
             places = [path]
@@ -130,18 +130,18 @@ class AnomalyService(Service):
             check_resource(row, resource_id, where)
         passed = {name for row in rows for name in row if name in self._ignored}
         if passed:
-            seen.notes.append(say_ignored(sorted(passed)))
+            instance.notes.append(say_ignored(sorted(passed)))
         skipped = self._ignored | {"resource_id", "timestamp"}
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in skipped]
         if not names or len(names) * len(rows) > 20 * MAX_SERIES:
             raise invalid(f"{path}.{field}", "needs at least one metric, and at most 400,000 values")
-        seen.series = {name: np.full(len(rows), np.nan) for name in names}
+        instance.series = {name: np.full(len(rows), np.nan) for name in names}
         for k, row in enumerate(rows):
             for name, value in row.items():
                 if value is not None and name not in skipped:
-                    seen.series[name][k] = self._value(name, value, places[k])
-        self._time(seen, request, rows)
-        return seen
+                    instance.series[name][k] = self._value(name, value, places[k])
+        self._time(instance, request, rows)
+        return instance
 
     def _form(self, body: bytes, path: str) -> AnomalyRequest | None:
         """Return a flat row as a snapshot; None for a request that names `metrics` or `time_series`."""
@@ -180,29 +180,29 @@ class AnomalyService(Service):
             raise invalid(f"{path}.{name}", f"{value:g} is not within {low:g} and {high:g}")
         return float(value)
 
-    def _time(self, seen: _Seen, request: AnomalyRequest, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _time(self, instance: Instance, request: AnomalyRequest, rows: Sequence[Mapping[str, Any]]) -> None:
         """Set the time of each row: its own, or steps before the newest one's; without either no season is used."""
-        live = self._of
-        step = int(live.servable.step_seconds) if live is not None else 3600
-        if seen.field == "time_series":
-            seconds = row_times(rows, f"{seen.path}.time_series")
+        champion = self._of
+        step = int(champion.servable.step_seconds) if champion is not None else 3600
+        if instance.field == "time_series":
+            seconds = row_times(rows, f"{instance.path}.time_series")
             if seconds is not None:
-                seen.times = seconds.astype("datetime64[s]")
-                if live is not None:
-                    seen.notes += [n.split(":")[0] for n in step_notes(seconds, step, "each one")]
+                instance.times = seconds.astype("datetime64[s]")
+                if champion is not None:
+                    instance.notes += [n.split(":")[0] for n in step_notes(seconds, step, "each one")]
                 return
         stamp = request.timestamp
-        if stamp is None and seen.field == "metrics":
+        if stamp is None and instance.field == "metrics":
             stamp = rows[0].get("timestamp")
         if stamp is not None:
-            last = int(parse_stamp(stamp, f"{seen.path}.timestamp"))
+            last = int(parse_stamp(stamp, f"{instance.path}.timestamp"))
             seconds = np.maximum(last - step * np.arange(len(rows) - 1, -1, -1), 0)
-            seen.times = seconds.astype("datetime64[s]")
+            instance.times = seconds.astype("datetime64[s]")
 
     # Answering -------------------------------------------------------------------------------------------------------
 
     def _envelope(
-        self, request: _Seen, series: dict[str, np.ndarray], request_id: str, path: str, field: str
+        self, request: Instance, series: dict[str, np.ndarray], request_id: str, path: str, field: str
     ) -> dict[str, Any]:
         n = len(next(iter(series.values())))
         warnings: list[str] = list(request.notes)

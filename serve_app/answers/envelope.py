@@ -52,9 +52,11 @@ __all__ = [
     "quality",
     "severity",
     "share",
-    "span",
+    "between",
 ]
 
+#: What happens to features that were not given.
+NOT_OBSERVED = "treated as not observed, which the model was trained for"
 MISSING_COST = 0.3
 OUTSIDE_COST = 0.5
 UNCALIBRATED = 0.6
@@ -134,12 +136,12 @@ def share(what: str, part: int, total: int, state: str) -> str:
     return f"{part} of {total} {what} {state}" if part else ""
 
 
-def span(low: float, high: float) -> str:
+def between(low: float, high: float) -> str:
     """Return a range for reading: both ends to four digits of the larger one, without exponents.
 
     Examples
     --------
-    >>> span(5.8194e-09, 4.2034567), span(0.0, 1234567.0), span(-2.5e-6, 1e-6)
+    >>> between(5.8194e-09, 4.2034567), between(0.0, 1234567.0), between(-2.5e-6, 1e-6)
     ('0 to 4.203', '0 to 1,234,567', '-0.0000025 to 0.000001')
     """
     largest = max(abs(low), abs(high))
@@ -190,10 +192,10 @@ class Ranges:
         """Return the warning for a value outside the training range."""
         return (
             f"{self.names[index]} = {value:g} is outside the training range "
-            f"{span(float(self.low[index]), float(self.high[index]))}: the model extrapolates"
+            f"{between(float(self.low[index]), float(self.high[index]))}: the model extrapolates"
         )
 
 
-def say_missing(names: Sequence[str], treatment: str) -> str:
+def say_missing(names: Sequence[str], treatment: str = NOT_OBSERVED) -> str:
     """Return the warning for features that were not given."""
     return f"not given: {listed(names)}; {treatment}"

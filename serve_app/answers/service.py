@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from aiops_core.servable import Servable
+import msgspec
+
 from serve_app.facts import MODELS
 from serve_app.operations.telemetry import Metrics, Slot
 from serve_app.wire.problems import Problem
 from serve_app.wire.times import iso
 
-__all__ = []
-
-#: Rows of a batch answered before other requests get a turn.
-CHUNK = 256
+__all__ = ["Champion", "Service", "legacy_block"]
 
 
 @dataclass(frozen=True)
-class Live:
+class Champion:
     """A model in service.
 
     Attributes
@@ -42,22 +40,28 @@ class Live:
     created: str | None = None
     loaded_at: float = field(default_factory=time.time)
 
-    @property
-    def block(self) -> dict[str, Any]:
-        """The ``model`` object of an answer."""
+    @cached_property
+    def block(self) -> msgspec.Raw:
+        """The ``model`` object of an answer, encoded once."""
         card = self.servable.card
-        return {
-            "name": self.name,
-            "version": self.version,
-            "run_id": self.run_id,
-            "kind": card.get("kind"),
-            "trained_at": card.get("created") or self.created,
-        }
+        return _encoded(
+            {
+                "name": self.name,
+                "version": self.version,
+                "run_id": self.run_id,
+                "kind": card.get("kind"),
+                "trained_at": card.get("created") or self.created,
+            }
+        )
 
 
-def legacy_block(name: str, kind: str) -> dict[str, Any]:
-    """Return the ``model`` object of an answer by an untrained model."""
-    return {"name": name, "version": None, "run_id": None, "kind": kind, "trained_at": None}
+def legacy_block(name: str, kind: str) -> msgspec.Raw:
+    """Return the ``model`` object of an answer by an untrained model, encoded."""
+    return _encoded({"name": name, "version": None, "run_id": None, "kind": kind, "trained_at": None})
+
+
+def _encoded(block: dict[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(block))
 
 
 class Service:
@@ -69,11 +73,11 @@ class Service:
 
     task = ""
     #: What `prepare` made of the model in service.
-    _ready: Any = None
+    _model: Any = None
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.live: Live | None = None
+        self.champion: Champion | None = None
         self._counters: dict[tuple[str, str], Slot] = {}
 
     @property
@@ -81,17 +85,17 @@ class Service:
         """Registered name of the trained model."""
         return MODELS[self.task]
 
-    def install(self, live: Live) -> None:
+    def install(self, champion: Champion) -> None:
         """Take a verified model into service, in one assignment: requests under way finish with the old one."""
-        self.prepare(live)
-        self.live = live
+        self.prepare(champion)
+        self.champion = champion
 
     def retire(self) -> None:
         """Take the model out of service: requests are answered as before the first promotion."""
-        self._ready = None
-        self.live = None
+        self._model = None
+        self.champion = None
 
-    def prepare(self, live: Live) -> None:
+    def prepare(self, champion: Champion) -> None:
         """Derive what requests need from a card, and run the graph once so that no request pays for it."""
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
@@ -118,33 +122,21 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Describe the model in service for ``models/status``."""
-        live = self.live
-        if live is None:
+        champion = self.champion
+        if champion is None:
             return {"name": self.name, "kind": None, "version": None, "alias": None, "status": "no_champion"}
-        card = live.servable.card
+        card = champion.servable.card
         return {
             "name": self.name,
             "kind": card.get("kind"),
-            "version": live.version,
-            "alias": live.alias,
+            "version": champion.version,
+            "alias": champion.alias,
             "status": "loaded",
-            "run_id": live.run_id,
+            "run_id": champion.run_id,
             "metrics": card.get("metrics") or {},
             "trained_at": card.get("created"),
-            "loaded_at": iso(live.loaded_at),
+            "loaded_at": iso(champion.loaded_at),
             "features": [f["name"] for f in card.get("features", [])],
             **{key: card[key] for key in ("step_seconds", "window", "horizon") if key in card},
             "lineage": card.get("lineage") or {},
         }
-
-
-async def breathe(done: int) -> None:
-    """Let other requests run after every `CHUNK` rows of a batch."""
-    if done % CHUNK == 0:
-        await asyncio.sleep(0)
-
-
-def servable_of(live: Live) -> Servable:
-    """Return the servable, typed."""
-    servable: Servable = live.servable
-    return servable

@@ -11,11 +11,11 @@ import numpy as np
 
 from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
-from aiops_core.servable.threat import NORMAL, UNKNOWN, cost_matrix
-from serve_app.answers.batches import place, read_each, refuse, said
+from aiops_core.servable.threat import NORMAL, cost_matrix
+from serve_app.answers.batches import CHUNK, let_others_run, place, read_each, refuse, said
 from serve_app.answers.envelope import Ranges, lowered, quality, say_missing, severity, share
 from serve_app.answers.rows import RowReader, ignored_of, say_ignored
-from serve_app.answers.service import CHUNK, Live, Service, breathe
+from serve_app.answers.service import Champion, Service
 from serve_app.wire.decoding import decode, is_batch
 from serve_app.wire.problems import Problem, invalid
 from serve_app.wire.requests import Costs, ThreatBatch
@@ -23,7 +23,6 @@ from serve_app.wire.wording import listed
 
 __all__ = ["ThreatService"]
 
-_TREATMENT = "treated as not observed, which the model was trained for"
 #: Attack probability from which a `normal` row carries a warning, and from which an attack is critical.
 NEAR, CRITICAL = 0.25, 0.9
 _encode = msgspec.json.Encoder().encode
@@ -38,11 +37,11 @@ CONTROLS: dict[str, tuple[Any, Any]] = {
 }
 
 
-class _Ready:
+class ThreatModel:
     """Everything about one model that requests need, swapped as a whole."""
 
-    def __init__(self, live: Live) -> None:
-        servable = live.servable
+    def __init__(self, champion: Champion) -> None:
+        servable = champion.servable
         card = servable.card
         self.servable = servable
         self.names: list[str] = servable.features
@@ -62,7 +61,7 @@ class _Ready:
         # A stamp says when, not what: it comes with rows of any table.
         names = [name for name in (*ignored, "timestamp") if name not in ("source_ip", "resource_id")]
         self.reader = RowReader("ThreatRequest", card["features"], list(dict.fromkeys(names)), CONTROLS)
-        self.block = msgspec.Raw(_encode(live.block))
+        self.block = champion.block
         self.kind = str(card.get("kind"))
 
         #: The same sources leave out the same features again and again.
@@ -101,7 +100,7 @@ class _Ready:
             raise invalid("$.costs", str(error)) from None
 
     def _say_missing(self, missing: tuple[int, ...]) -> str:
-        return say_missing([self.names[j] for j in missing], _TREATMENT)
+        return say_missing([self.names[j] for j in missing])
 
     def rows(self, requests: list[Any]) -> np.ndarray:
         """Return model input, (n, n_features) float32, NaN where not given."""
@@ -136,69 +135,69 @@ class ThreatService(Service):
     """Answer ``predict/threat``."""
 
     task = "threat"
-    _ready: _Ready | None = None
+    _model: ThreatModel | None = None
     _batch_decoder = msgspec.json.Decoder(ThreatBatch)
 
-    def prepare(self, live: Live) -> None:
+    def prepare(self, champion: Champion) -> None:
         """See `Service.prepare`."""
-        ready = _Ready(live)
-        warm = np.full((1, ready.width), np.nan, dtype=np.float32)
-        ready.servable.occlude(warm[0])
-        ready.servable.predict(warm)
-        self._ready = ready
+        model = ThreatModel(champion)
+        warm = np.full((1, model.width), np.nan, dtype=np.float32)
+        model.servable.occlude(warm[0])
+        model.servable.predict(warm)
+        self._model = model
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
         """See `Service.answer`."""
-        ready = self._ready
-        if ready is None:
+        model = self._model
+        if model is None:
             raise self.no_champion()
-        reader = ready.reader
+        reader = model.reader
         if is_batch(body, reader.named_instances):
-            return await self._batch(ready, body, request_id)
+            return await self._batch(model, body, request_id)
         request: Any = decode(reader.decoder, body)
-        row = ready.rows([request])[0]
+        row = model.rows([request])[0]
         # A feature called so takes the name: then the field is not there.
-        costs = ready.matrix(getattr(request, "costs", None))
+        costs = model.matrix(getattr(request, "costs", None))
         explain = getattr(request, "explain", None)
         if explain is False:
-            probability, drivers = ready.servable.predict(row[None])[0], []
-            label = int(ready.servable.decide(probability[None], costs)[0])
+            probability, drivers = model.servable.predict(row[None])[0], []
+            label = int(model.servable.decide(probability[None], costs)[0])
         else:
-            probability, label, drivers = ready.servable.occlude(row, costs=costs)
-        p, thresholds = probability.tolist(), ready.thresholds_of(costs)
-        return _encode(self._envelope(ready, request, row, p, label, thresholds, drivers, request_id, "$"))
+            probability, label, drivers = model.servable.occlude(row, costs=costs)
+        p, thresholds = probability.tolist(), model.thresholds_of(costs)
+        return _encode(self._envelope(model, request, row, p, label, thresholds, drivers, request_id, "$"))
 
-    async def _batch(self, ready: _Ready, body: bytes, request_id: str) -> bytes:
+    async def _batch(self, model: ThreatModel, body: bytes, request_id: str) -> bytes:
         batch = decode(self._batch_decoder, body)
-        costs = ready.matrix(batch.costs)
-        thresholds = ready.thresholds_of(costs)
-        found = await read_each(batch.instances, lambda raw, path: _read(ready.reader, raw, path))
+        costs = model.matrix(batch.costs)
+        thresholds = model.thresholds_of(costs)
+        found = await read_each(batch.instances, lambda raw, path: _read(model.reader, raw, path))
         good = [i for i, request in enumerate(found) if not isinstance(request, Problem)]
-        rows = ready.rows([found[i] for i in good]).reshape(len(good), ready.width)
+        rows = model.rows([found[i] for i in good]).reshape(len(good), model.width)
         for k in np.flatnonzero(np.isnan(rows).all(axis=1)).tolist():
-            found[good[k]] = ready.nothing(place(good[k]))
+            found[good[k]] = model.nothing(place(good[k]))
         refuse(found, batch.partial)
         out: list[Any] = [said(item) if isinstance(item, Problem) else None for item in found]
         kept = [k for k, i in enumerate(good) if out[i] is None]
         rows, good = rows[kept], [good[k] for k in kept]
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
-            probabilities = ready.servable.predict(part)
-            labels = ready.servable.decide(probabilities, costs).tolist()
+            probabilities = model.servable.predict(part)
+            labels = model.servable.decide(probabilities, costs).tolist()
             for k, (p, label) in enumerate(zip(probabilities.tolist(), labels, strict=True), start):
                 i = good[k]
                 request = found[i]
                 explain = getattr(request, "explain", None)
                 wanted = batch.explain if explain is None else explain
-                drivers = ready.servable.occlude(rows[k], costs=costs)[2] if wanted else []
+                drivers = model.servable.occlude(rows[k], costs=costs)[2] if wanted else []
                 name = f"{request_id}-{i}"
-                out[i] = self._envelope(ready, request, rows[k], p, label, thresholds, drivers, name, place(i))
-            await breathe(0)
+                out[i] = self._envelope(model, request, rows[k], p, label, thresholds, drivers, name, place(i))
+            await let_others_run(0)
         return _encode({"predictions": out})
 
     def _envelope(
         self,
-        ready: _Ready,
+        model: ThreatModel,
         request: Any,
         row: np.ndarray,
         p: list[float],
@@ -210,43 +209,40 @@ class ThreatService(Service):
     ) -> dict[str, Any]:
         # Plain numbers: for a dozen features every numpy call would cost more than this whole loop.
         values = row.tolist()
-        low, high = ready.low, ready.high
+        low, high = model.low, model.high
         missing = tuple([j for j, v in enumerate(values) if v != v])
         outside = [j for j, v in enumerate(values) if v < low[j] or v > high[j]]
         n_missing = len(missing)
-        if n_missing == ready.width:
-            raise ready.nothing(path)
-        warnings = [ready.say_missing(missing)] if missing else []
-        ignored = ready.reader.ignored_in(request)
+        if n_missing == model.width:
+            raise model.nothing(path)
+        warnings = [model.say_missing(missing)] if missing else []
+        ignored = model.reader.ignored_in(request)
         if ignored:
             warnings.append(say_ignored(ignored))
         for j in outside:
-            warnings.append(ready.ranges.say(j, values[j]))
-        attack = 1.0 - p[ready.normal] if ready.normal is not None else 1.0
-        if label == UNKNOWN:
-            prediction, probability, threshold = "unknown", max(p), None
-        else:
-            prediction, probability, threshold = ready.classes[label], p[label], thresholds[label]
-        if label == ready.normal and attack >= NEAR:
+            warnings.append(model.ranges.say(j, values[j]))
+        attack = 1.0 - p[model.normal] if model.normal is not None else 1.0
+        prediction, probability, threshold = model.classes[label], p[label], thresholds[label]
+        if label == model.normal and attack >= NEAR:
             warnings.append(f"an attack is not unlikely: attack_probability {attack:.3g}")
-        factor = quality(n_missing, len(outside), ready.width)
+        factor = quality(n_missing, len(outside), model.width)
         if factor < 1.0:
-            warnings.append(_lowered(factor, n_missing, len(outside), ready.width))
-        self.count(ready.kind, prediction)
+            warnings.append(_lowered(factor, n_missing, len(outside), model.width))
+        self.count(model.kind, prediction)
         return {
             "source_ip": _text(getattr(request, "source_ip", None)),
             "prediction": prediction,
             "probability": round(probability, 6),
-            "probabilities": {name: round(v, 6) for name, v in zip(ready.classes, p, strict=True)},
+            "probabilities": {name: round(v, 6) for name, v in zip(model.classes, p, strict=True)},
             "attack_probability": round(attack, 6),
             "confidence": round(probability * factor, 6),
-            "severity": severity(label != ready.normal, attack, attack >= CRITICAL),
+            "severity": severity(label != model.normal, attack, attack >= CRITICAL),
             "threshold": threshold,
             "drivers": drivers,
             "recommended_actions": _actions(prediction),
             "warnings": warnings,
             "request_id": request_id,
-            "model": ready.block,
+            "model": model.block,
         }
 
 

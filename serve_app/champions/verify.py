@@ -10,7 +10,7 @@ from aiops_core import servable
 from aiops_core.errors import ServableError
 from serve_app.answers.capacity import CapacityService
 from serve_app.answers.failure import FailureService
-from serve_app.answers.service import Live, Service
+from serve_app.answers.service import Champion, Service
 from serve_app.answers.threat import ThreatService
 from serve_app.facts import TASKS
 
@@ -46,7 +46,9 @@ def verify(folder: str | Path, name: str, entry: Mapping[str, Any]) -> None:
     # Nothing is answered and so nothing is counted: the service needs no metrics.
     service = _SERVICES[loaded.task](None)  # type: ignore[arg-type]
     try:
-        service.prepare(Live(loaded, name, str(entry["version"]), entry["run_id"], entry["alias"], entry["created"]))
+        service.prepare(
+            Champion(loaded, name, str(entry["version"]), entry["run_id"], entry["alias"], entry["created"])
+        )
     except Exception as error:
         # Names or shapes that no request can be built for surface as any type of msgspec, numpy and onnxruntime.
         raise ServableError(f"no request can be answered with it ({type(error).__name__}: {error})") from error

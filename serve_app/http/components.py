@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from serve_app.answers import legacy
-from serve_app.answers.envelope import span as between
+from serve_app.answers.envelope import between
 from serve_app.answers.rows import ignored_of
 from serve_app.wire import requests, responses
 from serve_app.wire.features import MAX_INSTANCES, MAX_NUMBER, MAX_TEXT, feature_range, feature_unit

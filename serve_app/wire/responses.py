@@ -119,12 +119,6 @@ class AnomalyAnswer(Envelope):
     anomalies: list[dict[str, Any]]
 
 
-class Predictions(Struct):
-    """Answers of a batch, in the order of its instances."""
-
-    predictions: list[dict[str, Any]]
-
-
 class ProblemDetails(Struct):
     """RFC 9457."""
 

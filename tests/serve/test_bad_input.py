@@ -34,7 +34,7 @@ def under_ray(shared: Service) -> Client:
     from ray.serve._private.http_util import _apply_middlewares
 
     services = Services(
-        shared.host, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
+        shared.models, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
     )
     return Client(_apply_middlewares(build_api(services, header=False), middlewares()))
 
@@ -267,7 +267,7 @@ def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkey
     async def fail(*_: Any) -> bytes:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(shared.host, "answer", fail)
+    monkeypatch.setattr(shared.models, "answer", fail)
     answer = shared.client.post("predict/threat", {"xss_score": 1})
     check(answer, 500)
     assert b"secret" not in answer.body

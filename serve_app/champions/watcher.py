@@ -11,11 +11,11 @@ from typing import Any
 
 from aiops_core import servable
 from aiops_core.errors import AiopsError
-from serve_app.answers.service import Live, Service
+from serve_app.answers.service import Champion, Service
 from serve_app.champions.node import POINTER, POLL_SECONDS, read_pointer
 from serve_app.operations.telemetry import Metrics
 
-__all__ = ["STALE_SECONDS", "WATCH_SECONDS", "Watch"]
+__all__ = ["STALE_SECONDS", "WATCH_SECONDS", "ChampionWatcher"]
 
 _log = logging.getLogger("serve_app")
 
@@ -24,7 +24,7 @@ WATCH_SECONDS = 0.2
 STALE_SECONDS = 45.0
 
 
-class Watch:
+class ChampionWatcher:
     """Load the champions of some services as the pointer file names them.
 
     Parameters
@@ -128,16 +128,16 @@ class Watch:
         service = self._services[name]
         self._by_us.pop(name, None)
         self._tried.pop(name, None)
-        if service.live is not None:
-            self._info(service.live).set(0.0)
+        if service.champion is not None:
+            self._info(service.champion).set(0.0)
             service.retire()
             _log.warning("%s has no champion in the registry any more: taken out of service", name)
 
     def _take(self, name: str, entry: Mapping[str, Any]) -> None:
         service = self._services[name]
-        live = service.live
+        champion = service.champion
         version, run_id = str(entry["version"]), str(entry["run_id"])
-        if live is not None and (live.version, live.run_id) == (version, run_id):
+        if champion is not None and (champion.version, champion.run_id) == (version, run_id):
             if self._by_us.get(name, {}).get("version") != version:
                 # Rolled back to what is served: nothing is refused any more.
                 self._by_us.pop(name, None)
@@ -150,7 +150,7 @@ class Watch:
             loaded = self._loader(entry["folder"])
             if loaded.task != service.task:
                 raise AiopsError(f"the servable is for task '{loaded.task}', not '{service.task}'")
-            fresh = Live(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
+            fresh = Champion(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
             service.install(fresh)
         except Exception as error:
             # Whatever is wrong with a new model, the old one goes on serving.
@@ -160,14 +160,19 @@ class Watch:
                 self._say(name, refusal)
             return
         self._by_us.pop(name, None)
-        if live is not None:
-            self._info(live).set(0.0)
+        if champion is not None:
+            self._info(champion).set(0.0)
         self._info(fresh).set(1.0)
         self._metrics.counter("aiops_reloads_total", model=name, result="loaded").inc()
 
-    def _info(self, live: Live) -> Any:
-        kind = str(live.servable.card.get("kind"))
-        labels = {"model": live.name, "version": str(live.version), "kind": kind, "replica": self._metrics.replica}
+    def _info(self, champion: Champion) -> Any:
+        kind = str(champion.servable.card.get("kind"))
+        labels = {
+            "model": champion.name,
+            "version": str(champion.version),
+            "kind": kind,
+            "replica": self._metrics.replica,
+        }
         return self._metrics.gauge("aiops_model_info", **labels)
 
     def _say(self, name: str, refusal: Mapping[str, str]) -> None:
