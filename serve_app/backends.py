@@ -7,7 +7,7 @@ hop. `RemoteModels` sends each route to a deployment of `LocalModels`, one for e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ class LocalModels:
         """Stop following."""
         self.watcher.close()
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+    def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
         """See `serve_app.http.handlers.Backend`."""
-        return await self._routes[route].answer(route, body, request_id)
+        return self._routes[route].answer(body, request_id)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
         """Answer like `answer`, with a problem as a value: it crosses process borders unharmed."""

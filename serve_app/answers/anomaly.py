@@ -16,23 +16,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from aiops_core.rules import ANOMALY_THRESHOLD, StatisticalAnomalyDetector
+from aiops_core.rules import ANOMALY_THRESHOLD, Finding, StatisticalAnomalyDetector
 from serve_app.answers import legacy
-from serve_app.answers.batches import let_others_run, read_each, refuse, said
+from serve_app.answers.batches import let_others_run
 from serve_app.answers.envelope import UNCALIBRATED, close, lowered, quality, severity, share
 from serve_app.answers.rows import RESERVED, ignored_of, is_nested, say_ignored
 from serve_app.answers.series import check_resource, row_times, step_notes
-from serve_app.answers.service import Champion, Service, legacy_block
-from serve_app.wire.decoding import decode, is_batch
+from serve_app.answers.service import Champion, Service, encode, legacy_block
+from serve_app.wire.decoding import decode
 from serve_app.wire.features import MAX_SERIES, feature_range
-from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.problems import invalid
 from serve_app.wire.requests import AnomalyBatch, AnomalyRequest, Row
 from serve_app.wire.times import iso, parse_stamp
 from serve_app.wire.wording import plain_rule
 
 __all__ = ["AnomalyService"]
 
-_encode = msgspec.json.Encoder().encode
 #: Rows a series needs before its own history says anything.
 _ENOUGH = 8
 #: Shares of the threshold above which a score carries a warning, and above which an anomaly is critical.
@@ -63,12 +62,12 @@ class AnomalyService(Service):
     """
 
     task = "anomaly"
+    batch_decoder = msgspec.json.Decoder(AnomalyBatch)
 
     def __init__(self, metrics: Any, failure: Service) -> None:
         super().__init__(metrics)
         self._failure = failure
         self._single = msgspec.json.Decoder(AnomalyRequest)
-        self._batch = msgspec.json.Decoder(AnomalyBatch)
         self._block = legacy_block(legacy.ANOMALY, "statistical")
         self._of: Champion | None = None
         self._reference: dict[str, Any] | None = None
@@ -76,22 +75,27 @@ class AnomalyService(Service):
         self._units: dict[str, Mapping[str, Any]] = {}
         self._ignored: frozenset[str] = frozenset(RESERVED["failure"]) - {"resource_id", "timestamp"}
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `Service.answer`."""
+    def current(self) -> None:
+        """Take over the reference of the failure predictor now in service; there need not be one."""
         self._refresh()
-        if not is_batch(body):
-            return _encode(self._judge(self._read(body, "$"), request_id))
-        batch = decode(self._batch, body)
-        found = await read_each(batch.instances, self._read)
-        refuse(found, batch.partial)
-        out = []
-        for i, instance in enumerate(found):
-            if isinstance(instance, Problem):
-                out.append(said(instance))
-            else:
-                out.append(self._judge(instance, f"{request_id}-{i}"))
-            await let_others_run(i)
-        return _encode({"predictions": out})
+
+    async def answer_one(self, model: None, body: bytes, request_id: str) -> bytes:
+        """See `Service.answer_one`."""
+        return encode(self._envelope(self._read(body, "$"), request_id))
+
+    def read(self, model: None, batch: AnomalyBatch, body: bytes, path: str) -> Instance:
+        """See `Service.read`."""
+        return self._read(body, path)
+
+    async def answer_each(
+        self, model: None, batch: AnomalyBatch, instances: list[Instance], ids: list[str]
+    ) -> list[Any]:
+        """See `Service.answer_each`."""
+        answers = []
+        for k, instance in enumerate(instances):
+            answers.append(self._envelope(instance, ids[k]))
+            await let_others_run(k)
+        return answers
 
     def _refresh(self) -> None:
         """Take over the reference of the failure predictor now in service."""
@@ -104,9 +108,6 @@ class AnomalyService(Service):
         ignored = ignored_of(card) if champion is not None else RESERVED["failure"]
         self._ignored = frozenset(ignored) - {"resource_id", "timestamp"}
         self._reference = card.get("anomaly") or _from_features(card.get("features", []))
-
-    def _judge(self, instance: Instance, request_id: str) -> dict[str, Any]:
-        return self._envelope(instance, instance.series, request_id, instance.path, instance.field)
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -201,44 +202,24 @@ class AnomalyService(Service):
 
     # Answering -------------------------------------------------------------------------------------------------------
 
-    def _envelope(
-        self, request: Instance, series: dict[str, np.ndarray], request_id: str, path: str, field: str
-    ) -> dict[str, Any]:
-        n = len(next(iter(series.values())))
-        warnings: list[str] = list(request.notes)
-        times = request.times
+    def _envelope(self, instance: Instance, request_id: str) -> dict[str, Any]:
+        series = instance.series
+        warnings: list[str] = list(instance.notes)
         reference = self._reference
-        own = field == "time_series" and request.resource_id not in (reference or {}).get("resources", {})
-        if own and n >= _ENOUGH:
+        own = instance.field == "time_series" and instance.resource_id not in (reference or {}).get("resources", {})
+        if own and len(next(iter(series.values()))) >= _ENOUGH:
             # The past judges the newest rows better than the whole fleet does.
             reference = None
-        detector = StatisticalAnomalyDetector(request.sensitivity or ANOMALY_THRESHOLD)
-        findings = detector.detect(series, timestamps=times, resource_id=request.resource_id, reference=reference)
+        detector = StatisticalAnomalyDetector(instance.sensitivity or ANOMALY_THRESHOLD)
+        findings = detector.detect(
+            series, timestamps=instance.times, resource_id=instance.resource_id, reference=reference
+        )
         judged = [f for f in findings if np.isfinite(f.expected).any()]
         unjudged = [f.metric for f in findings if not np.isfinite(f.expected).any()]
         if unjudged:
             shown = ", ".join(name[:64] for name in unjudged[:20])
             warnings.append(f"nothing to compare with: {shown}; give a time_series or train a failure_predictor")
-        anomalies: list[dict[str, Any]] = []
-        for finding in judged:
-            hits = np.flatnonzero(finding.anomalous).tolist()
-            if hits:
-                self._count(finding.metric, len(hits))
-            for k in hits[-100:]:
-                anomalies.append(
-                    {
-                        "metric": finding.metric,
-                        "index": k,
-                        "timestamp": None
-                        if times is None
-                        else iso(float(times[k].astype("datetime64[s]").astype(int))),
-                        "value": _number(series[finding.metric][k]),
-                        "expected": _number(finding.expected[k]),
-                        "low": _number(finding.low[k]),
-                        "high": _number(finding.high[k]),
-                        "score": _number(finding.score[k]),
-                    }
-                )
+        anomalies = [entry for finding in judged for entry in self._entries(finding, instance)]
         newest = sorted(judged, key=lambda f: -float(f.score[-1]))
         found = any(bool(f.anomalous[-1]) for f in judged)
         top = float(newest[0].score[-1]) if newest else 0.0
@@ -253,7 +234,7 @@ class AnomalyService(Service):
         warnings.append(lowered(factor, "the statistics are not calibrated", missing))
         self.count("statistical", prediction)
         return {
-            "resource_id": request.resource_id,
+            "resource_id": instance.resource_id,
             "prediction": prediction,
             "probability": round(probability, 6),
             "confidence": round(stated * factor, 6),
@@ -275,6 +256,26 @@ class AnomalyService(Service):
             "request_id": request_id,
             "model": self._block,
         }
+
+    def _entries(self, finding: Finding, instance: Instance) -> list[dict[str, Any]]:
+        """Count the anomalies of one metric, and return the newest of them."""
+        hits = np.flatnonzero(finding.anomalous).tolist()
+        if hits:
+            self._count(finding.metric, len(hits))
+        values, times = instance.series[finding.metric], instance.times
+        return [
+            {
+                "metric": finding.metric,
+                "index": k,
+                "timestamp": None if times is None else iso(float(times[k].astype("datetime64[s]").astype(int))),
+                "value": _number(values[k]),
+                "expected": _number(finding.expected[k]),
+                "low": _number(finding.low[k]),
+                "high": _number(finding.high[k]),
+                "score": _number(finding.score[k]),
+            }
+            for k in hits[-100:]
+        ]
 
     def _count(self, metric: str, amount: int) -> None:
         # Only names that the model knows become label values: a client must not be able to invent them.

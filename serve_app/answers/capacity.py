@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from serve_app.answers.batches import let_others_run, read_each, refuse, said
+from serve_app.answers.batches import let_others_run
 from serve_app.answers.capacity_input import Instance, read
 from serve_app.answers.envelope import between, lowered, quality, severity, share
 from serve_app.answers.outlook import LIKELY, Outlook, default_threshold, recommend, warn
-from serve_app.answers.service import Champion, Service
-from serve_app.wire.decoding import decode, is_batch
-from serve_app.wire.problems import Problem, invalid
+from serve_app.answers.service import Champion, Service, encode
+from serve_app.wire.problems import invalid
 from serve_app.wire.requests import CapacityBatch
 from serve_app.wire.wording import span
 
@@ -33,7 +32,6 @@ _ACTIONS = {
     "scale_down": "scale_down",
     "maintain": "continue_monitoring",
 }
-_encode = msgspec.json.Encoder().encode
 
 
 class CapacityService(Service):
@@ -41,10 +39,7 @@ class CapacityService(Service):
 
     task = "capacity"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._batch = msgspec.json.Decoder(CapacityBatch)
-        self._block = msgspec.Raw(b"null")
+    batch_decoder = msgspec.json.Decoder(CapacityBatch)
 
     def prepare(self, champion: Champion) -> None:
         """See `Service.prepare`."""
@@ -52,33 +47,31 @@ class CapacityService(Service):
         history = np.ones((1, 2))
         servable.forecast(history, None, [1, min(2, servable.horizon)], servable.targets[0])
         servable.explain(history, None, 1, servable.targets[0])
-        self._block = champion.block
+        self._model = champion
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `Service.answer`."""
-        champion = self.champion
-        if champion is None:
-            raise self.no_champion()
-        if not is_batch(body):
-            instance = read(champion.servable, body, "$")
-            await self._forecast(champion.servable, [instance])
-            return _encode(self._envelope(champion, instance, request_id, instance.request.explain is not False))
-        batch = decode(self._batch, body)
-        found = await read_each(batch.instances, lambda raw, path: read(champion.servable, raw, path))
-        refuse(found, batch.partial)
-        instances = [instance for instance in found if isinstance(instance, Instance)]
+    async def answer_one(self, model: Champion, body: bytes, request_id: str) -> bytes:
+        """See `Service.answer_one`."""
+        instance = read(model.servable, body, "$")
+        await self._forecast(model.servable, [instance])
+        return encode(self._envelope(model, instance, request_id, instance.request.explain is not False))
+
+    def read(self, model: Champion, batch: CapacityBatch, body: bytes, path: str) -> Instance:
+        """See `Service.read`."""
+        return read(model.servable, body, path)
+
+    async def answer_each(
+        self, model: Champion, batch: CapacityBatch, instances: list[Instance], ids: list[str]
+    ) -> list[Any]:
+        """See `Service.answer_each`."""
         if sum(instance.steps * len(instance.history) for instance in instances) > MAX_POINTS:
             raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
-        await self._forecast(champion.servable, instances)
-        out = []
-        for i, item in enumerate(found):
-            if isinstance(item, Problem):
-                out.append(said(item))
-                continue
-            wanted = batch.explain if item.request.explain is None else item.request.explain
-            out.append(self._envelope(champion, item, f"{request_id}-{i}", wanted))
-            await let_others_run(i)
-        return _encode({"predictions": out})
+        await self._forecast(model.servable, instances)
+        answers = []
+        for k, instance in enumerate(instances):
+            own = instance.request.explain
+            answers.append(self._envelope(model, instance, ids[k], batch.explain if own is None else own))
+            await let_others_run(k)
+        return answers
 
     # Forecasting -----------------------------------------------------------------------------------------------------
 
@@ -168,7 +161,7 @@ class CapacityService(Service):
             "recommended_actions": [_ACTIONS[recommendation["action"]]],
             "warnings": warnings,
             "request_id": request_id,
-            "model": self._block,
+            "model": champion.block,
         }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from aiops_core.rules import failure_actions
 from serve_app.answers import legacy
-from serve_app.answers.batches import CHUNK, let_others_run, read_each, refuse, said
+from serve_app.answers.batches import CHUNK, let_others_run
 from serve_app.answers.envelope import (
     UNCALIBRATED,
     close,
@@ -22,17 +22,14 @@ from serve_app.answers.envelope import (
     share,
 )
 from serve_app.answers.failure_input import FailureModel, Instance, read
-from serve_app.answers.service import Champion, Service, legacy_block
+from serve_app.answers.service import Champion, Service, encode, legacy_block
 from serve_app.answers.windows import Windows
-from serve_app.wire.decoding import decode, is_batch
-from serve_app.wire.problems import Problem
 from serve_app.wire.requests import FailureBatch
 from serve_app.wire.times import iso
 from serve_app.wire.wording import listed
 
 __all__ = ["FailureService"]
 
-_encode = msgspec.json.Encoder().encode
 _NO_TIME = np.datetime64("NaT", "s")
 
 
@@ -47,12 +44,12 @@ class FailureService(Service):
     """
 
     task = "failure"
+    batch_decoder = msgspec.json.Decoder(FailureBatch)
     _model: FailureModel | None = None
 
     def __init__(self, metrics: Any, windows: Any | None = None) -> None:
         super().__init__(metrics)
         self._windows = Windows() if windows is None else windows
-        self._batch_decoder = msgspec.json.Decoder(FailureBatch)
         self._rules = legacy_block(legacy.RULES, "rule_based")
 
     def prepare(self, champion: Champion) -> None:
@@ -63,57 +60,56 @@ class FailureService(Service):
         model.servable.explain(warm[0])
         self._model = model
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `Service.answer`."""
-        model = self._model
-        if is_batch(body, model is not None and model.reader.named_instances):
-            return await self._batch(model, body, request_id)
+    def current(self) -> FailureModel | None:
+        """Return the model in service; without one the rules answer."""
+        return self._model
+
+    def names_instances(self, model: FailureModel | None) -> bool:
+        """See `Service.names_instances`."""
+        return model is not None and model.reader.named_instances
+
+    async def answer_one(self, model: FailureModel | None, body: bytes, request_id: str) -> bytes:
+        """See `Service.answer_one`."""
         instance = read(model, body, "$", None)
         window, last = await self._window(model, instance)
         if model is None or window is None:
-            return _encode(self._by_rules(instance, request_id))
+            return encode(self._by_rules(instance, request_id))
         p = float(model.servable.predict(window[None], last)[0])
-        return _encode(self._decided(model, instance, window, last, p, instance.explain is not False, request_id))
+        return encode(self._decided(model, instance, window, last, p, instance.explain is not False, request_id))
 
-    async def _batch(self, model: FailureModel | None, body: bytes, request_id: str) -> bytes:
-        batch = decode(self._batch_decoder, body)
-        found = await read_each(batch.instances, lambda raw, path: read(model, raw, path, batch.decision))
-        refuse(found, batch.partial)
-        out: list[dict[str, Any] | None] = [None] * len(found)
+    def read(self, model: FailureModel | None, batch: FailureBatch, body: bytes, path: str) -> Instance:
+        """See `Service.read`."""
+        return read(model, body, path, batch.decision)
+
+    async def answer_each(
+        self, model: FailureModel | None, batch: FailureBatch, instances: list[Instance], ids: list[str]
+    ) -> list[Any]:
+        """See `Service.answer_each`; windows are predicted together."""
+        answers: list[Any] = [None] * len(instances)
         waiting: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for i, instance in enumerate(found):
-            if isinstance(instance, Problem):
-                out[i] = said(instance)
-                continue
+
+        def predict() -> None:
+            if model is None or not waiting:
+                return
+            last = np.concatenate([when for _, _, when in waiting])
+            probabilities = model.servable.predict(np.stack([window for _, window, _ in waiting]), last)
+            for (k, window, when), p in zip(waiting, probabilities.tolist(), strict=True):
+                own = instances[k].explain
+                shown = batch.explain if own is None else own
+                answers[k] = self._decided(model, instances[k], window, when, p, shown, ids[k])
+            waiting.clear()
+
+        for k, instance in enumerate(instances):
             window, last = await self._window(model, instance)
             if model is None or window is None:
-                out[i] = self._by_rules(instance, f"{request_id}-{i}")
+                answers[k] = self._by_rules(instance, ids[k])
             else:
-                waiting.append((i, window, last))
+                waiting.append((k, window, last))
             if len(waiting) == CHUNK:
-                self._finish(model, batch.explain, found, waiting, out, request_id)
-                waiting = []
-            await let_others_run(i)
-        self._finish(model, batch.explain, found, waiting, out, request_id)
-        return _encode({"predictions": out})
-
-    def _finish(
-        self,
-        model: FailureModel | None,
-        explain: bool,
-        found: Sequence[Any],
-        waiting: Sequence[tuple[int, np.ndarray, np.ndarray]],
-        out: list[dict[str, Any] | None],
-        request_id: str,
-    ) -> None:
-        if model is None or not waiting:
-            return
-        last = np.concatenate([when for _, _, when in waiting])
-        probabilities = model.servable.predict(np.stack([window for _, window, _ in waiting]), last)
-        for (i, window, when), p in zip(waiting, probabilities.tolist(), strict=True):
-            instance = found[i]
-            wanted = explain if instance.explain is None else instance.explain
-            out[i] = self._decided(model, instance, window, when, p, wanted, f"{request_id}-{i}")
+                predict()
+            await let_others_run(k)
+        predict()
+        return answers
 
     def _decided(
         self,

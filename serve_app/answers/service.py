@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
+from serve_app.answers.batches import read_each, refuse, said
 from serve_app.facts import MODELS
 from serve_app.operations.telemetry import Metrics, Slot
+from serve_app.wire.decoding import BATCH_MARK, decode, is_batch
 from serve_app.wire.problems import Problem
 from serve_app.wire.times import iso
 
-__all__ = ["Champion", "Service", "legacy_block"]
+__all__ = ["encode", "Champion", "Service", "legacy_block"]
+
+encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,20 @@ def legacy_block(name: str, kind: str) -> msgspec.Raw:
 
 
 def _encoded(block: dict[str, Any]) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(block))
+    return msgspec.Raw(encode(block))
 
 
 class Service:
     """One task: takes a request body, gives an answer body.
 
     `answer` is the only entry; it runs inside the ingress replica or in a deployment of its own, whichever the
-    placement says.
+    placement says. A service says how its instances are read and answered; whether one or a batch of them was asked
+    for is the same for all.
     """
 
     task = ""
+    #: Decoder of a batch: a struct with ``instances`` and ``partial``.
+    batch_decoder: msgspec.json.Decoder[Any]
     #: What `prepare` made of the model in service.
     _model: Any = None
 
@@ -98,7 +106,19 @@ class Service:
     def prepare(self, champion: Champion) -> None:
         """Derive what requests need from a card, and run the graph once so that no request pays for it."""
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+    def current(self) -> Any:
+        """Return what `prepare` made of the model in service.
+
+        Raises
+        ------
+        Problem
+            503 if there is none.
+        """
+        if self._model is None:
+            raise self.no_champion()
+        return self._model
+
+    def answer(self, body: bytes, request_id: str) -> Awaitable[bytes]:
         """Answer one request body.
 
         Raises
@@ -106,7 +126,57 @@ class Service:
         Problem
             If the body breaks a rule or there is no model to answer with.
         """
+        # Not a coroutine itself: one less to run for every request.
+        model = self.current()
+        if BATCH_MARK in body and is_batch(body, self.names_instances(model)):
+            return self._answer_batch(model, body, request_id)
+        return self.answer_one(model, body, request_id)
+
+    def names_instances(self, model: Any) -> bool:
+        """Say whether a column bears the name that marks a batch."""
+        return False
+
+    async def answer_one(self, model: Any, body: bytes, request_id: str) -> bytes:
+        """Answer a body that is one instance."""
         raise NotImplementedError
+
+    def read(self, model: Any, batch: Any, body: bytes, path: str) -> Any:
+        """Read one instance of a batch."""
+        raise NotImplementedError
+
+    async def answer_each(self, model: Any, batch: Any, instances: list[Any], ids: list[str]) -> list[Any]:
+        """Answer the good instances of a batch.
+
+        Parameters
+        ----------
+        model : Any
+            As from `current`.
+        batch : Struct
+        instances : list
+            As from `read_batch`.
+        ids : list of str
+            Request id of each.
+
+        Returns
+        -------
+        list of dict
+        """
+        raise NotImplementedError
+
+    async def read_batch(self, model: Any, batch: Any) -> list[Any]:
+        """Read every instance; a bad one becomes the problem that it raised."""
+        return await read_each(batch.instances, lambda body, path: self.read(model, batch, body, path))
+
+    async def _answer_batch(self, model: Any, body: bytes, request_id: str) -> bytes:
+        batch = decode(self.batch_decoder, body)
+        found = await self.read_batch(model, batch)
+        refuse(found, batch.partial)
+        answers: list[Any] = [said(item) if isinstance(item, Problem) else None for item in found]
+        good = [i for i, item in enumerate(found) if not isinstance(item, Problem)]
+        given = await self.answer_each(model, batch, [found[i] for i in good], [f"{request_id}-{i}" for i in good])
+        for i, answer in zip(good, given, strict=True):
+            answers[i] = answer
+        return encode({"predictions": answers})
 
     def count(self, kind: str, label: str, amount: int = 1) -> None:
         """Count predictions in ``aiops_predictions_total``."""

@@ -12,11 +12,11 @@ import numpy as np
 from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, cost_matrix
-from serve_app.answers.batches import CHUNK, let_others_run, place, read_each, refuse, said
+from serve_app.answers.batches import CHUNK, let_others_run, place
 from serve_app.answers.envelope import Ranges, lowered, quality, say_missing, severity, share
 from serve_app.answers.rows import RowReader, ignored_of, say_ignored
-from serve_app.answers.service import Champion, Service
-from serve_app.wire.decoding import decode, is_batch
+from serve_app.answers.service import Champion, Service, encode
+from serve_app.wire.decoding import decode
 from serve_app.wire.problems import Problem, invalid
 from serve_app.wire.requests import Costs, ThreatBatch
 from serve_app.wire.wording import listed
@@ -25,7 +25,6 @@ __all__ = ["ThreatService"]
 
 #: Attack probability from which a `normal` row carries a warning, and from which an attack is critical.
 NEAR, CRITICAL = 0.25, 0.9
-_encode = msgspec.json.Encoder().encode
 
 _Named = Annotated[str, msgspec.Meta(max_length=256)] | int | float | None
 #: Fields of a row beside its features.
@@ -136,7 +135,7 @@ class ThreatService(Service):
 
     task = "threat"
     _model: ThreatModel | None = None
-    _batch_decoder = msgspec.json.Decoder(ThreatBatch)
+    batch_decoder = msgspec.json.Decoder(ThreatBatch)
 
     def prepare(self, champion: Champion) -> None:
         """See `Service.prepare`."""
@@ -146,15 +145,13 @@ class ThreatService(Service):
         model.servable.predict(warm)
         self._model = model
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `Service.answer`."""
-        model = self._model
-        if model is None:
-            raise self.no_champion()
-        reader = model.reader
-        if is_batch(body, reader.named_instances):
-            return await self._batch(model, body, request_id)
-        request: Any = decode(reader.decoder, body)
+    def names_instances(self, model: ThreatModel) -> bool:
+        """See `Service.names_instances`."""
+        return model.reader.named_instances
+
+    async def answer_one(self, model: ThreatModel, body: bytes, request_id: str) -> bytes:
+        """See `Service.answer_one`."""
+        request: Any = decode(model.reader.decoder, body)
         row = model.rows([request])[0]
         # A feature called so takes the name: then the field is not there.
         costs = model.matrix(getattr(request, "costs", None))
@@ -165,35 +162,44 @@ class ThreatService(Service):
         else:
             probability, label, drivers = model.servable.occlude(row, costs=costs)
         p, thresholds = probability.tolist(), model.thresholds_of(costs)
-        return _encode(self._envelope(model, request, row, p, label, thresholds, drivers, request_id, "$"))
+        return encode(self._envelope(model, request, row, p, label, thresholds, drivers, request_id))
 
-    async def _batch(self, model: ThreatModel, body: bytes, request_id: str) -> bytes:
-        batch = decode(self._batch_decoder, body)
-        costs = model.matrix(batch.costs)
-        thresholds = model.thresholds_of(costs)
-        found = await read_each(batch.instances, lambda raw, path: _read(model.reader, raw, path))
+    def read(self, model: ThreatModel, batch: ThreatBatch, body: bytes, path: str) -> Any:
+        """See `Service.read`."""
+        request = decode(model.reader.decoder, body, path)
+        if getattr(request, "costs", None) is not None:
+            raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
+        return request
+
+    async def read_batch(self, model: ThreatModel, batch: ThreatBatch) -> list[Any]:
+        """See `Service.read_batch`; a good instance comes with its row."""
+        # Wrong costs are named before wrong rows.
+        model.matrix(batch.costs)
+        found = await super().read_batch(model, batch)
         good = [i for i, request in enumerate(found) if not isinstance(request, Problem)]
         rows = model.rows([found[i] for i in good]).reshape(len(good), model.width)
-        for k in np.flatnonzero(np.isnan(rows).all(axis=1)).tolist():
-            found[good[k]] = model.nothing(place(good[k]))
-        refuse(found, batch.partial)
-        out: list[Any] = [said(item) if isinstance(item, Problem) else None for item in found]
-        kept = [k for k, i in enumerate(good) if out[i] is None]
-        rows, good = rows[kept], [good[k] for k in kept]
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK]
-            probabilities = model.servable.predict(part)
+        for i, row, empty in zip(good, rows, np.isnan(rows).all(axis=1).tolist(), strict=True):
+            found[i] = model.nothing(place(i)) if empty else (found[i], row)
+        return found
+
+    async def answer_each(
+        self, model: ThreatModel, batch: ThreatBatch, instances: list[tuple[Any, np.ndarray]], ids: list[str]
+    ) -> list[Any]:
+        """See `Service.answer_each`."""
+        costs = model.matrix(batch.costs)
+        thresholds = model.thresholds_of(costs)
+        answers = []
+        for start in range(0, len(instances), CHUNK):
+            part = instances[start : start + CHUNK]
+            probabilities = model.servable.predict(np.stack([row for _, row in part]))
             labels = model.servable.decide(probabilities, costs).tolist()
-            for k, (p, label) in enumerate(zip(probabilities.tolist(), labels, strict=True), start):
-                i = good[k]
-                request = found[i]
+            for (request, row), p, label, name in zip(part, probabilities.tolist(), labels, ids[start:], strict=False):
                 explain = getattr(request, "explain", None)
                 wanted = batch.explain if explain is None else explain
-                drivers = model.servable.occlude(rows[k], costs=costs)[2] if wanted else []
-                name = f"{request_id}-{i}"
-                out[i] = self._envelope(model, request, rows[k], p, label, thresholds, drivers, name, place(i))
+                drivers = model.servable.occlude(row, costs=costs)[2] if wanted else []
+                answers.append(self._envelope(model, request, row, p, label, thresholds, drivers, name))
             await let_others_run(0)
-        return _encode({"predictions": out})
+        return answers
 
     def _envelope(
         self,
@@ -205,7 +211,6 @@ class ThreatService(Service):
         thresholds: list[float | None],
         drivers: list[Any],
         request_id: str,
-        path: str,
     ) -> dict[str, Any]:
         # Plain numbers: for a dozen features every numpy call would cost more than this whole loop.
         values = row.tolist()
@@ -214,7 +219,7 @@ class ThreatService(Service):
         outside = [j for j, v in enumerate(values) if v < low[j] or v > high[j]]
         n_missing = len(missing)
         if n_missing == model.width:
-            raise model.nothing(path)
+            raise model.nothing("$")
         warnings = [model.say_missing(missing)] if missing else []
         ignored = model.reader.ignored_in(request)
         if ignored:
@@ -244,14 +249,6 @@ class ThreatService(Service):
             "request_id": request_id,
             "model": model.block,
         }
-
-
-def _read(reader: RowReader, body: bytes, path: str) -> Any:
-    """Read one row of a batch."""
-    request = decode(reader.decoder, body, path)
-    if getattr(request, "costs", None) is not None:
-        raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
-    return request
 
 
 def _text(name: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ _JSON = b"application/json"
 class Backend(Protocol):
     """Where the models of the three tasks and the anomaly detector live: one interface, two placements."""
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
+    def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
         """Answer the body of ``predict/failure``, ``predict/threat``, ``predict/capacity`` or ``analyze/anomaly``."""
 
     async def status(self) -> dict[str, Any]:

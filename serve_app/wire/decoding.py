@@ -11,9 +11,11 @@ from serve_app.wire.problems import Problem
 from serve_app.wire.violations import violations
 from serve_app.wire.wording import listed
 
-__all__ = ["decode", "is_batch", "unknown_names"]
+__all__ = ["BATCH_MARK", "decode", "is_batch", "unknown_names"]
 
 T = TypeVar("T")
+#: In every body that is a batch; looked for before `is_batch` decodes anything.
+BATCH_MARK = b'"instances"'
 #: Plain values of any JSON; a number beyond float64 becomes infinite, which breaks the same rule.
 _anything = msgspec.json.Decoder(float_hook=float)
 
@@ -66,8 +68,6 @@ def is_batch(body: bytes, named: bool = False) -> bool:
     named : bool, default False
         Whether a column is called so: then only a list makes a batch.
     """
-    if b'"instances"' not in body:
-        return False
     try:
         found = bytes(_PEEK.decode(body).instances)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
