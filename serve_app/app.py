@@ -103,25 +103,25 @@ class TaskModels:
     def __init__(self, task: str, config: dict[str, Any], windows: Any | None = None) -> None:
         self._process = _Process(config)
         buffer = None if windows is None else RemoteWindows(windows)
-        self._host = LocalModels([task], self._process.folder, self._process.metrics, buffer)
-        self._host.start(30.0 if config["follow"] else 0.0)
+        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer)
+        self._models.start(30.0 if config["follow"] else 0.0)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
         """See `LocalModels.call`."""
-        return await self._host.call(route, body, request_id)
+        return await self._models.call(route, body, request_id)
 
     async def status(self) -> dict[str, Any]:
         """See `LocalModels.status`."""
-        return await self._host.status()
+        return await self._models.status()
 
     async def cards(self) -> dict[str, Any]:
         """See `LocalModels.cards`."""
-        return await self._host.cards()
+        return await self._models.cards()
 
     def __del__(self) -> None:
-        host = getattr(self, "_host", None)
-        if host is not None:
-            host.close()
+        found = getattr(self, "_models", None)
+        if found is not None:
+            found.close()
             self._process.supervisor.close()
 
 
@@ -161,11 +161,11 @@ class Ingress:
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
         if models is None:
-            host = LocalModels(
+            local = LocalModels(
                 list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows)
             )
-            host.start(30.0 if config["follow"] else 0.0)
-            backend: Any = host
+            local.start(30.0 if config["follow"] else 0.0)
+            backend: Any = local
         else:
             backend = RemoteModels(models)
         current = settings.load()

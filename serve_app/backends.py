@@ -154,7 +154,7 @@ class RemoteModels:
         raise Problem(status, content[0], content[1])
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.http.handlers.Backend`; the registry counts as reachable when every host says so."""
+        """See `serve_app.http.handlers.Backend`; the registry counts as reachable when every deployment says so."""
         parts = await asyncio.gather(*(handle.status.remote() for handle in self._handles.values()))
         models = [model for part in parts for model in part["models"]]
         models.sort(key=lambda model: bool(model.get("legacy")))

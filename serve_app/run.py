@@ -22,7 +22,7 @@ from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
 
-__all__ = ["FAST", "main", "RunningService"]
+__all__ = ["FAST", "RunningService", "main"]
 
 #: Read by Ray when it starts, so set before; a value in the environment wins. HAProxy instead of the Python proxy, no
 #: thread hop inside a replica, one HAProxy thread for two cores, and none of HAProxy's per-request metrics: ours

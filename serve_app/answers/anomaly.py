@@ -77,7 +77,15 @@ class AnomalyService(Service):
 
     def current(self) -> None:
         """Take over the reference of the failure predictor now in service; there need not be one."""
-        self._refresh()
+        champion = self._failure.champion
+        if champion is self._of:
+            return
+        self._of = champion
+        card = champion.servable.card if champion is not None else {}
+        self._units = {f["name"]: f for f in card.get("features", [])}
+        ignored = ignored_of(card) if champion is not None else RESERVED["failure"]
+        self._ignored = frozenset(ignored) - {"resource_id", "timestamp"}
+        self._reference = card.get("anomaly") or _from_features(card.get("features", []))
 
     async def answer_one(self, model: None, body: bytes, request_id: str) -> bytes:
         """See `Service.answer_one`."""
@@ -96,18 +104,6 @@ class AnomalyService(Service):
             answers.append(self._envelope(instance, ids[k]))
             await let_others_run(k)
         return answers
-
-    def _refresh(self) -> None:
-        """Take over the reference of the failure predictor now in service."""
-        champion = self._failure.champion
-        if champion is self._of:
-            return
-        self._of = champion
-        card = champion.servable.card if champion is not None else {}
-        self._units = {f["name"]: f for f in card.get("features", [])}
-        ignored = ignored_of(card) if champion is not None else RESERVED["failure"]
-        self._ignored = frozenset(ignored) - {"resource_id", "timestamp"}
-        self._reference = card.get("anomaly") or _from_features(card.get("features", []))
 
     # Reading ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,20 +104,7 @@ class CapacityService(Service):
         servable, request = champion.servable, instance.request
         step = servable.step_seconds
         units = {f["name"]: f for f in servable.card["features"]}
-        when = instance.last + step * np.arange(1, instance.steps + 1)
-        names = [f"{s}Z" for s in np.datetime_as_string(when.astype("datetime64[s]"))]
-        forecast, outlooks = {}, {}
-        for metric, bands in instance.forecast.items():
-            # Judged by what is shown, so that a reader of the bands comes to the same verdict.
-            bands = np.round(bands, 7)
-            forecast[metric] = [
-                {"timestamp": t, "p10": a, "p50": b, "p90": c}
-                for t, (a, b, c) in zip(names, bands.tolist(), strict=True)
-            ]
-            limit = (request.thresholds or {}).get(metric, default_threshold(units.get(metric, {})))
-            if limit is not None:
-                known = instance.history[metric]
-                outlooks[metric] = Outlook(bands, limit, float(known[np.isfinite(known)][-1]), instance.last, step)
+        forecast, outlooks = _look_ahead(instance, units, step)
         probability = max((o.chance for o in outlooks.values()), default=None)
         first = max(outlooks or instance.forecast, key=lambda m: outlooks[m].chance if outlooks else 0.0)
         recommendation = recommend(outlooks, span(instance.steps * step))
@@ -126,16 +114,9 @@ class CapacityService(Service):
         if absent:
             warnings.append(f"not given: {', '.join(absent)}; not forecast")
         warnings += warn(outlooks, [m for m in instance.forecast if m not in outlooks])
-        outside = 0
-        for metric in instance.forecast:
-            reference = units.get(metric, {}).get("reference") or {}
-            values = instance.history[metric][np.isfinite(instance.history[metric])]
-            low, high = reference.get("min", -math.inf), reference.get("max", math.inf)
-            beyond = values[(values < low) | (values > high)]
-            if len(beyond):
-                outside += 1
-                warnings.append(f"{metric} = {beyond[-1]:g} is outside the training range {between(low, high)}")
-        verdict = _Verdict.of(probability, observed, outside, servable.season, warnings)
+        unfamiliar = _outside(instance, units)
+        warnings += unfamiliar
+        verdict = _Verdict.of(probability, observed, len(unfamiliar), servable.season, warnings)
         drivers: list[Any] = []
         if explain:
             bands = instance.forecast[first]
@@ -163,6 +144,39 @@ class CapacityService(Service):
             "request_id": request_id,
             "model": champion.block,
         }
+
+
+def _look_ahead(
+    instance: Instance, units: Mapping[str, Any], step: int
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Outlook]]:
+    """Return the points of every metric's forecast, and the outlook of those with a threshold."""
+    when = instance.last + step * np.arange(1, instance.steps + 1)
+    names = [f"{s}Z" for s in np.datetime_as_string(when.astype("datetime64[s]"))]
+    forecast, outlooks = {}, {}
+    for metric, bands in instance.forecast.items():
+        # Judged by what is shown, so that a reader of the bands comes to the same verdict.
+        bands = np.round(bands, 7)
+        forecast[metric] = [
+            {"timestamp": t, "p10": a, "p50": b, "p90": c} for t, (a, b, c) in zip(names, bands.tolist(), strict=True)
+        ]
+        limit = (instance.request.thresholds or {}).get(metric, default_threshold(units.get(metric, {})))
+        if limit is not None:
+            known = instance.history[metric]
+            outlooks[metric] = Outlook(bands, limit, float(known[np.isfinite(known)][-1]), instance.last, step)
+    return forecast, outlooks
+
+
+def _outside(instance: Instance, units: Mapping[str, Any]) -> list[str]:
+    """Return a warning for every metric with a value outside the training range."""
+    found = []
+    for metric in instance.forecast:
+        reference = units.get(metric, {}).get("reference") or {}
+        values = instance.history[metric][np.isfinite(instance.history[metric])]
+        low, high = reference.get("min", -math.inf), reference.get("max", math.inf)
+        beyond = values[(values < low) | (values > high)]
+        if len(beyond):
+            found.append(f"{metric} = {beyond[-1]:g} is outside the training range {between(low, high)}")
+    return found
 
 
 def _stack(series: list[np.ndarray]) -> np.ndarray:

@@ -47,12 +47,12 @@ __all__ = [
     "OUTSIDE_COST",
     "UNCALIBRATED",
     "Ranges",
+    "between",
     "close",
     "lowered",
     "quality",
     "severity",
     "share",
-    "between",
 ]
 
 #: What happens to features that were not given.

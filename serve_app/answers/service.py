@@ -1,4 +1,4 @@
-"""What the services of all tasks share: the model in service, decoding with useful errors, batches."""
+"""What the services of all tasks share: the model in service, and how one instance or a batch is answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serve_app.wire.decoding import BATCH_MARK, decode, is_batch
 from serve_app.wire.problems import Problem
 from serve_app.wire.times import iso
 
-__all__ = ["encode", "Champion", "Service", "legacy_block"]
+__all__ = ["Champion", "Service", "encode", "legacy_block"]
 
 encode = msgspec.json.Encoder().encode
 

@@ -7,7 +7,7 @@ Two halves, so that no serving process ever imports MLflow:
   does before it answers with it, and only then writes it into a pointer file, in one step. A version that fails is
   refused: the pointer file keeps the last good one, for restarted replicas too. A model whose alias was removed goes
   out of service. It also carries out promotions, rollbacks and registrations asked for over its socket (`client`).
-- the **watch**, a thread in every serving process, looks at the pointer file every `WATCH_SECONDS`, loads what
+- the **watcher**, a thread in every serving process, looks at the pointer file every `WATCH_SECONDS`, loads what
   changed, replays its golden examples and only then swaps it in. A servable that fails is refused, the old one
   stays, and the refusal is in `models/status`.
 

@@ -1,4 +1,4 @@
-"""The watch, a thread in every serving process: it takes the champions into service that the pointer file names."""
+"""The watcher, a thread in every serving process: it takes the champions into service that the pointer file names."""
 
 from __future__ import annotations
 

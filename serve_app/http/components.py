@@ -142,32 +142,8 @@ def _instance_error() -> dict[str, Any]:
     }
 
 
-def components(cards: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schemas by name.
-
-    Parameters
-    ----------
-    cards : mapping of str to mapping
-        As for `serve_app.http.openapi.document`.
-    """
-    _, parts = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
-    parts = copy.deepcopy(dict(parts))
-    for name in ("FailureRequest", "AnomalyRequest"):
-        properties = parts[name]["properties"]
-        properties["metrics"] = {
-            "anyOf": [{"$ref": "#/components/schemas/Snapshot"}, {"type": "null"}],
-            "default": None,
-        }
-        for branch in properties["time_series"]["anyOf"]:
-            if branch.get("type") == "array":
-                branch["items"] = {"$ref": "#/components/schemas/Snapshot"}
-    _telemetry(parts, cards)
-    parts["InstanceError"] = _instance_error()
-    for name in ("Failure", "Capacity", "Anomaly"):
-        one = [{"$ref": f"#/components/schemas/{name}Request"}]
-        if name == "Failure":
-            one.append({"$ref": "#/components/schemas/TelemetryRow"})
-        parts[f"{name}Batch"]["properties"]["instances"]["items"] = {"anyOf": one} if len(one) > 1 else one[0]
+def _activity(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
+    """Describe a row of activity, and a batch of them."""
     row = {**_unused(cards["threat"]), **_features(cards["threat"])} if "threat" in cards else {}
     named = {"type": ["string", "number", "null"], "maxLength": 256}
     cost = {"type": "number", "minimum": 0, "maximum": MAX_NUMBER}
@@ -211,11 +187,45 @@ def components(cards: Mapping[str, Any]) -> dict[str, Any]:
         "required": ["instances"],
         "additionalProperties": False,
     }
+
+
+def _usage(parts: dict[str, Any], card: Mapping[str, Any]) -> None:
+    """Name the metrics that a capacity request may hold."""
+    parts["CapacityRequest"]["description"] += f" {_pace(card)}"
+    names = [f["name"] for f in card["features"]]
+    for name in ("historical_data", "current_metrics", "thresholds"):
+        for branch in parts["CapacityRequest"]["properties"][name]["anyOf"]:
+            if branch.get("type") == "object":
+                branch["propertyNames"] = {"enum": card["targets"] if name == "thresholds" else names}
+
+
+def components(cards: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schemas by name.
+
+    Parameters
+    ----------
+    cards : mapping of str to mapping
+        As for `serve_app.http.openapi.describe`.
+    """
+    _, parts = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
+    parts = copy.deepcopy(dict(parts))
+    for name in ("FailureRequest", "AnomalyRequest"):
+        properties = parts[name]["properties"]
+        properties["metrics"] = {
+            "anyOf": [{"$ref": "#/components/schemas/Snapshot"}, {"type": "null"}],
+            "default": None,
+        }
+        for branch in properties["time_series"]["anyOf"]:
+            if branch.get("type") == "array":
+                branch["items"] = {"$ref": "#/components/schemas/Snapshot"}
+    _telemetry(parts, cards)
+    parts["InstanceError"] = _instance_error()
+    for name in ("Failure", "Capacity", "Anomaly"):
+        one = [{"$ref": f"#/components/schemas/{name}Request"}]
+        if name == "Failure":
+            one.append({"$ref": "#/components/schemas/TelemetryRow"})
+        parts[f"{name}Batch"]["properties"]["instances"]["items"] = {"anyOf": one} if len(one) > 1 else one[0]
+    _activity(parts, cards)
     if "capacity" in cards:
-        parts["CapacityRequest"]["description"] += f" {_pace(cards['capacity'])}"
-        names = [f["name"] for f in cards["capacity"]["features"]]
-        for name in ("historical_data", "current_metrics", "thresholds"):
-            for branch in parts["CapacityRequest"]["properties"][name]["anyOf"]:
-                if branch.get("type") == "object":
-                    branch["propertyNames"] = {"enum": cards["capacity"]["targets"] if name == "thresholds" else names}
+        _usage(parts, cards["capacity"])
     return parts

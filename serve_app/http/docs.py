@@ -1,4 +1,4 @@
-"""The documentation page: one HTML file drawn from the OpenAPI document, without a script or a font from elsewhere."""
+"""The documentation page: one HTML file drawn from the OpenAPI description, without a script or a font from elsewhere."""
 
 from __future__ import annotations
 
@@ -118,17 +118,17 @@ def _operation(path: str, method: str, entry: Mapping[str, Any], parts: Mapping[
     )
 
 
-def page(document: Mapping[str, Any]) -> bytes:
+def page(description: Mapping[str, Any]) -> bytes:
     """Render the page.
 
     Parameters
     ----------
-    document : mapping
-        OpenAPI, as from `serve_app.http.openapi.document`.
+    description : mapping
+        OpenAPI, as from `serve_app.http.openapi.describe`.
     """
-    parts = document["components"]["schemas"]
+    parts = description["components"]["schemas"]
     groups: dict[str, str] = {}
-    for path, entry in document["paths"].items():
+    for path, entry in description["paths"].items():
         for method in ("get", "post", "delete"):
             if method in entry:
                 operation = entry[method]
@@ -141,7 +141,7 @@ def page(document: Mapping[str, Any]) -> bytes:
         for name in ("Snapshot", "FailureAnswer", "ThreatAnswer", "CapacityAnswer", "AnomalyAnswer", "ProblemDetails")
         if name in parts
     )
-    info = document["info"]
+    info = description["info"]
     text = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(info['title'])}</title><style>{_STYLE}</style></head><body><h1>{html.escape(info['title'])}</h1>"

@@ -111,11 +111,11 @@ class Handlers:
 
     async def schema(self, path: str) -> bytes:
         """Return the OpenAPI description."""
-        return _encode(openapi.document(await self._services.backend.cards()))
+        return _encode(openapi.describe(await self._services.backend.cards()))
 
     async def docs(self, path: str) -> Any:
         """Return the documentation page."""
-        page = docs.page(openapi.document(await self._services.backend.cards()))
+        page = docs.page(openapi.describe(await self._services.backend.cards()))
         return 200, b"text/html; charset=utf-8", page, docs.HEADERS
 
     async def actions(self, path: str) -> bytes:

@@ -10,7 +10,7 @@ from serve_app.http.examples import EXAMPLES
 from serve_app.http.meanings import explain
 from serve_app.http.routes import JOB, ROUTES, Route
 
-__all__ = ["document"]
+__all__ = ["describe"]
 
 
 #: Answers that any route may give besides success.
@@ -40,7 +40,7 @@ def _problems(codes: Iterable[int]) -> dict[str, Any]:
     return {str(code): {"description": _PROBLEMS[code], "content": body} for code in codes}
 
 
-def document(cards: Mapping[str, Any]) -> dict[str, Any]:
+def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description.
 
     Parameters

@@ -118,16 +118,7 @@ class Remediator:
         if action not in known:
             raise Problem(404, f"action {action!r} is not in the catalogue: {', '.join(known)}")
         url = self._webhooks.get(action)
-        delivery = uuid.uuid4().hex
-        content = {
-            "id": delivery,
-            "action": action,
-            "does": known[action].does,
-            "resource_id": resource_id,
-            "reason": reason,
-            "request_id": request_id,
-            "sent_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
+        content = _content(known[action], resource_id, reason, request_id)
         answer = {
             "action": action,
             "resource_id": resource_id,
@@ -147,7 +138,7 @@ class Remediator:
         body = json.dumps(content).encode()
         outcome = ""
         for attempt in range(1, ATTEMPTS + 1):
-            status, outcome = await asyncio.to_thread(_post, url, body, self._secret, delivery)
+            status, outcome = await asyncio.to_thread(_post, url, body, self._secret, content["id"])
             if 200 <= status < 300:
                 self._metrics.counter("aiops_remediations_executed_total", action=action).inc()
                 done = {"http_status": status, "attempts": attempt}
@@ -197,6 +188,19 @@ class Remediator:
                     self._retrying = False
                     _logger.warning("the audit log is written again, with everything that waited")
                     return
+
+
+def _content(action: Action, resource_id: str, reason: str | None, request_id: str | None) -> dict[str, Any]:
+    """Return the body of a delivery, with an id of its own."""
+    return {
+        "id": uuid.uuid4().hex,
+        "action": action.id,
+        "does": action.does,
+        "resource_id": resource_id,
+        "reason": reason,
+        "request_id": request_id,
+        "sent_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
 
 
 def _host(url: str | None) -> str | None:

@@ -37,7 +37,7 @@ _KEY_BYTES = 320
 _log = logging.getLogger("serve_app")
 _SIZE = 16 + 8 * _SLOTS + _KEY_BYTES * _SLOTS
 
-#: name -> (type, help); the first four are the names of the replaced system.
+#: name -> (type, help); the first four names are fixed, dashboards rely on them.
 CATALOGUE: dict[str, tuple[str, str]] = {
     "aiops_predictions_total": ("counter", "Predictions answered, by task, kind of model and predicted label."),
     "aiops_anomalies_detected_total": ("counter", "Anomalies found by analyze/anomaly, by metric."),

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from serve_app.facts import MODELS
 from serve_app.wire.features import MAX_INSTANCES, MAX_NUMBER, MAX_SERIES
 
 __all__ = [
@@ -154,7 +155,7 @@ class TrainRequest(Struct, forbid_unknown_fields=True):
     """Which models to train, on what."""
 
     models: Annotated[list[ModelName], Meta(min_length=1, max_length=3)] = msgspec.field(
-        default_factory=lambda: ["failure_predictor", "threat_detector", "capacity_forecaster"]
+        default_factory=lambda: list(MODELS.values())
     )
     use_synthetic_data: bool = True
     source: Annotated[str, Meta(min_length=1, max_length=512, description="Public set or folder of tables.")] | None = (
