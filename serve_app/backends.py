@@ -1,4 +1,4 @@
-"""Where the models champion: one interface (`serve_app.http.handlers.Backend`), two placements.
+"""Where the models live: one interface (`serve_app.http.handlers.Backend`), two placements.
 
 `LocalModels` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
 hop. `RemoteModels` sends each route to a deployment of `LocalModels`, one for each task, which can then be scaled apart.

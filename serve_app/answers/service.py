@@ -114,9 +114,11 @@ class Service:
         Problem
             503 if there is none.
         """
-        if self._model is None:
+        # Read once: the watcher may take it out of service at any time.
+        model = self._model
+        if model is None:
             raise self.no_champion()
-        return self._model
+        return model
 
     def answer(self, body: bytes, request_id: str) -> Awaitable[bytes]:
         """Answer one request body.
