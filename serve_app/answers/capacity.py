@@ -116,7 +116,7 @@ class CapacityService(Service):
         warnings += warn(outlooks, [m for m in instance.forecast if m not in outlooks])
         unfamiliar = _outside(instance, units)
         warnings += unfamiliar
-        verdict = _Verdict.of(probability, observed, len(unfamiliar), servable.season, warnings)
+        stated = _Stated.of(probability, observed, len(unfamiliar), servable.season, warnings)
         drivers: list[Any] = []
         if explain:
             bands = instance.forecast[first]
@@ -126,14 +126,14 @@ class CapacityService(Service):
             drivers = servable.explain(
                 instance.history[first][None], last, crossing + 1, first, exogenous=others or None
             )
-        self.count(str(servable.card.get("kind")), verdict.prediction)
+        self.count(str(servable.card.get("kind")), stated.prediction)
         soon = any(o.hours is not None and o.hours <= SOON_HOURS for o in outlooks.values())
         return {
             "resource_id": str(request.resource_id),
-            "prediction": verdict.prediction,
+            "prediction": stated.prediction,
             "probability": None if probability is None else round(probability, 6),
-            "confidence": verdict.confidence,
-            "severity": severity(verdict.alarm, probability or 0.0, soon),
+            "confidence": stated.confidence,
+            "severity": severity(stated.alarm, probability or 0.0, soon),
             "threshold": None if probability is None else LIKELY,
             "forecast": forecast,
             "time_to_threshold": {metric: outlook.reach() for metric, outlook in outlooks.items()},
@@ -154,7 +154,7 @@ def _look_ahead(
     names = [f"{s}Z" for s in np.datetime_as_string(when.astype("datetime64[s]"))]
     forecast, outlooks = {}, {}
     for metric, bands in instance.forecast.items():
-        # Judged by what is shown, so that a reader of the bands comes to the same verdict.
+        # Judged by what is shown, so that a reader of the bands comes to the same stated.
         bands = np.round(bands, 7)
         forecast[metric] = [
             {"timestamp": t, "p10": a, "p50": b, "p90": c} for t, (a, b, c) in zip(names, bands.tolist(), strict=True)
@@ -189,13 +189,15 @@ def _stack(series: list[np.ndarray]) -> np.ndarray:
 
 
 @dataclass
-class _Verdict:
+class _Stated:
+    """The prediction, whether it is an alarm, and how sure it is."""
+
     prediction: str
     alarm: bool
     confidence: float | None
 
     @classmethod
-    def of(cls, probability: float | None, observed: int, outside: int, season: int, warnings: list[str]) -> _Verdict:
+    def of(cls, probability: float | None, observed: int, outside: int, season: int, warnings: list[str]) -> _Stated:
         """Decide, and add to the warnings why the confidence is lower than the probability."""
         if probability is None:
             return cls("forecast_only", False, None)
