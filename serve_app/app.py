@@ -12,10 +12,10 @@ from ray import serve
 from ray.serve import Application
 
 from aiops_core import settings
-from serve_app.backends import Host, Remote
-from serve_app.services import MODELS
-from serve_app.telemetry import Metrics
-from serve_app.windows import Windows
+from aiops_core.facts import MODELS
+from serve_app.answers.windows import Windows
+from serve_app.backends import LocalModels, RemoteModels
+from serve_app.operations.telemetry import Metrics
 
 __all__ = ["Args", "build"]
 
@@ -85,7 +85,8 @@ class _Process:
     def __init__(self, config: dict[str, Any]) -> None:
         # Only here, in the serving process: one core each, however many the machine has.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        from serve_app.reload import Supervisor, node_folder
+        from serve_app.champions.node import node_folder
+        from serve_app.champions.supervisor import Supervisor
 
         state = Path(config["state_dir"])
         self.folder = node_folder(state)
@@ -96,31 +97,31 @@ class _Process:
             self.supervisor.start()
 
 
-class Models:
+class TaskModels:
     """Deployment of one task's models, for ``placement: deployments``."""
 
     def __init__(self, task: str, config: dict[str, Any], windows: Any | None = None) -> None:
         self._process = _Process(config)
         buffer = None if windows is None else RemoteWindows(windows)
-        self._host = Host([task], self._process.folder, self._process.metrics, buffer)
-        self._host.start(30.0 if config["follow"] else 0.0)
+        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer)
+        self._models.start(30.0 if config["follow"] else 0.0)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
-        """See `Host.call`."""
-        return await self._host.call(route, body, request_id)
+        """See `LocalModels.call`."""
+        return await self._models.call(route, body, request_id)
 
     async def status(self) -> dict[str, Any]:
-        """See `Host.status`."""
-        return await self._host.status()
+        """See `LocalModels.status`."""
+        return await self._models.status()
 
     async def cards(self) -> dict[str, Any]:
-        """See `Host.cards`."""
-        return await self._host.cards()
+        """See `LocalModels.cards`."""
+        return await self._models.cards()
 
     def __del__(self) -> None:
-        host = getattr(self, "_host", None)
-        if host is not None:
-            host.close()
+        found = getattr(self, "_models", None)
+        if found is not None:
+            found.close()
             self._process.supervisor.close()
 
 
@@ -152,21 +153,21 @@ class Ingress:
     def __init__(
         self, config: dict[str, Any], windows: Any | None = None, models: dict[str, Any] | None = None
     ) -> None:
-        from serve_app.api import Services
-        from serve_app.jobs import Jobs
-        from serve_app.reload import Registry
-        from serve_app.remediation import Remediator
+        from serve_app.champions.client import Registry
+        from serve_app.http.handlers import Services
+        from serve_app.operations.jobs import Jobs
+        from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
         if models is None:
-            host = Host(
+            local = LocalModels(
                 list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows)
             )
-            host.start(30.0 if config["follow"] else 0.0)
-            backend: Any = host
+            local.start(30.0 if config["follow"] else 0.0)
+            backend: Any = local
         else:
-            backend = Remote(models)
+            backend = RemoteModels(models)
         current = settings.load()
         self._services = Services(
             backend=backend,
@@ -177,10 +178,10 @@ class Ingress:
         )
 
     def __serve_build_asgi_app__(self) -> Any:
-        from serve_app.api import build_api
+        from serve_app.http.api import build_api
 
         _answer_at_once()
-        # Ray Serve names every answer's request itself, see `serve_app.request_ids`.
+        # Ray Serve names every answer's request itself, see `serve_app.http.request_ids`.
         return build_api(self._services, header=False)
 
     def check_health(self) -> None:
@@ -234,7 +235,7 @@ def build(args: Args | Mapping[str, Any]) -> Application:
     if not apart:
         return cast(Application, ingress.bind(config, windows))
     models = {
-        task: place(Models, task, args.model_replicas).bind(task, config, windows if task == "failure" else None)
+        task: place(TaskModels, task, args.model_replicas).bind(task, config, windows if task == "failure" else None)
         for task in MODELS
     }
     return cast(Application, ingress.bind(config, None, models))

@@ -1,40 +1,34 @@
-"""Where the models live: one interface (`serve_app.api.Backend`), two placements.
+"""Where the models live: one interface (`serve_app.http.handlers.Backend`), two placements.
 
-`Host` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
-hop. `Remote` sends each route to a deployment of `Host`, one for each task, which can then be scaled apart.
+`LocalModels` holds models in its own process. Inside the ingress replica it is the default placement: a prediction costs no
+hop. `RemoteModels` sends each route to a deployment of `LocalModels`, one for each task, which can then be scaled apart.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiops_core import servable
-from serve_app import legacy
-from serve_app.anomaly import AnomalyService
-from serve_app.capacity import CapacityService
-from serve_app.failure import FailureService
-from serve_app.problems import Problem
-from serve_app.reload import Watch
-from serve_app.services import MODELS, Service
-from serve_app.telemetry import Metrics
-from serve_app.threat import ThreatService
+from aiops_core.facts import MODELS
+from serve_app.answers import legacy
+from serve_app.answers.anomaly import AnomalyService
+from serve_app.answers.capacity import CapacityService
+from serve_app.answers.failure import FailureService
+from serve_app.answers.service import Service
+from serve_app.answers.threat import ThreatService
+from serve_app.champions.watcher import ChampionWatcher
+from serve_app.http.routes import PREDICTIONS
+from serve_app.operations.telemetry import Metrics
+from serve_app.wire.problems import Problem
 
-__all__ = ["ROUTE_TASK", "Host", "Remote"]
-
-#: Route to the task whose host answers it; the anomaly detector uses the failure model's card.
-ROUTE_TASK = {
-    "predict/failure": "failure",
-    "predict/threat": "threat",
-    "predict/capacity": "capacity",
-    "analyze/anomaly": "failure",
-}
+__all__ = ["LocalModels", "RemoteModels"]
 
 
-class Host:
-    """Models of some tasks in this process, kept up to date by a `Watch`.
+class LocalModels:
+    """Models of some tasks in this process, kept up to date by a `ChampionWatcher`.
 
     Parameters
     ----------
@@ -68,19 +62,19 @@ class Host:
         if "capacity" in tasks:
             self.services["capacity"] = self._routes["predict/capacity"] = CapacityService(metrics)
         by_name = {MODELS[task]: service for task, service in self.services.items()}
-        self.watch = Watch(folder, by_name, metrics, loader)
+        self.watcher = ChampionWatcher(folder, by_name, metrics, loader)
 
     def start(self, wait_seconds: float = 30.0) -> None:
         """Load the champions, then follow them."""
-        self.watch.start(wait_seconds)
+        self.watcher.start(wait_seconds)
 
     def close(self) -> None:
         """Stop following."""
-        self.watch.close()
+        self.watcher.close()
 
-    async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `serve_app.api.Backend`."""
-        return await self._routes[route].answer(route, body, request_id)
+    def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
+        """See `serve_app.http.handlers.Backend`."""
+        return self._routes[route].answer(body, request_id)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
         """Answer like `answer`, with a problem as a value: it crosses process borders unharmed."""
@@ -90,24 +84,24 @@ class Host:
             return problem.status, (problem.detail, problem.errors)
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         models = []
         for service in self.services.values():
             entry = service.status()
-            refused = self.watch.refused.get(service.name)
+            refused = self.watcher.refused.get(service.name)
             if refused is not None:
                 entry["refused"] = refused
             models.append(entry)
         if "failure" in self.services:
             models += [_legacy(legacy.RULES, "rule_based"), _legacy(legacy.ANOMALY, "statistical")]
-        return {"models": models, "mlflow": self.watch.registry_status(), "replica": self._metrics.replica}
+        return {"models": models, "mlflow": self.watcher.registry_status(), "replica": self._metrics.replica}
 
     async def cards(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         found = {}
         for task, service in self.services.items():
-            if service.live is not None:
-                card = service.live.servable.card
+            if service.champion is not None:
+                card = service.champion.servable.card
                 keep = (
                     "task",
                     "features",
@@ -136,31 +130,31 @@ def _legacy(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-class Remote:
+class RemoteModels:
     """Models in deployments of their own.
 
     Parameters
     ----------
     handles : mapping of str to DeploymentHandle
-        By task; each is a deployed `Host`.
+        By task; each is a deployed `LocalModels`.
     """
 
     def __init__(self, handles: Mapping[str, Any]) -> None:
         self._handles = dict(handles)
-        self._route = {route: self._handles[task].call for route, task in ROUTE_TASK.items()}
+        self._route = {path: self._handles[route.task].call for path, route in PREDICTIONS.items()}
 
     def close(self) -> None:
         """Nothing runs here."""
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         status, content = await self._route[route].remote(route, body, request_id)
         if status == 200:
             return bytes(content)
         raise Problem(status, content[0], content[1])
 
     async def status(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`; the registry counts as reachable when every host says so."""
+        """See `serve_app.http.handlers.Backend`; the registry counts as reachable when every deployment says so."""
         parts = await asyncio.gather(*(handle.status.remote() for handle in self._handles.values()))
         models = [model for part in parts for model in part["models"]]
         models.sort(key=lambda model: bool(model.get("legacy")))
@@ -168,6 +162,6 @@ class Remote:
         return {"models": models, "mlflow": registry, "replica": [part["replica"] for part in parts]}
 
     async def cards(self) -> dict[str, Any]:
-        """See `serve_app.api.Backend`."""
+        """See `serve_app.http.handlers.Backend`."""
         parts = await asyncio.gather(*(handle.cards.remote() for handle in self._handles.values()))
         return {task: card for part in parts for task, card in part.items()}

@@ -20,9 +20,9 @@ from typing import Any
 
 from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
-from serve_app import haproxy, leftovers
+from serve_app.cluster import haproxy, leftovers
 
-__all__ = ["FAST", "main", "serving"]
+__all__ = ["FAST", "RunningService", "main"]
 
 #: Read by Ray when it starts, so set before; a value in the environment wins. HAProxy instead of the Python proxy, no
 #: thread hop inside a replica, one HAProxy thread for two cores, and none of HAProxy's per-request metrics: ours
@@ -37,7 +37,7 @@ FAST = {
     # Three checks must fail before HAProxy is started again: a killed one is back within 5 s instead of 28.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     # Headers that Ray could not read would be answered by 500.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.request_ids:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.http.request_ids:middlewares",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -108,7 +108,7 @@ def _environment() -> str:
     return folder
 
 
-class serving:
+class RunningService:
     """The service, as a context: starts Ray (or joins a cluster) and the application, and stops what it started.
 
     Parameters
@@ -143,8 +143,8 @@ class serving:
         self._record: leftovers.Record | None = None
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
-    def __enter__(self) -> serving:
-        from serve_app.reload import node_folder
+    def __enter__(self) -> RunningService:
+        from serve_app.champions.node import node_folder
 
         node = node_folder(self._state)
         ended = leftovers.clear(node)
@@ -216,8 +216,8 @@ class serving:
         import ray
         from ray import serve
 
-        from serve_app.jobs import Jobs
-        from serve_app.telemetry import Metrics
+        from serve_app.operations.jobs import Jobs
+        from serve_app.operations.telemetry import Metrics
 
         if not ray.is_initialized():
             return
@@ -233,7 +233,7 @@ class serving:
             ray.shutdown()
 
 
-def _announce(service: serving) -> None:
+def _announce(service: RunningService) -> None:
     url, prefix = service.url, f"{service.url}/api/v3/aiops"
     loaded = service.health["models_loaded"]
     print(f"serving {len(loaded)} models: {', '.join(loaded)}")
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: _interrupt(stop))
     try:
-        with serving(**vars(options)) as service:
+        with RunningService(**vars(options)) as service:
             _announce(service)
             # Ray installs handlers of its own on start.
             for sign in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""What the service is compared with: the least that FastAPI can do, and what the replaced system did.
+"""What the service is compared with: the least that FastAPI can do, and what it does with a native forest on all cores.
 
 Run as ``python apps.py onnx|native FOLDER PORT``. Without postponed annotations: FastAPI reads them at run time.
 """

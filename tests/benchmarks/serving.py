@@ -135,13 +135,13 @@ def _wait(url: str, seconds: float = 60.0) -> None:
 
 def measure(rounds: int, seconds: float, folder: Path, replicas: int) -> dict[str, Any]:
     """Run all stacks, each alone, and return the median of every number."""
-    from serve_app.run import serving
+    from serve_app.run import RunningService
 
     uri = f"sqlite:///{folder}/mlflow.db"
     register(folder / "threat", uri)
     urls = {name: f"http://127.0.0.1:{PORTS[name]}{PATHS[name]}" for name in PORTS}
     found: dict[str, dict[str, list[dict[str, float]]]] = {name: {"1": [], "16": []} for name in PORTS}
-    with serving(port=PORTS["service"], state_dir=str(folder / "state"), tracking_uri=uri, replicas=replicas):
+    with RunningService(port=PORTS["service"], state_dir=str(folder / "state"), tracking_uri=uri, replicas=replicas):
         apps = {
             name: subprocess.Popen(
                 [

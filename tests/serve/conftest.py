@@ -24,13 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from client import Client
 
-from serve_app.api import Services, build_api
-from serve_app.backends import Host
-from serve_app.jobs import Jobs
-from serve_app.reload import Registry, node_folder
-from serve_app.remediation import Remediator
-from serve_app.services import MODELS
-from serve_app.telemetry import Metrics
+from aiops_core.facts import MODELS
+from serve_app.backends import LocalModels
+from serve_app.champions.client import Registry
+from serve_app.champions.node import node_folder
+from serve_app.http.api import build_api
+from serve_app.http.handlers import Services
+from serve_app.operations.jobs import Jobs
+from serve_app.operations.remediation import Remediator
+from serve_app.operations.telemetry import Metrics
 
 RUN = "0123456789abcdef0123456789abcdef"
 
@@ -66,14 +68,14 @@ class Service:
     def __init__(self, state: Path, **options: Any) -> None:
         self.state = state
         self.metrics = Metrics(state / "metrics", flush=False)
-        self.host = Host(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
-        self.host.watch.look()
+        self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
+        self.models.watcher.look()
         self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"))
         self.remediator = Remediator(
             options.get("webhooks", {}), options.get("secret"), state / "audit.jsonl", self.metrics
         )
         registry = Registry(node_folder(state))
-        self.api = build_api(Services(self.host, self.metrics, registry, self.jobs, self.remediator))
+        self.api = build_api(Services(self.models, self.metrics, registry, self.jobs, self.remediator))
         self.client = Client(self.api)
 
     def samples(self) -> dict[str, float]:

@@ -13,12 +13,15 @@ from client import Client
 from conftest import Service
 from mutations import mutated
 
-from serve_app import schemas
-from serve_app.api import Services, build_api
-from serve_app.problems import Problem
-from serve_app.reload import Registry, node_folder
-from serve_app.request_ids import PlainHeaders, middlewares
-from serve_app.services import decode
+from serve_app.champions.client import Registry
+from serve_app.champions.node import node_folder
+from serve_app.http.api import build_api
+from serve_app.http.examples import EXAMPLES
+from serve_app.http.handlers import Services
+from serve_app.http.request_ids import PlainHeaders, middlewares
+from serve_app.wire.decoding import decode
+from serve_app.wire.problems import Problem
+from serve_app.wire.requests import CapacityRequest
 
 POST = ["predict/failure", "predict/threat", "predict/capacity", "analyze/anomaly", "models/train", "models/register",
         "models/promote", "models/rollback", "remediate"]  # fmt: skip
@@ -31,7 +34,7 @@ def under_ray(shared: Service) -> Client:
     from ray.serve._private.http_util import _apply_middlewares
 
     services = Services(
-        shared.host, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
+        shared.models, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
     )
     return Client(_apply_middlewares(build_api(services, header=False), middlewares()))
 
@@ -74,7 +77,7 @@ def test_a_body_in_pieces_is_read(client: Client) -> None:
 
 
 def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.api.MAX_BODY", 1000)
+    monkeypatch.setattr("serve_app.http.bodies.MAX_BODY", 1000)
     check(client.post("predict/threat", b" " * 1001), 413)
     check(client.post("predict/threat", b" " * 5000, chunks=9, headers={"content-length": "x"}), 413)
 
@@ -264,7 +267,7 @@ def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkey
     async def fail(*_: Any) -> bytes:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(shared.host, "answer", fail)
+    monkeypatch.setattr(shared.models, "answer", fail)
     answer = shared.client.post("predict/threat", {"xss_score": 1})
     check(answer, 500)
     assert b"secret" not in answer.body
@@ -284,7 +287,7 @@ class Counting:
 
 
 def test_the_wrong_one_of_many_metrics_is_named_without_reading_the_body_again_for_each() -> None:
-    decoder: Any = Counting(schemas.CapacityRequest)
+    decoder: Any = Counting(CapacityRequest)
     history: dict[str, Any] = {f"m{i}": [1, 2] for i in range(1000)}
     body = msgspec.json.encode({"resource_id": "r", "historical_data": {**history, "m700": [1, "x"]}})
     with pytest.raises(Problem, match=r"\$\.historical_data\.m700\[1\]"):
@@ -345,7 +348,7 @@ def test_the_document_describes_every_route_with_units_ranges_and_examples(clien
 
 def test_every_example_of_the_document_is_answered(client: Client) -> None:
     for route in POST[:4]:
-        assert client.post(route, schemas.EXAMPLES[route]).status == 200
+        assert client.post(route, EXAMPLES[route]).status == 200
 
 
 def test_the_documentation_page_loads_nothing_from_elsewhere(client: Client) -> None:

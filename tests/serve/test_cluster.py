@@ -53,7 +53,7 @@ def serving_processes(running: Running) -> dict[int, str]:
         except OSError:
             continue
         ours = str(running.state).encode() in environment
-        if ours and ("ray::ServeReplica" in name or "serve_app.reload" in name):
+        if ours and ("ray::ServeReplica" in name or "serve_app.champions.follower" in name):
             found[int(folder.name)] = name
     return found
 

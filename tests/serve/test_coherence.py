@@ -17,8 +17,8 @@ from conftest import Service, point
 from hypothesis import strategies as st
 
 from aiops_core import servable
-from serve_app.answers import UNCALIBRATED, span
-from serve_app.services import MODELS
+from aiops_core.facts import MODELS
+from serve_app.answers.envelope import UNCALIBRATED, between
 
 QUIET = {"no_failure", "normal", "within_capacity", "forecast_only"}
 SETTINGS = hypothesis.settings(
@@ -216,6 +216,6 @@ def test_missing_and_unfamiliar_features_are_named_as_what_lowers_the_confidence
 
 
 def test_ranges_are_written_for_reading() -> None:
-    assert span(5.8194e-09, 4.2034567) == "0 to 4.203"
-    assert span(0, 1234567.0) == "0 to 1,234,567" and span(1e-7, 5e-7) == "0.0000001 to 0.0000005"
-    assert span(-np.inf, np.inf) == "-inf to inf" and span(0, 0) == "0 to 0"
+    assert between(5.8194e-09, 4.2034567) == "0 to 4.203"
+    assert between(0, 1234567.0) == "0 to 1,234,567" and between(1e-7, 5e-7) == "0.0000001 to 0.0000005"
+    assert between(-np.inf, np.inf) == "-inf to inf" and between(0, 0) == "0 to 0"

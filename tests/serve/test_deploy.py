@@ -77,7 +77,7 @@ def test_haproxys_extra_ports_are_bound_to_loopback_and_its_socket_is_private(tm
     """The template of the installed release of Ray, corrected by the program that Ray starts as HAProxy."""
     from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-    from serve_app import haproxy
+    from serve_app.cluster import haproxy
 
     folder, given = haproxy.settings()
     script = Path(given[haproxy.BINARY])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Disk
 
-from serve_app.problems import Problem
+from serve_app.wire.problems import Problem
 
 PIPELINE = """
 import json, pathlib, sys, time

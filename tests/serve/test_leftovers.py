@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serve_app import leftovers
+from serve_app.cluster import leftovers
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -17,9 +17,11 @@ import pytest
 from conftest import Disk, point
 
 from aiops_core.errors import TrackingError
-from serve_app.problems import Problem
-from serve_app.reload import Follower, Registry, _serve, node_folder, read_pointer, socket_path
-from serve_app.services import MODELS
+from aiops_core.facts import MODELS
+from serve_app.champions.client import Registry
+from serve_app.champions.follower import Follower, listen
+from serve_app.champions.node import node_folder, read_pointer, socket_path
+from serve_app.wire.problems import Problem
 
 ROW = {"failed_auth_count": 25}
 THREAT = MODELS["threat"]
@@ -100,7 +102,7 @@ def test_a_promotion_is_served_and_the_old_version_until_then(
     store.champion = 2
     follower.poll()
     assert version_of(service.client) == "1"
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "2"
     assert service.total("aiops_reloads_total", model=THREAT, result="loaded") == 2
     assert service.total("aiops_model_info", model=THREAT, version="1") == 0
@@ -110,7 +112,7 @@ def test_a_promotion_is_served_and_the_old_version_until_then(
 def test_the_watch_sees_a_new_pointer_by_itself(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:
     point(tmp_path / "state", {THREAT: (servables["threat"], "1")})
     service = make_service()
-    service.host.start(wait_seconds=0)
+    service.models.start(wait_seconds=0)
     try:
         point(tmp_path / "state", {THREAT: (servables["threat"], "2")})
         deadline = time.time() + 5
@@ -118,7 +120,7 @@ def test_the_watch_sees_a_new_pointer_by_itself(make_service: Any, servables: di
             time.sleep(0.05)
         assert version_of(service.client) == "2"
     finally:
-        service.host.close()
+        service.models.close()
 
 
 def test_a_servable_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
@@ -128,14 +130,14 @@ def test_a_servable_that_fails_its_golden_check_is_refused_and_the_old_one_stays
     point(state, {THREAT: (servables["threat"], "1")})
     service = make_service()
     point(state, {THREAT: (broken, "2")})
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "1"
     entry = next(m for m in service.client.get("models/status").json()["models"] if m["name"] == THREAT)
     assert entry["version"] == "1" and entry["refused"]["version"] == "2" and "golden" in entry["refused"]["reason"]
     assert service.total("aiops_reloads_total", model=THREAT, result="refused") == 1
     # Rolled back, nothing is refused any more.
     point(state, {THREAT: (servables["threat"], "1")})
-    service.host.watch.look()
+    service.models.watcher.look()
     assert "refused" not in next(m for m in service.client.get("models/status").json()["models"] if m["name"] == THREAT)
 
 
@@ -162,7 +164,7 @@ def test_a_refused_promotion_changes_neither_the_alias_nor_what_a_restarted_repl
     (refused,) = service.client.get("health").json()["refused"]
     assert refused["name"] == THREAT and refused["version"] == "3" and "task 'failure'" in refused["reason"]
     assert follower.execute({"do": "promote", "name": THREAT, "version": 4})["ok"]["version"] == 4
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "4" and service.client.get("health").json()["refused"] == []
 
 
@@ -191,7 +193,7 @@ def test_an_alias_moved_elsewhere_to_a_bad_version_leaves_the_last_good_one_in_s
     assert service.total("aiops_reloads_total", model=THREAT, result="refused") == 1
     store.champion = 1
     follower.poll()
-    service.host.watch.look()
+    service.models.watcher.look()
     assert service.client.get("health").json()["refused"] == []
 
 
@@ -235,16 +237,16 @@ def test_a_removed_alias_takes_the_model_out_of_service_and_an_unreachable_regis
     database.unlink()
     store.champion = None
     follower.poll()
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "1" and "is gone" in str(read_pointer(folder)["registry"]["error"])
     store.error = TrackingError("no MLflow server answers")
     database.touch()
     follower.poll()
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "1"
     store.error = None
     follower.poll()
-    service.host.watch.look()
+    service.models.watcher.look()
     answer = service.client.post("predict/threat", ROW)
     assert answer.status == 503 and "has been promoted" in answer.json()["detail"]
     assert THREAT not in service.client.get("health").json()["models_loaded"]
@@ -252,7 +254,7 @@ def test_a_removed_alias_takes_the_model_out_of_service_and_an_unreachable_regis
     assert make_service().client.post("predict/threat", ROW).status == 503
     store.champion = 1
     follower.poll()
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "1"
 
 
@@ -267,14 +269,14 @@ def test_without_a_failure_champion_the_rules_answer_again(
     folder = node_folder(tmp_path / "state")
     vacant = {**read_pointer(folder), "models": {}, "vacant": [MODELS["failure"]]}
     (folder / "champions.json").write_text(json.dumps(vacant))
-    service.host.watch.look()
+    service.models.watcher.look()
     assert service.client.post("predict/failure", body).json()["model"]["kind"] == "rule_based"
 
 
 def test_a_servable_of_another_task_is_refused(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:
     point(tmp_path / "state", {THREAT: (servables["failure"], "1")})
     service = make_service()
-    assert "task 'failure'" in service.host.watch.refused[THREAT]["reason"]
+    assert "task 'failure'" in service.models.watcher.refused[THREAT]["reason"]
 
 
 def test_an_unreachable_registry_stops_nothing_not_even_a_restart(
@@ -320,7 +322,7 @@ def test_commands_reach_the_follower_over_its_socket(servables: dict[str, Path],
     folder = tmp_path / "node"
     store = Store(servables["threat"])
     follower = Follower(folder, store)
-    server = _serve(follower, socket_path(folder))
+    server = listen(follower, socket_path(folder))
     try:
         registry = Registry(folder)
 
@@ -371,11 +373,11 @@ def test_on_a_full_disk_nothing_is_promoted_and_the_old_pointer_stays_whole(
         pytest.fail(f"a full disk ends the follower: {error}")
     assert read_pointer(folder)["models"][THREAT]["version"] == "1"
     assert sorted(path.name for path in folder.iterdir()) == ["champions.json", "servables"]
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "1"
     disk.free()
     follower.poll()
-    service.host.watch.look()
+    service.models.watcher.look()
     assert version_of(service.client) == "3"
 
 
@@ -388,7 +390,7 @@ def test_promotions_under_load_fail_no_request(make_service: Any, servables: dic
     def promote() -> None:
         for version in range(1, 8):
             point(state, {THREAT: (servables["threat"], str(version))})
-            service.host.watch.look()
+            service.models.watcher.look()
         stop.set()
 
     thread = threading.Thread(target=promote)
@@ -403,7 +405,7 @@ def test_promotions_under_load_fail_no_request(make_service: Any, servables: dic
 
 
 def test_one_follower_runs_on_a_node_and_ends_with_its_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serve_app.reload", "--folder", str(tmp_path / "node")]
+    command = [sys.executable, "-m", "serve_app.champions.follower", "--folder", str(tmp_path / "node")]
     environment = {
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
         "PATH": "/usr/bin:/bin",

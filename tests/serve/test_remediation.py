@@ -15,7 +15,7 @@ import pytest
 from conftest import Disk
 
 from aiops_core.rules import FAILURE_ACTIONS, THREAT_ACTIONS
-from serve_app.remediation import catalogue
+from serve_app.operations.remediation import catalogue
 
 BODY = {"action": "scale_horizontal", "resource_id": "server-01"}
 
@@ -57,7 +57,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def service(make_service: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("serve_app.remediation.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("serve_app.operations.remediation.PAUSES", (0.01, 0.01))
     return make_service(webhooks={"scale_horizontal": receiver.url}, secret="key")
 
 
@@ -125,7 +125,7 @@ def test_every_action_that_a_prediction_recommends_is_in_the_catalogue(service: 
 def test_on_a_full_disk_an_execution_is_told_as_it_was_and_audited_later(
     disk: Disk, service: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.remediation.RETRY_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr("serve_app.operations.remediation.RETRY_SECONDS", 0.1, raising=False)
     assert service.client.post("remediate", BODY).json().get("audited") is not False
     before = (service.state / "audit.jsonl").read_bytes()
     # Room for a part of a line only: the rest of the page is taken first.

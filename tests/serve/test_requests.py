@@ -13,10 +13,10 @@ from client import Client
 from conftest import RUN, Service, point
 
 from aiops_core import servable
-from serve_app.answers import UNCALIBRATED, quality
-from serve_app.reload import STALE_SECONDS
-from serve_app.remediation import catalogue
-from serve_app.services import MODELS
+from aiops_core.facts import MODELS
+from serve_app.answers.envelope import UNCALIBRATED, quality
+from serve_app.champions.watcher import STALE_SECONDS
+from serve_app.operations.remediation import catalogue
 
 SNAPSHOT = {"cpu_usage": 85.5, "memory_usage": 78.2, "disk_io": 1200, "network_errors": 15}
 THREAT = {"source_ip": "192.168.1.100", "failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}
@@ -83,7 +83,7 @@ def test_the_registry_is_reachable_as_long_as_the_follower_reports(make_service:
     service = make_service()
     for age, reachable in ((0.0, True), (2 * STALE_SECONDS, False)):
         point(service.state, {}, asked=time.time() - age)
-        service.host.watch.look()
+        service.models.watcher.look()
         found = service.client.get("models/status").json()["mlflow"]
         assert found["reachable"] is reachable
         assert found["error"] == (None if reachable else "the follower has stopped reporting")

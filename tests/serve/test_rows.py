@@ -17,9 +17,9 @@ from conftest import Service, point
 from aiops_core import servable
 from aiops_core.data.tables import Dataset
 from aiops_core.data.validation import validate_all
+from aiops_core.facts import MODELS
 from aiops_core.tasks import threat
 from aiops_core.tracking import scoring
-from serve_app.services import MODELS
 
 NAMES = ["Failed Logins", "Bytes Out (MB)", "req/s", "explain", "costs", "source_ip", "instances", "größe", 'disk 3.5" temp',
          "a\\b", "class", "f0"]  # fmt: skip
@@ -107,7 +107,7 @@ def test_columns_called_anything_are_loaded_and_their_rows_answered_like_the_bat
 def test_a_name_that_the_table_did_not_have_is_refused_and_a_long_list_of_names_is_cut(
     nasty: tuple[Service, pd.DataFrame, Path],
 ) -> None:
-    from serve_app.wording import listed
+    from serve_app.wire.wording import listed
 
     client = nasty[0].client
     answer = client.post("predict/threat", {"req/s": 1, "reqs": 2})
@@ -147,7 +147,7 @@ def test_four_hundred_columns_are_served(tmp_path: Path) -> None:
     ],
 )
 def test_rules_are_said_in_plain_words(message: str, words: str) -> None:
-    from serve_app.wording import plain_rule
+    from serve_app.wire.wording import plain_rule
 
     assert plain_rule(message) == words
 

@@ -19,8 +19,8 @@ from aiops_core import servable, tracking
 from aiops_core.data import sources as datasets
 from aiops_core.data.folder import load_folder, save_folder
 from aiops_core.data.tables import Dataset
+from aiops_core.facts import MODELS
 from aiops_core.tracking import scoring
-from serve_app.services import MODELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.serve, pytest.mark.timeout(900)]
 TABLE = {"failure": "telemetry", "threat": "activity", "capacity": "usage"}

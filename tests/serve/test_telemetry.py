@@ -11,7 +11,7 @@ from typing import Any
 from conftest import Disk, Service
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.telemetry import BUCKETS, Metrics
+from serve_app.operations.telemetry import BUCKETS, Metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +56,7 @@ def test_any_replica_answers_the_sum_of_all_and_the_dead_stay_counted(tmp_path: 
     here = Metrics(tmp_path, flush=False)
     here.counter("aiops_predictions_total", task="threat").inc(2)
     code = (
-        "import sys; from pathlib import Path; from serve_app.telemetry import Metrics; m = Metrics(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from serve_app.operations.telemetry import Metrics; m = Metrics(Path(sys.argv[1]));"
         "m.counter('aiops_predictions_total', task='threat').inc(5); m.gauge('aiops_registry_up', replica=m.replica).set(1);"
         "print('ready', flush=True); sys.stdin.read()"
     )
@@ -90,7 +90,7 @@ def test_a_full_disk_ends_no_process_and_its_numbers_are_counted_in_memory(disk:
     code = """
 import sys
 from pathlib import Path
-from serve_app.telemetry import Metrics
+from serve_app.operations.telemetry import Metrics
 m = Metrics(Path(sys.argv[1]))
 for i in range(3000):
     m.counter("aiops_errors_total", route=str(i)).inc()

@@ -1,0 +1,189 @@
+"""The watcher, a thread in every serving process: it takes the champions into service that the pointer file names."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiops_core import servable
+from aiops_core.errors import AiopsError
+from serve_app.answers.service import Champion, Service
+from serve_app.champions.node import POINTER, POLL_SECONDS, read_pointer
+from serve_app.operations.telemetry import Metrics
+
+__all__ = ["STALE_SECONDS", "WATCH_SECONDS", "ChampionWatcher"]
+
+_log = logging.getLogger("serve_app")
+
+WATCH_SECONDS = 0.2
+#: The registry counts as unreachable when the follower has not reached it for this long.
+STALE_SECONDS = 45.0
+
+
+class ChampionWatcher:
+    """Load the champions of some services as the pointer file names them.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this node.
+    services : mapping of str to Service
+        By registered model name.
+    metrics : Metrics
+    loader : callable, optional
+        Folder to verified servable; `aiops_core.servable.load` by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        services: Mapping[str, Service],
+        metrics: Metrics,
+        loader: Callable[[str], Any] = servable.load,
+    ) -> None:
+        self._folder = folder
+        self._services = dict(services)
+        self._metrics = metrics
+        self._loader = loader
+        self._seen: tuple[int, int] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aiops-watch", daemon=True)
+        self._tried: dict[str, tuple[str, str]] = {}
+        #: Model name to version and reason of the last refusal, by the follower and by this process.
+        self._by_follower: dict[str, dict[str, str]] = {}
+        self._by_us: dict[str, dict[str, str]] = {}
+        self.registry: dict[str, Any] = {}
+
+    def start(self, wait_seconds: float = 30.0) -> None:
+        """Load what the pointer file names, then go on watching.
+
+        Parameters
+        ----------
+        wait_seconds : float
+            How long to wait for the first answer of the follower. Models of an earlier run are served meanwhile.
+        """
+        started = time.time()
+        self.look()
+        while time.time() - started < wait_seconds:
+            asked = self.registry.get("asked")
+            if asked is not None and asked >= started - POLL_SECONDS:
+                break
+            time.sleep(0.1)
+            self.look()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(WATCH_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Take what changed in the pointer file into service."""
+        try:
+            state = (self._folder / POINTER).stat()
+        except OSError:
+            return
+        seen = (state.st_mtime_ns, state.st_ino)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        content = read_pointer(self._folder)
+        if not content:
+            # Not read, for want of a file handle say: looked at again.
+            self._seen = None
+            return
+        self.registry = content.get("registry", {})
+        self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(
+            float(not self.registry.get("error"))
+        )
+        before, self._by_follower = self._by_follower, {}
+        for name, reason in content.get("refused", {}).items():
+            if name in self._services:
+                self._by_follower[name] = {"version": reason["version"], "reason": reason["reason"]}
+                if before.get(name) != self._by_follower[name]:
+                    self._say(name, self._by_follower[name])
+        for name in content.get("vacant", []):
+            if name in self._services:
+                self._vacate(name)
+        for name, entry in content.get("models", {}).items():
+            if name in self._services:
+                self._take(name, entry)
+
+    @property
+    def refused(self) -> dict[str, dict[str, str]]:
+        """Model name to version and reason of the last refusal."""
+        return {**self._by_follower, **self._by_us}
+
+    def _vacate(self, name: str) -> None:
+        """Take a model out of service whose alias was removed."""
+        service = self._services[name]
+        self._by_us.pop(name, None)
+        self._tried.pop(name, None)
+        if service.champion is not None:
+            self._info(service.champion).set(0.0)
+            service.retire()
+            _log.warning("%s has no champion in the registry any more: taken out of service", name)
+
+    def _take(self, name: str, entry: Mapping[str, Any]) -> None:
+        service = self._services[name]
+        champion = service.champion
+        version, run_id = str(entry["version"]), str(entry["run_id"])
+        if champion is not None and (champion.version, champion.run_id) == (version, run_id):
+            if self._by_us.get(name, {}).get("version") != version:
+                # Rolled back to what is served: nothing is refused any more.
+                self._by_us.pop(name, None)
+                self._tried.pop(name, None)
+            return
+        if self._tried.get(name) == (version, run_id):
+            return
+        self._tried[name] = (version, run_id)
+        try:
+            loaded = self._loader(entry["folder"])
+            if loaded.task != service.task:
+                raise AiopsError(f"the servable is for task '{loaded.task}', not '{service.task}'")
+            fresh = Champion(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
+            service.install(fresh)
+        except Exception as error:
+            # Whatever is wrong with a new model, the old one goes on serving.
+            refusal = {"version": version, "reason": str(error) or type(error).__name__}
+            if self._by_us.get(name) != refusal:
+                self._by_us[name] = refusal
+                self._say(name, refusal)
+            return
+        self._by_us.pop(name, None)
+        if champion is not None:
+            self._info(champion).set(0.0)
+        self._info(fresh).set(1.0)
+        self._metrics.counter("aiops_reloads_total", model=name, result="loaded").inc()
+
+    def _info(self, champion: Champion) -> Any:
+        kind = str(champion.servable.card.get("kind"))
+        labels = {
+            "model": champion.name,
+            "version": str(champion.version),
+            "kind": kind,
+            "replica": self._metrics.replica,
+        }
+        return self._metrics.gauge("aiops_model_info", **labels)
+
+    def _say(self, name: str, refusal: Mapping[str, str]) -> None:
+        _log.warning("%s version %s is refused: %s", name, refusal["version"], refusal["reason"])
+        self._metrics.counter("aiops_reloads_total", model=name, result="refused").inc()
+
+    def registry_status(self) -> dict[str, Any]:
+        """Describe the registry for ``models/status``."""
+        asked, error = self.registry.get("asked"), self.registry.get("error")
+        fresh = asked is not None and time.time() - asked < STALE_SECONDS
+        reachable = bool(fresh and not error)
+        if error is None and not fresh:
+            error = "the follower has not reported yet" if asked is None else "the follower has stopped reporting"
+        return {"reachable": reachable, "error": error, "reached": self.registry.get("reached")}

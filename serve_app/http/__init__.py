@@ -1,0 +1,1 @@
+"""The HTTP application: its routes, their handlers, the OpenAPI description and the documentation page."""

@@ -1,0 +1,204 @@
+"""What the routes do that are not predictions: health, models, training, remediation, documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from aiops_core.facts import BY_MODEL, MODELS
+from serve_app.answers import legacy
+from serve_app.champions.client import Registry
+from serve_app.http import docs, openapi
+from serve_app.http.routes import PREFIX
+from serve_app.operations.jobs import Jobs
+from serve_app.operations.remediation import Remediator, catalogue
+from serve_app.operations.telemetry import Metrics
+from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.requests import (
+    PromoteRequest,
+    RegisterRequest,
+    RemediateRequest,
+    RollbackRequest,
+    TrainRequest,
+)
+
+__all__ = ["Backend", "Handlers", "Services"]
+
+_encode = msgspec.json.Encoder().encode
+_JSON = b"application/json"
+
+
+class Backend(Protocol):
+    """Where the models of the three tasks and the anomaly detector live: one interface, two placements."""
+
+    def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
+        """Answer the body of ``predict/failure``, ``predict/threat``, ``predict/capacity`` or ``analyze/anomaly``."""
+
+    async def status(self) -> dict[str, Any]:
+        """Return models, refusals and the state of the registry, see `serve_app.backends`."""
+
+    async def cards(self) -> dict[str, Any]:
+        """Return features, classes, windows of the models in service by task, for the OpenAPI document."""
+
+    def close(self) -> None:
+        """Stop background threads."""
+
+
+@dataclass
+class Services:
+    """Everything the routes need, handed in.
+
+    Attributes
+    ----------
+    backend : Backend
+    metrics : Metrics
+    registry : Registry
+    jobs : Jobs
+    remediator : Remediator
+    """
+
+    backend: Backend
+    metrics: Metrics
+    registry: Registry
+    jobs: Jobs
+    remediator: Remediator
+
+
+class Handlers:
+    """One method for each entry of the route table that names a handler.
+
+    Those of GET and DELETE take the path, those of POST the decoded body. They return the JSON of a plain success, or
+    status, content type, body and further headers.
+
+    Parameters
+    ----------
+    services : Services
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._started = time.time()
+
+    async def health(self, path: str) -> bytes:
+        """Say whether the service is up, and what it serves."""
+        status = await self._services.backend.status()
+        loaded = [m["name"] for m in status["models"] if m["status"] == "loaded"]
+        trained = [name for name in BY_MODEL if name in loaded]
+        return _encode(
+            {
+                "status": "healthy",
+                "models_loaded": loaded,
+                "ready": len(trained) == len(BY_MODEL),
+                "detail": None if trained else "no trained model yet: the legacy models answer; run 'aiops report'",
+                "refused": [{"name": m["name"], **m["refused"]} for m in status["models"] if "refused" in m],
+                "uptime_seconds": round(time.time() - self._started, 3),
+                "replica": self._services.metrics.replica,
+            }
+        )
+
+    async def models_status(self, path: str) -> bytes:
+        """Describe the models in service."""
+        return _encode(await self._services.backend.status())
+
+    async def prometheus(self, path: str) -> Any:
+        """Render the metrics of all replicas."""
+        return 200, b"text/plain; version=0.0.4; charset=utf-8", self._services.metrics.render(), []
+
+    async def schema(self, path: str) -> bytes:
+        """Return the OpenAPI description."""
+        return _encode(openapi.describe(await self._services.backend.cards()))
+
+    async def docs(self, path: str) -> Any:
+        """Return the documentation page."""
+        page = docs.page(openapi.describe(await self._services.backend.cards()))
+        return 200, b"text/html; charset=utf-8", page, docs.HEADERS
+
+    async def actions(self, path: str) -> bytes:
+        """List the catalogue of actions."""
+        return _encode({"actions": [{"id": a.id, "does": a.does, "when": a.when} for a in catalogue().values()]})
+
+    async def versions(self, path: str) -> bytes:
+        """List the registered versions."""
+        return _encode({"versions": await self._services.registry.ask(do="list")})
+
+    async def promote(self, request: PromoteRequest) -> bytes:
+        """Make a version the champion."""
+        _check_trained(request.name)
+        found = await self._services.registry.ask(do="promote", name=request.name, version=request.version)
+        return _encode({"promoted": found})
+
+    async def rollback(self, request: RollbackRequest) -> bytes:
+        """Go back to the previous champion."""
+        _check_trained(request.name)
+        return _encode({"promoted": await self._services.registry.ask(do="rollback", name=request.name)})
+
+    async def register(self, request: RegisterRequest) -> Any:
+        """Register the servable of a run."""
+        _check_trained(request.name)
+        found = await self._services.registry.ask(
+            do="register", name=request.name, run_id=request.run_id, alias=request.alias
+        )
+        return 201, _JSON, _encode({"registered": found}), []
+
+    async def train(self, request: TrainRequest) -> Any:
+        """Start a training job."""
+        for i, name in enumerate(request.models):
+            _check_trained(name, f"$.models[{i}]")
+        if request.source is None and not request.use_synthetic_data:
+            raise invalid("$.source", "name a public data set or a folder, or set use_synthetic_data")
+        source = "synthetic" if request.source is None else request.source
+        if source.startswith("-"):
+            raise invalid("$.source", "is the name of a public data set or a folder")
+        tasks = ",".join(task for task, name in MODELS.items() if name in request.models)
+        options = ["--source", source, "--tasks", tasks]
+        for option, value in (
+            ("--n-samples", request.n_samples),
+            ("--trials", request.trials),
+            ("--seed", request.seed),
+        ):
+            if value is not None:
+                options += [option, str(value)]
+        # Without a word for it, a run over HTTP replaces no champion: it may only fill an empty place.
+        options += ["--promote", "gate" if request.promote else "first"]
+        job = await asyncio.to_thread(self._services.jobs.start, options, msgspec.to_builtins(request))
+        location = f"{PREFIX}/models/train/{job['job_id']}"
+        return 202, _JSON, _encode({**job, "location": location}), [(b"location", location.encode())]
+
+    async def train_list(self, path: str) -> bytes:
+        """List the training jobs."""
+        return _encode({"jobs": await asyncio.to_thread(self._services.jobs.list)})
+
+    async def train_get(self, path: str) -> bytes:
+        """Return one training job."""
+        return _encode(await asyncio.to_thread(self._services.jobs.get, path.rsplit("/", 1)[1]))
+
+    async def train_cancel(self, path: str) -> Any:
+        """Cancel a training job."""
+        job = await asyncio.to_thread(self._services.jobs.cancel, path.rsplit("/", 1)[1])
+        return 202, _JSON, _encode(job), []
+
+    async def remediate(self, request: RemediateRequest) -> bytes:
+        """Execute an action, or say what would be sent."""
+        return _encode(
+            await self._services.remediator.execute(
+                request.action,
+                request.resource_id,
+                dry_run=request.dry_run,
+                reason=request.reason,
+                request_id=request.request_id,
+            )
+        )
+
+
+def _check_trained(name: str, path: str = "$.name") -> None:
+    """Refuse a name that is no trained model."""
+    if name in BY_MODEL:
+        return
+    if name in (legacy.RULES, legacy.ANOMALY):
+        raise invalid(path, f"{name} is not trained; trained are {', '.join(BY_MODEL)}")
+    raise Problem(404, f"there is no model {name[:64]!r}; there are {', '.join(BY_MODEL)}")

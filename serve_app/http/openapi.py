@@ -1,0 +1,110 @@
+"""OpenAPI 3.1 of the service, built from the msgspec schemas and the cards of the models in service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from serve_app.http.components import components
+from serve_app.http.examples import EXAMPLES
+from serve_app.http.meanings import explain
+from serve_app.http.routes import JOB, ROUTES, Route
+
+__all__ = ["describe"]
+
+
+#: Answers that any route may give besides success.
+_PROBLEMS: dict[int, str] = {
+    400: "The body is not JSON.",
+    404: "Unknown model, version, job, action or path.",
+    405: "Another method is meant.",
+    409: "Not possible in the present state, or the version could not be served: nothing was changed.",
+    413: "The body is too large.",
+    415: "The body is not application/json in UTF-8.",
+    422: "The body breaks a rule; `errors` lists paths and rules.",
+    502: "The webhook failed.",
+    503: "No model has been promoted yet, the registry cannot be reached, or the state folder cannot be written.",
+}
+
+_JOB_ID = {
+    "name": "job_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{12}$"},
+    "example": "0123456789ab",
+}
+
+
+def _problems(codes: Iterable[int]) -> dict[str, Any]:
+    body = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    return {str(code): {"description": _PROBLEMS[code], "content": body} for code in codes}
+
+
+def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description.
+
+    Parameters
+    ----------
+    cards : mapping of str to mapping
+        Features, classes and targets of the models in service, by task; routes whose model is missing are
+        described without feature names.
+    """
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        entry = paths.setdefault(route.shown, {"parameters": [_JOB_ID]} if route.path == JOB else {})
+        entry[route.method.lower()] = _prediction(route) if route.task else _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "AIOps workbench",
+            "version": "3",
+            "description": "Failure, threat and capacity predictions by the registered champions. Numbers are finite JSON "
+            'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
+        },
+        "paths": paths,
+        "components": {"schemas": explain(components(cards))},
+    }
+
+
+def _head(route: Route) -> dict[str, Any]:
+    name = route.path.replace("/", "_")
+    operation = route.operation or (name if route.method == "POST" else f"get_{name}")
+    return {"operationId": operation, "tags": [route.tag], "summary": route.summary}
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    """Describe an operation that is not a prediction."""
+    entry = _head(route)
+    if route.request is not None:
+        body = {"schema": _ref(route.request.__name__), "example": EXAMPLES[route.path]}
+        entry["requestBody"] = {"required": True, "content": {"application/json": body}}
+    content = {route.media: {} if route.shape is None else {"schema": dict(route.shape)}}
+    success = {str(route.success): {"description": route.meaning, "content": content}}
+    return {**entry, "responses": {**success, **_problems(route.problems)}}
+
+
+def _prediction(route: Route) -> dict[str, Any]:
+    """Describe an operation that takes one instance or a batch of them."""
+    flat = [_ref("TelemetryRow")] if route.schema == "Failure" else []
+    answer = _ref(f"{route.schema}Answer")
+    batch = {
+        "type": "object",
+        "properties": {"predictions": {"type": "array", "items": {"anyOf": [answer, _ref("InstanceError")]}}},
+        "required": ["predictions"],
+    }
+    example = EXAMPLES[route.path]
+    body = {
+        "schema": {"anyOf": [_ref(f"{route.schema}Request"), *flat, _ref(f"{route.schema}Batch")]},
+        "examples": {"single": {"value": example}, "batch": {"value": {"instances": [example]}}},
+    }
+    success = {"description": route.meaning, "content": {"application/json": {"schema": {"anyOf": [answer, batch]}}}}
+    return {
+        **_head(route),
+        "description": route.description,
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {str(route.success): success, **_problems(route.problems)},
+    }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}

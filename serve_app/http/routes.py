@@ -1,0 +1,184 @@
+"""Every route, once: the application, the OpenAPI description and the README's list are drawn from this table.
+
+``python -m serve_app.http.routes`` prints the list. A new route is one entry here, a method of
+`serve_app.http.handlers.Handlers`, and a struct in `serve_app.wire.requests` if it takes a body.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from serve_app.wire.requests import (
+    PromoteRequest,
+    RegisterRequest,
+    RemediateRequest,
+    RollbackRequest,
+    TrainRequest,
+)
+
+__all__ = ["JOB", "PREDICTIONS", "PREFIX", "ROUTES", "Route", "listing"]
+
+PREFIX = "/api/v3/aiops"
+#: The one path with a variable in it.
+JOB = "models/train/{job_id}"
+_OBJECT = {"type": "object"}
+_BODY = (400, 413, 415, 422)
+_CHANGE = (*_BODY, 404, 409, 503)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path.
+
+    Attributes
+    ----------
+    method, path : str
+        The path lies below `PREFIX`.
+    tag, summary, description : str
+        For readers of the documentation.
+    handler : str
+        Name of the method of `Handlers`; predictions have none, the backend answers them.
+    task : str
+        Whose model answers a prediction.
+    schema : str
+        Of a prediction: what the names of its schemas begin with.
+    request : type or None
+        Struct of the body of any other POST.
+    success : int
+        Status.
+    meaning : str
+        What success means.
+    shape : mapping or None
+        JSON schema of a successful answer.
+    problems : tuple of int
+        Statuses of problems that the route may answer with.
+    media : str
+        Content type of a successful answer.
+    top : bool
+        Whether it is also found at ``/<path>``, which is where the documentation shows it.
+    operation : str
+        Operation id, if not made of method and path.
+    """
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    handler: str = ""
+    description: str = ""
+    task: str = ""
+    schema: str = ""
+    request: type[msgspec.Struct] | None = None
+    success: int = 200
+    meaning: str = "OK"
+    shape: Mapping[str, Any] | None = None
+    problems: tuple[int, ...] = (503,)
+    media: str = "application/json"
+    top: bool = False
+    operation: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The path that the documentation shows."""
+        return f"/{self.path}" if self.top else f"{PREFIX}/{self.path}"
+
+
+def _prediction(path: str, task: str, schema: str, summary: str, description: str) -> Route:
+    meaning, problems = "The prediction, or `predictions` for a batch.", (*_BODY, 503)
+    return Route(
+        "POST", path, "predictions", summary, description=description, task=task, schema=schema, meaning=meaning,
+        problems=problems,
+    )  # fmt: skip
+
+
+def _change(path: str, summary: str, request: type[msgspec.Struct], handler: str, **options: Any) -> Route:
+    kept = {"tag": "models", "meaning": "Done.", "shape": _OBJECT, "problems": _CHANGE, **options}
+    return Route("POST", path, summary=summary, request=request, handler=handler, **kept)
+
+
+#: In the order of the documentation.
+ROUTES: tuple[Route, ...] = (
+    _prediction(
+        "predict/failure",
+        "failure",
+        "Failure",
+        "Predict a failure within the horizon",
+        "A snapshot in `metrics`, or a row of a telemetry table as its JSON, is answered by the rules until enough snapshots "
+        "of the resource have filled a window; a `time_series` of rows, oldest first, goes straight to the trained model. "
+        "`model.kind` says which one answered. Rows with a `timestamp` are put on the model's steps: gaps stay gaps, the "
+        "last row of a step counts.",
+    ),
+    _prediction(
+        "predict/threat",
+        "threat",
+        "Threat",
+        "Classify activity",
+        "Any subset of the features; what is left out counts as not observed. A row of the table that trained the model is "
+        "taken as its JSON: columns that the model does not use are ignored and named in `warnings`.",
+    ),
+    _prediction(
+        "predict/capacity",
+        "capacity",
+        "Capacity",
+        "Forecast usage",
+        "History by metric as a list, a scalar, a point or points with timestamps, or as rows of a usage table, oldest first; "
+        "or only `current_metrics`.",
+    ),
+    # The reference of the anomaly detector lies in the failure model's card.
+    _prediction(
+        "analyze/anomaly",
+        "failure",
+        "Anomaly",
+        "Find anomalies",
+        "A snapshot, or a row of telemetry as its JSON, is judged by the training telemetry, a `time_series` by its own "
+        "history.",
+    ),
+    Route("GET", "health", "service", "Is the service up?", "health"),
+    Route("GET", "metrics", "service", "Prometheus metrics, summed over all replicas", "prometheus", media="text/plain"),
+    Route("GET", "actions", "remediation", "Catalogue of remediation actions", "actions"),
+    Route("GET", "models/status", "models", "Five models: three trained, two legacy", "models_status"),
+    Route("GET", "models/versions", "models", "Registered versions", "versions"),
+    Route("GET", "models/train", "training", "Training jobs, newest first", "train_list"),
+    _change(
+        "models/train", "Train in a process of its own", TrainRequest, "train", tag="training", success=202,
+        meaning="Accepted.",
+    ),
+    Route("GET", "schema", "service", "This document", "schema", top=True),
+    Route("GET", "docs", "service", "Documentation page", "docs", media="text/html", top=True),
+    _change(
+        "models/register", "Register the servable of a run", RegisterRequest, "register", success=201,
+        meaning="Accepted.",
+    ),
+    _change("models/promote", "Make a version the champion", PromoteRequest, "promote"),
+    _change("models/rollback", "Go back to the previous champion", RollbackRequest, "rollback"),
+    _change(
+        "remediate", "Post a signed webhook, or say what would be posted", RemediateRequest, "remediate",
+        tag="remediation", problems=(*_BODY, 404, 409, 502),
+    ),
+    Route(
+        "GET", JOB, "training", "State, progress and result of a job", "train_get", meaning="The job.", shape=_OBJECT,
+        problems=(404,), operation="get_job",
+    ),
+    Route(
+        "DELETE", JOB, "training", "Cancel a job", "train_cancel", success=202, meaning="It is being cancelled.",
+        shape=_OBJECT, problems=(404, 409, 503), operation="cancel_job",
+    ),
+)  # fmt: skip
+#: Routes that the models answer, by path.
+PREDICTIONS = {route.path: route for route in ROUTES if route.task}
+
+
+def listing() -> str:
+    """Return the table of routes as Markdown."""
+    lines = ["| route | what for |", "| --- | --- |"]
+    lines += [f"| `{route.method} {'/' if route.top else ''}{route.path}` | {route.summary} |" for route in ROUTES]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(listing() + "\n")

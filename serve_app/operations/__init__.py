@@ -1,0 +1,1 @@
+"""What running the service takes beside predictions: metrics, training jobs, remediation."""

@@ -1,0 +1,1 @@
+"""What crosses the HTTP border: requests, answers, problems, and the words for them. Nothing here knows a model."""
