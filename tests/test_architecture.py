@@ -14,50 +14,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Room: (what it may import, its modules below the room). "" is the room's own ``__init__`` or file.
+#: Room: (what it may import, its modules below the room). "." is the room itself.
+# fmt: off
 ROOMS: dict[str, tuple[str, str]] = {
-    "aiops_core.errors": (
-        "",
-        ".",
-    ),
-    "aiops_core.facts": (
-        "",
-        ".",
-    ),
-    "aiops_core.files": (
-        "",
-        ".",
-    ),
-    "aiops_core.units": (
-        "",
-        ".",
-    ),
-    "aiops_core.settings": (
-        "errors",
-        ".",
-    ),
-    "aiops_core.judge": (
-        "errors",
-        ". curves gate intervals metrics",
-    ),
-    "aiops_core.rules": (
-        "errors",
-        ". actions anomaly failure inputs threat",
-    ),
+    "aiops_core.errors": ("", "."),
+    "aiops_core.facts": ("", "."),
+    "aiops_core.files": ("", "."),
+    "aiops_core.units": ("", "."),
+    "aiops_core.settings": ("errors", "."),
+    "aiops_core.judge": ("errors", ". curves gate intervals metrics"),
+    "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
         "errors files",
         ". capacity capacity_features capacity_layout failure folder series threat",
     ),
     "aiops_core.data": (
         "errors facts files settings units",
-        ". folder sources sources.prometheus sources.public splits synthetic synthetic.capacity "
-        "synthetic.draws synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat "
-        "tables validation",
+        ". folder sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
+        "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
     ),
-    "aiops_core.tasks.cards": (
-        "facts units",
-        ".",
-    ),
+    "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
         "errors facts units judge rules servable data tasks.cards",
         ". baselines data decision evaluation export model network prepare split training",
@@ -70,18 +46,12 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors facts units judge rules servable data tasks.cards",
         ". backbone band baselines data evaluation export model pairs prediction prepare split",
     ),
-    "aiops_core.tasks": (
-        "",
-        ".",
-    ),
+    "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors facts files settings servable data",
         ". native registry runs scoring servables store",
     ),
-    "aiops_core.search": (
-        "errors files settings tracking",
-        ". connection events final result run",
-    ),
+    "aiops_core.search": ("errors files settings tracking", ". connection events final result run"),
     "aiops_core.study": (
         "errors facts files settings judge rules servable data tracking search",
         ". champion model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
@@ -91,61 +61,35 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors facts files settings data tracking search study",
         ". environment lanes notebooks workspace",
     ),
-    "aiops_core.console": (
-        "facts tracking study",
-        ".",
-    ),
-    "aiops_core.cli": (
-        "errors settings servable data tracking job console",
-        ".",
-    ),
+    "aiops_core.console": ("facts tracking study", "."),
+    "aiops_core.cli": ("errors settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features problems requests responses times violations wording",
     ),
-    "serve_app.files": (
-        "",
-        ".",
-    ),
-    "serve_app.cluster": (
-        "files",
-        ". haproxy leftovers",
-    ),
-    "serve_app.operations": (
-        "wire files cluster",
-        ". jobs remediation telemetry",
-    ),
+    "serve_app.files": ("", "."),
+    "serve_app.cluster": ("files", ". haproxy leftovers"),
+    "serve_app.operations": ("wire files cluster", ". jobs remediation telemetry"),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
         "service threat windows",
     ),
     "serve_app.champions": (
-        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings "
-        "aiops_core.servable aiops_core.tracking",
+        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable "
+        "aiops_core.tracking",
         ". client follower node supervisor verify watcher",
     ),
     "serve_app.http": (
         "wire answers operations champions aiops_core.facts",
         ". api bodies components docs examples handlers meanings openapi request_ids routes",
     ),
-    "serve_app.backends": (
-        "wire answers operations champions http aiops_core.facts aiops_core.servable",
-        ".",
-    ),
-    "serve_app.app": (
-        "answers operations champions http backends aiops_core.facts aiops_core.settings",
-        ".",
-    ),
-    "serve_app.run": (
-        "app champions cluster operations aiops_core.errors aiops_core.settings",
-        ".",
-    ),
-    "serve_app.__main__": (
-        "run",
-        ".",
-    ),
+    "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
+    "serve_app.app": ("answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
+    "serve_app.run": ("app champions cluster operations aiops_core.errors aiops_core.settings", "."),
+    "serve_app.__main__": ("run", "."),
 }
+# fmt: on
 #: Third parties that few modules own.
 OWNERS = {
     "papermill": ("aiops_core.job",),
