@@ -43,7 +43,7 @@ class Backend(Protocol):
         """Return models, refusals and the state of the registry, see `serve_app.backends`."""
 
     async def cards(self) -> dict[str, Any]:
-        """Return features, classes, windows of the models in service by task, for the OpenAPI document."""
+        """Return features, classes, windows of the models in service by task, for the OpenAPI description."""
 
     def close(self) -> None:
         """Stop background threads."""

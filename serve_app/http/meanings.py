@@ -84,7 +84,7 @@ MEANINGS: dict[str, str] = {
 
 
 def explain(parts: dict[str, Any]) -> dict[str, Any]:
-    """Return the schemas of an OpenAPI document with a description for every field.
+    """Return the schemas of an OpenAPI description with a description for every field.
 
     Parameters
     ----------

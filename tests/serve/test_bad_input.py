@@ -346,7 +346,7 @@ def test_the_document_describes_every_route_with_units_ranges_and_examples(clien
     )
 
 
-def test_every_example_of_the_document_is_answered(client: Client) -> None:
+def test_every_example_of_the_description_is_answered(client: Client) -> None:
     for route in POST[:4]:
         assert client.post(route, EXAMPLES[route]).status == 200
 

@@ -161,7 +161,7 @@ def test_the_service_is_healthy_with_five_models(running: Running) -> None:
     assert "curl" in text and "/docs" in text
 
 
-def test_the_documents_requests_are_answered(running: Running) -> None:
+def test_the_usual_requests_are_answered(running: Running) -> None:
     failure = running.post("predict/failure", {"resource_id": "server-01", "metrics": SNAPSHOT}).json()
     check_envelope(failure)
     assert failure["model"]["kind"] == "rule_based"
