@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.text import Text
 from aiops_core.study import origin, progress, words
 from aiops_core.tracking import ModelVersion
 
-__all__ = ["live", "models", "verdicts"]
+__all__ = ["live", "models", "paragraphs", "verdicts"]
 
 STAGES = {
     "validation": "Validate data",
@@ -103,6 +104,25 @@ def verdicts(content: Mapping[str, Any]) -> None:
         decision = section["gate"]["decision"] if section["gate"] else section["status"]
         console.print(Text.assemble((f"{words.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
         console.print(f"  {words.verdict_words(section)}", highlight=False, markup=False)
+
+
+def paragraphs(lines: Iterable[str]) -> None:
+    """Print lines, wrapped at words to the width of a terminal; what follows is indented as its line is, and more."""
+    console = _console()
+    for line in lines:
+        text = line.lstrip(" ")
+        margin = " " * (len(line) - len(text))
+        # Elsewhere than in a terminal a line stays one, for those who search in it.
+        width = console.width if console.is_terminal else len(line) + 1
+        console.print(
+            "\n".join(textwrap.wrap(text, width, initial_indent=margin, subsequent_indent=f"{margin}  ",
+                                    break_long_words=False, break_on_hyphens=False)),
+            markup=False, highlight=False,
+        )  # fmt: skip
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True)
 
 
 def models(versions: list[ModelVersion]) -> None:

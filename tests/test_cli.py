@@ -109,7 +109,7 @@ INCIDENTS = pd.DataFrame({"resource_id": ["a"], "start": [STAMPS[300]], "end": [
         ({"telemetry": telemetry(timestamp=STAMPS.tz_localize(None))}, "without a time zone; they are not guessed"),
         ({"telemetry": telemetry(timestamp="soon")}, "a timestamp that cannot be parsed, first 'soon'"),
         ({"telemetry": telemetry(timestamp=STAMPS[0])}, "400 rows share a (resource_id, timestamp)"),
-        ({"telemetry": telemetry(cpu_usage="high")}, "column 'cpu_usage': 400 rows have"),
+        ({"telemetry": telemetry(cpu_usage="high")}, "column 'cpu_usage': 400 rows (first: 0, 1, 2) have"),
         ({"telemetry": telemetry(cpu_usage=np.inf)}, "an infinite value"),
         ({"telemetry": telemetry(cpu_usage=1, errors=2)}, "all 2 feature columns are constant"),
         ({"telemetry": telemetry(), "incidents": INCIDENTS.assign(resource_id="b")}, "not in telemetry, first b"),
