@@ -98,12 +98,12 @@ def _detail(folder: Path) -> str:
 
 
 def verdicts(content: Mapping[str, Any]) -> None:
-    """Print one line a task: what was reached, and what the gate made of it."""
-    console = Console(soft_wrap=True)
+    """Print what was reached in each task, and what the gate made of it."""
+    console = _console()
     for task, section in content["tasks"].items():
         decision = section["gate"]["decision"] if section["gate"] else section["status"]
         console.print(Text.assemble((f"{words.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
-        console.print(f"  {words.verdict_words(section)}", highlight=False, markup=False)
+        paragraphs([f"  {words.verdict_words(section)}"])
 
 
 def paragraphs(lines: Iterable[str]) -> None:
@@ -126,12 +126,19 @@ def _console() -> Console:
 
 
 def models(versions: list[ModelVersion]) -> None:
-    """Print registered versions as a table."""
-    console = Console()
+    """Print registered versions, one a line; in a narrow terminal under the name of their model."""
+    console = _console()
     if not versions:
         console.print("no registered model yet; train with: aiops report")
         return
-    table = Table("model", "version", "alias", "created", "run", box=None)
-    for version in versions:
-        table.add_row(version.name, str(version.version), version.alias or "", version.created, version.run_id)
-    console.print(table)
+    rows = [(v.name, str(v.version), v.alias or "", v.created[:16].replace("T", " "), v.run_id) for v in versions]
+    rows.insert(0, ("model", "version", "alias", "created (UTC)", "run"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    narrow = console.is_terminal and sum(widths) + 2 * len(widths) > console.width
+    model = rows[0][0]
+    for row in rows:
+        if narrow and row[0] != model:
+            model = row[0]
+            console.print(model, style="bold", highlight=False)
+        shown = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print(f"  {shown[widths[0] + 2 :]}" if narrow else shown, highlight=False, markup=False)
