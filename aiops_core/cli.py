@@ -1,6 +1,6 @@
 """The ``aiops`` command: thin, every command calls one function of the library.
 
-Exit codes: 0 done, 1 internal failure, 2 user error (one clear line on stderr).
+Exit codes: 0 done, 1 internal failure, 2 user error (one clear line on stderr for each).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from aiops_core import __version__
-from aiops_core.errors import AiopsError, UsageError
+from aiops_core.errors import AiopsError, DataError, UsageError
 
 app = typer.Typer(
     name="aiops",
@@ -233,14 +233,12 @@ def data_prometheus(
 
 @data_app.command("validate")
 def data_validate(source: str) -> None:
-    """Check contract tables and print what was counted."""
+    """Check contract tables; print what they hold and the settings a report would use."""
+    from aiops_core import console
+    from aiops_core.data import overview
     from aiops_core.data import sources as datasets
 
-    dataset = datasets.load(source)
-    for table, frame in dataset.tables.items():
-        typer.echo(f"{table}: {len(frame)} rows, {len(frame.columns)} columns, valid")
-        for note in dataset.notes.get(table, []):
-            typer.echo(f"  {note}")
+    console.paragraphs(overview.lines(datasets.load(source)))
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -287,9 +285,11 @@ def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the command line: exceptions a user can act on become one line and exit code 2."""
+    """Run the command line: exceptions a user can act on become a line for each fault and exit code 2."""
     try:
         app(standalone_mode=True)
+    except DataError as error:
+        _fail(*(str(fault) for fault in error.faults))
     except AiopsError as error:
         _fail(str(error))
     except OSError as error:
@@ -301,8 +301,9 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def _fail(message: str) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+def _fail(*messages: str) -> None:
+    for message in messages:
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise SystemExit(2)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.text import Text
 from aiops_core.study import origin, progress, words
 from aiops_core.tracking import ModelVersion
 
-__all__ = ["live", "models", "verdicts"]
+__all__ = ["live", "models", "paragraphs", "verdicts"]
 
 STAGES = {
     "validation": "Validate data",
@@ -97,21 +98,47 @@ def _detail(folder: Path) -> str:
 
 
 def verdicts(content: Mapping[str, Any]) -> None:
-    """Print one line a task: what was reached, and what the gate made of it."""
-    console = Console(soft_wrap=True)
+    """Print what was reached in each task, and what the gate made of it."""
+    console = _console()
     for task, section in content["tasks"].items():
         decision = section["gate"]["decision"] if section["gate"] else section["status"]
         console.print(Text.assemble((f"{words.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
-        console.print(f"  {words.verdict_words(section)}", highlight=False, markup=False)
+        paragraphs([f"  {words.verdict_words(section)}"])
+
+
+def paragraphs(lines: Iterable[str]) -> None:
+    """Print lines, wrapped at words to the width of a terminal; what follows is indented as its line is, and more."""
+    console = _console()
+    for line in lines:
+        text = line.lstrip(" ")
+        margin = " " * (len(line) - len(text))
+        # Elsewhere than in a terminal a line stays one, for those who search in it.
+        width = console.width if console.is_terminal else len(line) + 1
+        console.print(
+            "\n".join(textwrap.wrap(text, width, initial_indent=margin, subsequent_indent=f"{margin}  ",
+                                    break_long_words=False, break_on_hyphens=False)),
+            markup=False, highlight=False,
+        )  # fmt: skip
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True)
 
 
 def models(versions: list[ModelVersion]) -> None:
-    """Print registered versions as a table."""
-    console = Console()
+    """Print registered versions, one a line; in a narrow terminal under the name of their model."""
+    console = _console()
     if not versions:
         console.print("no registered model yet; train with: aiops report")
         return
-    table = Table("model", "version", "alias", "created", "run", box=None)
-    for version in versions:
-        table.add_row(version.name, str(version.version), version.alias or "", version.created, version.run_id)
-    console.print(table)
+    rows = [(v.name, str(v.version), v.alias or "", v.created[:16].replace("T", " "), v.run_id) for v in versions]
+    rows.insert(0, ("model", "version", "alias", "created (UTC)", "run"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    narrow = console.is_terminal and sum(widths) + 2 * len(widths) > console.width
+    model = rows[0][0]
+    for row in rows:
+        if narrow and row[0] != model:
+            model = row[0]
+            console.print(model, style="bold", highlight=False)
+        shown = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print(f"  {shown[widths[0] + 2 :]}" if narrow else shown, highlight=False, markup=False)

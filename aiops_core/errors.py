@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AiopsError(Exception):
     """Base of every error a user can act on; the CLI prints its message and exits with code 2."""
@@ -27,10 +29,25 @@ class DataError(AiopsError):
     def __init__(self, message: str, *, table: str | None = None, column: str | None = None) -> None:
         self.table = table
         self.column = column
+        self._several: tuple[DataError, ...] = ()
         where = f"table '{table}'" if table else ""
         if column:
             where = f"{where}, column '{column}'" if where else f"column '{column}'"
         super().__init__(f"{where}: {message}" if where else message)
+
+    @property
+    def faults(self) -> tuple[DataError, ...]:
+        """Every fault that was found: this one alone, or those given to `all_of`."""
+        return self._several or (self,)
+
+    @classmethod
+    def all_of(cls, faults: Sequence[DataError]) -> DataError:
+        """Return one error that says all the faults, or the only one itself."""
+        if len(faults) == 1:
+            return faults[0]
+        several = cls("; ".join(str(fault) for fault in faults))
+        several._several = tuple(faults)
+        return several
 
 
 class TrackingError(AiopsError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from aiops_core import cli
+from aiops_core import cli, console, tracking
+from aiops_core.job.workspace import as_typed
 
 STAMPS = pd.date_range("2026-01-01", periods=400, freq="h", tz="UTC")
 
@@ -109,7 +111,7 @@ INCIDENTS = pd.DataFrame({"resource_id": ["a"], "start": [STAMPS[300]], "end": [
         ({"telemetry": telemetry(timestamp=STAMPS.tz_localize(None))}, "without a time zone; they are not guessed"),
         ({"telemetry": telemetry(timestamp="soon")}, "a timestamp that cannot be parsed, first 'soon'"),
         ({"telemetry": telemetry(timestamp=STAMPS[0])}, "400 rows share a (resource_id, timestamp)"),
-        ({"telemetry": telemetry(cpu_usage="high")}, "column 'cpu_usage': 400 rows have"),
+        ({"telemetry": telemetry(cpu_usage="high")}, "column 'cpu_usage': 400 rows (first: 0, 1, 2) have"),
         ({"telemetry": telemetry(cpu_usage=np.inf)}, "an infinite value"),
         ({"telemetry": telemetry(cpu_usage=1, errors=2)}, "all 2 feature columns are constant"),
         ({"telemetry": telemetry(), "incidents": INCIDENTS.assign(resource_id="b")}, "not in telemetry, first b"),
@@ -215,3 +217,86 @@ def test_generated_data_validate_and_repeat(
     assert stopped.value.code == 0
     assert "telemetry:" in capsys.readouterr().out
     assert (home / "one" / "activity.parquet").read_bytes() == (home / "two" / "activity.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (["--trials", "9"], ["--trials", "3"], "was started with --trials 9, this one with --trials 3"),
+        (["--n-samples", "400"], [], "was started with --n-samples 400, this one with --n-samples 300"),
+        (["--deterministic"], [], "was started with --deterministic, this one without --deterministic"),
+        (
+            ["--tasks", "threat,failure"],
+            [],
+            "with --tasks threat,failure, this one with --tasks failure,threat,capacity",
+        ),
+        (["--set", "failure.window=48"], [], "with --set failure.window=48, this one without --set"),
+    ],
+)
+def test_resume_names_the_option_that_differs_as_it_is_typed(
+    before: list[str],
+    now: list[str],
+    words: str,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from aiops_core import job
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    few = [] if "--n-samples" in before else ["--n-samples", "300"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_preflight", stopped)
+        patch.setattr("sys.argv", ["aiops", "report", "--out", "out", *few, *before])
+        with pytest.raises(SystemExit):
+            cli.main()
+    capsys.readouterr()
+    line = refused(home, capsys, monkeypatch, "report", "--out", "out", "--resume", "--n-samples", "300", *now)
+    assert words in line
+
+
+VERSIONS = [
+    tracking.ModelVersion("failure_predictor", 12, "a1" * 16, "champion", "2026-11-24T10:17:34Z"),
+    tracking.ModelVersion("capacity_forecaster", 3, "b2" * 16, "challenger", "2026-11-23T08:00:01Z"),
+]
+
+
+def test_an_option_of_a_run_is_shown_as_it_is_typed() -> None:
+    assert as_typed("n_samples", None) == "without --n-samples"
+    assert as_typed("config", {}) == "without --set"
+    assert as_typed("tasks", ["threat"]) == "with --tasks threat"
+
+
+def test_a_list_of_models_loses_nothing_at_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.models(VERSIONS)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split() for row in rows[1:]] == [
+        ["failure_predictor", "12", "champion", "2026-11-24", "10:17", "a1" * 16],
+        ["capacity_forecaster", "3", "challenger", "2026-11-23", "08:00", "b2" * 16],
+    ]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    console.models(VERSIONS)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(len(row.rstrip()) for row in plain.splitlines()) <= 80
+    assert "…" not in plain
+    for version in VERSIONS:
+        assert f"{version.name}\n" in plain
+        assert version.run_id in plain
+
+
+def test_a_verdict_wraps_at_words_in_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    skipped = {"status": "skipped", "gate": None, "reason": " ".join(["misgivings"] * 40)}
+    console.verdicts({"tasks": {"threat": skipped}})
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert max(map(len, rows)) <= 80
+    assert set(" ".join(rows).split()) == {"Skipped:", "misgivings", "misgivings."}

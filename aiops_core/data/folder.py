@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tempfile
 import tomllib
@@ -11,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from aiops_core import files
-from aiops_core.data.tables import CONFIG, TABLES, Dataset, check_section, suggestion
-from aiops_core.data.validation import validate_all
+from aiops_core.data.tables import CONFIG, REQUIRED, TABLES, Dataset, check_section, suggestion
+from aiops_core.data.validation import collecting, validate_all
 from aiops_core.errors import DataError, UsageError
 
 __all__ = ["load_folder", "save_folder"]
@@ -36,12 +37,42 @@ def load_folder(folder: str | Path) -> Dataset:
             raise DataError(f"both {files[0].name} and {files[1].name} exist in {folder}; keep one", table=name)
         if files:
             paths[name] = files[0]
+    misnamed = _misnamed(folder)
     if not paths:
         wanted = ", ".join(f"{name}.parquet" for name in TABLES)
-        raise DataError(f"folder {folder} holds no contract table (any of {wanted}, or the same as .csv)")
-    tables, notes = validate_all({name: _read(name, path) for name, path in paths.items()})
+        hint = "".join(f"; {note}" for note in misnamed)
+        raise DataError(f"folder {folder} holds no contract table (any of {wanted}, or the same as .csv){hint}")
+    faults: list[DataError] = []
+    frames: dict[str, pd.DataFrame] = {}
+    for name, path in paths.items():
+        with collecting(faults):
+            frames[name] = _read(name, path)
+    tables: dict[str, pd.DataFrame] = {}
+    notes: dict[str, list[str]] = {}
+    with collecting(faults):
+        tables, notes = validate_all(frames)
+    if faults:
+        raise DataError.all_of(faults)
+    if misnamed:
+        notes["folder"] = misnamed
     config, title, licence = _read_config(folder / "dataset.toml", folder.name)
     return Dataset(folder.resolve().name, title, licence, tables, config, {}, notes)
+
+
+def _misnamed(folder: Path) -> list[str]:
+    """Return a note for every file whose name is nearly the one of a table or of the settings."""
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    expected = {f"{name}{ending}" for name in TABLES for ending in (".csv", ".parquet")} | {"dataset.toml"}
+    notes = []
+    for name in sorted(files - expected):
+        stem, ending = os.path.splitext(name.lower())
+        wanted = "dataset.toml" if ending == ".toml" else None
+        if ending in (".csv", ".tsv", ".parquet"):
+            near = difflib.get_close_matches(stem, TABLES, n=1, cutoff=0.75)
+            wanted = f"{near[0]}{'.parquet' if ending == '.parquet' else '.csv'}" if near else None
+        if wanted is not None and wanted not in files:
+            notes.append(f"file {name} is not read; its name must be {wanted}")
+    return notes
 
 
 def save_folder(dataset: Dataset, folder: str | Path) -> Path:
@@ -70,11 +101,25 @@ def _toml(value: Any) -> str:
 
 def _read(table: str, path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        _refuse_other_separators(table, path)
+        return pd.read_csv(path)
+    except DataError:
+        raise
     except Exception as error:
         # pyarrow and the CSV parser raise a family of unrelated types for damaged files.
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"file {path.name} cannot be read ({text[0]})", table=table) from error
+
+
+def _refuse_other_separators(table: str, path: Path) -> None:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    for separator, word in ((";", "';'"), ("\t", "tabs"), ("|", "'|'")):
+        columns = {cell.strip().strip('"') for cell in header.split(separator)}
+        if header.count(separator) > header.count(",") and columns & set(REQUIRED[table]):
+            raise DataError(f"file {path.name} is separated by {word}; write it with commas", table=table)
 
 
 def _read_config(path: Path, default_title: str) -> tuple[dict[str, dict[str, Any]], str, str]:

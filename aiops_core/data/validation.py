@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from aiops_core.data.tables import (
 )
 from aiops_core.errors import DataError
 
-__all__ = ["validate", "validate_all", "validated"]
+__all__ = ["collecting", "validate", "validate_all", "validated"]
 
 _OFFSET = re.compile(r"(?:[zZ]|UTC|[+-]\d{2}:?\d{2})$")
 
@@ -71,35 +72,33 @@ def validate(
     Raises
     ------
     DataError
-        Naming the table, the column, the rule and the first bad rows.
+        Naming the table, the column, the rule and the first bad rows; every fault that can be told at once.
     """
     frame = frame.reset_index(drop=True)
     frame.columns = frame.columns.map(str)
     _check_columns(table, frame, origin)
     if frame.empty:
         raise DataError("has no rows", table=table)
+    faults: list[DataError] = []
     for column in TIME_COLUMNS[table]:
         if column in frame.columns:
-            frame[column] = _utc(table, column, frame[column])
+            with collecting(faults):
+                frame[column] = _utc(table, column, frame[column])
     for column in ("resource_id", "threat_type", "group", "kind"):
         if column in frame.columns and column in RESERVED[table]:
             missing = frame[column].isna()
             if missing.any() and column != "kind":
-                raise DataError(f"{_count(missing)} no value", table=table, column=column)
-            if column != "kind":
+                faults.append(DataError(f"{_count(missing)} no value", table=table, column=column))
+            elif column != "kind":
                 frame[column] = frame[column].astype(str)
-    _check_values(table, frame, learning)
+    faults += _faults_of_values(table, frame, learning)
+    if faults:
+        raise DataError.all_of(faults)
     if table == "incidents":
         return _check_incidents(frame), []
     if table == "activity":
         return frame, _activity_notes(frame)
-    duplicated = frame.duplicated(["resource_id", "timestamp"], keep=False)
-    if duplicated.any():
-        first = frame.loc[duplicated].iloc[0]
-        raise DataError(
-            f"{int(duplicated.sum())} rows share a (resource_id, timestamp), first {first['resource_id']} at {first['timestamp']}",
-            table=table,
-        )
+    _refuse_duplicates(table, frame)
     ordered = frame.sort_values(["resource_id", "timestamp"], kind="stable", ignore_index=True)
     return ordered, _series_notes(table, frame, ordered)
 
@@ -110,23 +109,33 @@ def validate_all(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataF
     Raises
     ------
     DataError
-        As `validate`, or if incidents name resources that telemetry does not hold.
+        As `validate` for all tables together, or if incidents name resources that telemetry does not hold.
     """
     checked: dict[str, pd.DataFrame] = {}
     notes: dict[str, list[str]] = {}
+    faults: list[DataError] = []
     for name in TABLES:
         if name in tables:
-            checked[name], notes[name] = validate(name, tables[name])
+            with collecting(faults):
+                checked[name], notes[name] = validate(name, tables[name])
     if "telemetry" in checked and "incidents" in checked:
         known = set(checked["telemetry"]["resource_id"])
         unknown = sorted(set(checked["incidents"]["resource_id"]) - known)
         if unknown:
-            raise DataError(
-                f"{len(unknown)} resources are not in telemetry, first {', '.join(unknown[:3])}",
-                table="incidents",
-                column="resource_id",
-            )
+            shown = f"{len(unknown)} resources are not in telemetry, first {', '.join(unknown[:3])}"
+            faults.append(DataError(shown, table="incidents", column="resource_id"))
+    if faults:
+        raise DataError.all_of(faults)
     return checked, notes
+
+
+@contextmanager
+def collecting(faults: list[DataError]) -> Iterator[None]:
+    """Put the faults of a `DataError` raised in the block on a list, so that the next check can go on."""
+    try:
+        yield
+    except DataError as error:
+        faults += error.faults
 
 
 def validated(
@@ -155,11 +164,35 @@ def _check_columns(table: str, frame: pd.DataFrame, origin: str) -> None:
         cases = errors.failure_cases
         absent = [str(c) for c in cases.loc[cases["check"] == "column_in_dataframe", "failure_case"]]
         if absent:
-            near = difflib.get_close_matches(absent[0], columns, n=1)
-            hint = f"; '{near[0]}' looks like it, rename it" if near else f"; it has {', '.join(columns[:8])}"
-            raise DataError(
-                f"is missing{hint}{f' ({origin})' if origin else ''}", table=table, column=absent[0]
+            where = f" ({origin})" if origin else ""
+            raise DataError.all_of(
+                [DataError(f"is missing{_looks_like(c, columns)}{where}", table=table, column=c) for c in absent]
             ) from None
+
+
+def _looks_like(absent: str, columns: list[str]) -> str:
+    plain = {c.strip().lower(): c for c in columns}
+    near = difflib.get_close_matches(absent, plain, n=1)
+    return f"; '{plain[near[0]]}' looks like it, rename it" if near else f"; it has {', '.join(columns[:8])}"
+
+
+def _refuse_duplicates(table: str, frame: pd.DataFrame) -> None:
+    keys = ["resource_id", "timestamp"]
+    duplicated = frame.duplicated(keys, keep=False)
+    if not duplicated.any():
+        return
+    first = frame.loc[duplicated].iloc[0]
+    copies = int(frame.loc[duplicated].duplicated(keep=False).sum())
+    alike = (
+        "they are identical: drop the copies" if copies == duplicated.sum()
+        else "their values differ: keep one of each" if copies == 0
+        else f"{copies} of them are identical copies, the others' values differ"
+    )  # fmt: skip
+    raise DataError(
+        f"{int(duplicated.sum())} rows share a (resource_id, timestamp), "
+        f"first {first['resource_id']} at {first['timestamp']}; {alike}",
+        table=table,
+    )
 
 
 def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
@@ -170,7 +203,7 @@ def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
         raise DataError(naive, table=table, column=column)
     elif pd.api.types.is_numeric_dtype(values):
         raise DataError(
-            f"holds numbers such as {values.iloc[0]!r}, not timestamps; write ISO 8601 with an offset, such as 2026-01-31T12:00:00Z",
+            f"holds numbers{_epoch(values)}, not timestamps; write ISO 8601 with an offset, such as 2026-01-31T12:00:00Z",
             table=table,
             column=column,
         )
@@ -193,53 +226,67 @@ def _utc(table: str, column: str, values: pd.Series) -> pd.Series:
     return canonical
 
 
-def _check_values(table: str, frame: pd.DataFrame, learning: bool) -> None:
+def _epoch(values: pd.Series) -> str:
+    """Return an example of numbers where timestamps belong, with the time it may mean."""
+    known = values.dropna()
+    if known.empty:
+        return ""
+    number = known.iloc[0].item()
+    for unit, scale in (("seconds", 1), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
+        # From 2001 to 2096: what else is that large?
+        if 1e9 <= number / scale < 4e9:
+            time = pd.Timestamp(number / scale, unit="s").strftime("%Y-%m-%dT%H:%M:%SZ")
+            return f" such as {number} ({unit} since 1970? that would be {time})"
+    return f" such as {number}"
+
+
+def _faults_of_values(table: str, frame: pd.DataFrame, learning: bool) -> list[DataError]:
+    """Return what is wrong with the values of a table; text that holds numbers becomes numbers in ``frame``."""
     features = feature_columns(table, frame)
     if table == "incidents":
-        return
+        return []
     if not features:
-        raise DataError(f"has no feature column beside {', '.join(RESERVED[table])}", table=table)
+        return [DataError(f"has no feature column beside {', '.join(RESERVED[table])}", table=table)]
+    faults = []
     for column in features:
         values = frame[column]
-        if not pd.api.types.is_numeric_dtype(values):
-            if table == "activity":
-                continue
-            as_number = pd.to_numeric(values, errors="coerce")
-            bad = as_number.isna() & values.notna()
-            if bad.any():
-                raise DataError(
-                    f"{_count(bad)} text in a metric column, first {values[bad].iloc[0]!r}", table=table, column=column
-                )
+        if table == "activity" or pd.api.types.is_numeric_dtype(values):
+            continue
+        as_number = pd.to_numeric(values, errors="coerce")
+        bad = as_number.isna() & values.notna()
+        if bad.any():
+            text = f"{_count(bad)} text in a metric column, first {values[bad].iloc[0]!r}"
+            faults.append(DataError(text, table=table, column=column))
+        else:
             frame[column] = as_number.astype(float)
-    numeric = {
-        c: pa.Column(checks=pa.Check(_finite, name="finite"), nullable=True) for c in features if _number(frame[c])
-    }
-    try:
-        pa.DataFrameSchema(numeric, strict=False).validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as errors:
-        first = errors.failure_cases.iloc[0]
-        column = str(first["column"])
-        infinite = np.isinf(frame[column].to_numpy(dtype=float, na_value=np.nan))
-        raise DataError(
-            f"{_count(infinite)} an infinite value; write a missing one instead", table=table, column=column
-        ) from None
-    empty = [c for c in features if frame[c].isna().all()]
-    if empty and learning:
-        raise DataError("holds only missing values (NaN); remove it", table=table, column=empty[0])
-    if learning and all(frame[c].nunique(dropna=True) <= 1 for c in features):
-        raise DataError(
-            f"all {len(features)} feature columns are constant; there is nothing to learn from", table=table
-        )
+    for column in features:
+        infinite = ~_finite(frame[column]) if _number(frame[column]) else None
+        if infinite is not None and infinite.any():
+            text = f"{_count(infinite)} an infinite value; write a missing one instead"
+            faults.append(DataError(text, table=table, column=column))
+    if learning:
+        faults += [
+            DataError("holds only missing values (NaN); remove it", table=table, column=column)
+            for column in features
+            if frame[column].isna().all()
+        ]
+        if all(frame[c].nunique(dropna=True) <= 1 for c in features) and not faults:
+            text = f"all {len(features)} feature columns are constant; there is nothing to learn from"
+            faults.append(DataError(text, table=table))
     if "split" in frame.columns and "split" in RESERVED[table]:
-        wrong = ~frame["split"].isin(["train", "test"])
-        if wrong.any():
-            raise DataError(
-                f"{_count(wrong)} a value other than 'train' and 'test', first {frame.loc[wrong, 'split'].iloc[0]!r}",
-                table=table,
-                column="split",
-            )
-        if frame["split"].nunique() < 2:
-            raise DataError("must hold both 'train' and 'test'", table=table, column="split")
+        faults += _faults_of_split(table, frame["split"])
+    return faults
+
+
+def _faults_of_split(table: str, split: pd.Series) -> list[DataError]:
+    wrong = ~split.isin(["train", "test"])
+    if wrong.any():
+        text = f"{_count(wrong)} a value other than 'train' and 'test', first {split[wrong].iloc[0]!r}"
+    elif split.nunique() < 2:
+        text = "must hold both 'train' and 'test'"
+    else:
+        return []
+    return [DataError(text, table=table, column="split")]
 
 
 def _check_incidents(frame: pd.DataFrame) -> pd.DataFrame:
@@ -311,4 +358,4 @@ def _finite(values: pd.Series) -> pd.Series:
 def _count(mask: Any) -> str:
     rows = np.flatnonzero(np.asarray(mask, dtype=bool))
     shown = ", ".join(str(r) for r in rows[:3])
-    return f"{len(rows)} rows have (first: row {shown})" if len(rows) > 1 else f"row {shown} has"
+    return f"{len(rows)} rows (first: {shown}) have" if len(rows) > 1 else f"row {shown} has"

@@ -17,7 +17,7 @@ from typing import Any
 from aiops_core import files
 from aiops_core.errors import AiopsError, UsageError
 
-__all__ = ["refuse_foreign", "replace_report", "workspace"]
+__all__ = ["as_typed", "refuse_foreign", "replace_report", "workspace"]
 
 STATE = "run.json"
 
@@ -60,9 +60,8 @@ def workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[t
             state = json.loads((work / STATE).read_text(encoding="utf-8"))
             for key, value in wanted.items():
                 if state["options"].get(key) != value:
-                    raise UsageError(
-                        f"--resume: the interrupted run had {key} = {state['options'].get(key)!r}, this one has {value!r}"
-                    )
+                    before, now = as_typed(key, state["options"].get(key)), as_typed(key, value)
+                    raise UsageError(f"--resume: the interrupted run was started {before}, this one {now}")
         elif work.exists():
             shutil.rmtree(work)
         try:
@@ -85,6 +84,19 @@ def workspace(target: Path, options: dict[str, Any], resume: bool) -> Iterator[t
             # Still empty: nothing came of the run.
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def as_typed(key: str, value: Any) -> str:
+    """Return an option of a run as the command line has it: ``with --trials 20``, ``without --n-samples``."""
+    if key == "config":
+        pairs = [f"--set {task}.{name}={given!r}" for task, own in (value or {}).items() for name, given in own.items()]
+        return f"with {' '.join(pairs)}" if pairs else "without --set"
+    option = "--trials" if key == "n_trials" else f"--{key.replace('_', '-')}"
+    if value is None or value is False:
+        return f"without {option}"
+    if value is True:
+        return f"with {option}"
+    return f"with {option} {','.join(value) if isinstance(value, list) else value}"
 
 
 @contextlib.contextmanager

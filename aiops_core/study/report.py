@@ -116,7 +116,8 @@ def words(content: Mapping[str, Any]) -> Any:
     """Return the verdict of every task in words."""
     rows = [{"task": TASK_WORDS[t], "verdict": verdict_words(s)} for t, s in content["tasks"].items()]
     style: Any = pd.DataFrame(rows).set_index("task").style
-    return style.set_properties(**{"text-align": "left", "white-space": "normal"})
+    # Unlike the table of a frame, a styled one takes text for HTML.
+    return style.format(escape="html").set_properties(**{"text-align": "left", "white-space": "normal"})
 
 
 def render(folder: str | Path) -> dict[str, Any]:
