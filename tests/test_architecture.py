@@ -30,7 +30,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.data": (
         "errors facts files settings units",
-        ". folder sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
+        ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
         "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
     ),
     "aiops_core.tasks.cards": ("facts units", "."),

@@ -88,6 +88,32 @@ def test_a_row_is_positive_when_an_incident_starts_after_it_and_within_the_horiz
     assert labels[:24].sum() == 0
 
 
+def test_labels_and_examples_are_those_of_counting_by_hand() -> None:
+    rng = np.random.default_rng(5)
+    frame, incidents = telemetry(resources=5)
+    # On the grid and off it, overlaps, one resource without an incident, one whose last comes after its rows.
+    for column in ("start", "end"):
+        seconds = rng.integers(-5400, 5400, len(incidents)) * rng.integers(0, 2, len(incidents))
+        incidents[column] += pd.to_timedelta(seconds, unit="s")
+    after = {"resource_id": "host-4", "start": START + pd.Timedelta("402.5h"), "end": START + pd.Timedelta("404h")}
+    more = incidents.assign(start=incidents["start"] + pd.Timedelta("30min")).iloc[::3]
+    incidents = pd.concat([incidents, more, pd.DataFrame([after])], ignore_index=True)
+    incidents = incidents[incidents["resource_id"] != "host-3"]
+    prepared = failure.prepare(dataset(frame, incidents), seed=0)
+    hour = pd.Timedelta("1h")
+    for row in range(len(prepared.time)):
+        mine = incidents[incidents["resource_id"] == prepared.resources[prepared.resource[row]]]
+        now = pd.Timestamp(prepared.time[row], tz="UTC")
+        soon = bool(((mine["start"] > now) & (mine["start"] <= now + prepared.horizon * hour)).any())
+        inside = bool(((mine["start"] <= now) & (mine["end"] > now)).any())
+        last = max(START + 399 * hour, mine["start"].max() if len(mine) else START)
+        assert prepared.label(np.array([row]))[0] == soon
+        assert prepared.example[row] == (not inside and (soon or last >= now + prepared.horizon * hour))
+    # An incident that is known to come is inside the record: whatever lies before it has a label.
+    coming = np.isfinite(prepared.until)
+    assert (prepared.known[coming] >= prepared.until[coming]).all()
+
+
 def test_rows_inside_an_incident_are_no_examples_and_its_end_is_open() -> None:
     prepared = failure.prepare(one_resource(), seed=0)
     assert prepared.example[28:36].tolist() == [True, True, False, False, False, False, True, True]
@@ -142,6 +168,44 @@ def test_left_out_blocks_of_the_final_model_are_embargoed(data: failure.FailureD
     )
     assert (embargoed[data.resource == 2] == expected[data.resource == 2]).all()
     assert (data.fold[data.part == splits.TEST] == -1).all()
+
+
+class Enough(Exception):
+    """All blocks were seen."""
+
+
+@pytest.mark.parametrize("by_resource", [False, True], ids=["by time", "by resource"])
+def test_a_network_of_the_final_model_learns_nothing_near_its_left_out_block(
+    by_resource: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, incidents = telemetry(resources=12 if by_resource else 6)
+    if by_resource:
+        frame["split"] = np.where(frame["resource_id"].isin(["host-10", "host-11"]), "test", "train")
+    data = failure.prepare(dataset(frame, incidents), seed=0)
+    assert data.by_resource == by_resource
+    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def look(params: object, data: object, rows: np.ndarray, bound: np.ndarray, check: np.ndarray, seed: int) -> object:
+        seen.append((rows, bound, check))
+        if len(seen) == failure.Effort().folds:
+            raise Enough
+        return None, np.zeros(len(check))
+
+    monkeypatch.setattr("aiops_core.tasks.failure.model.train_network", look)
+    with pytest.raises(Enough):
+        failure.finish([PARAMS], data, seed=0)
+    for fold, (rows, bound, check) in enumerate(seen):
+        assert len(rows) and set(data.fold[check]) == {fold}
+        assert data.example[rows].all() and (data.part[rows] != splits.TEST).all()
+        for r in np.unique(data.resource[rows]):
+            mine, block = rows[data.resource[rows] == r], np.flatnonzero((data.fold == fold) & (data.resource == r))
+            if len(block):
+                assert np.abs(mine[:, None] - block).min() > data.window + data.horizon
+            closed = np.flatnonzero(((data.fold == fold) | (data.part == splits.TEST)) & (data.resource == r))
+            following = [min(closed[closed > row] - row, default=np.inf) for row in mine]
+            np.testing.assert_array_equal(bound[mine], following)
+            tested = np.flatnonzero((data.part == splits.TEST) & (data.resource == r))
+            assert len(tested) == 0 or tested.min() - mine.max() > data.horizon
 
 
 def test_longer_horizons_do_not_look_past_the_boundary_of_a_part(data: failure.FailureData) -> None:

@@ -1,137 +1,275 @@
-"""The report as a page: nothing hostile runs in it, nothing in it is wider than a phone, everything of it prints."""
+"""What a reader gets: the report's page, the model card, the next steps, and the lines of the terminal."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
+import base64
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiops_core import files
-from aiops_core.judge.metrics import WORDS
-from aiops_core.study import report
+from aiops_core import console, files
+from aiops_core.errors import UsageError
+from aiops_core.study import report, words
+from aiops_core.study.model_card import model_card
+from aiops_core.tracking import ModelVersion
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
-SCORE = {"value": 0.5, "low": 0.4, "high": 0.6}
-
-
-class Tags(HTMLParser):
-    """Names and attributes of every tag, and how many tables lie outside a box that scrolls."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[bool] = []
-        self.tables = self.loose = 0
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = dict(attributes)
-        self.tags.append((tag, found))
-        if tag == "div":
-            self.open.append(found.get("class") == "wide-table")
-        if tag == "table":
-            self.tables += 1
-            self.loose += not any(self.open)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "div":
-            self.open.pop()
+HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'>&lt;{{ 7 * 7 }}"""
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run whose data set's title, classes, resources, columns and notes are as hostile as may be."""
-    section: dict[str, Any] = {
-        "model": "threat_detector", "status": "trained", "reason": None, "main_metric": "macro_f1",
-        "kind": "random_forest", "metrics": {"macro_f1": SCORE, f"f1_{HOSTILE}": SCORE},
-        "baselines": {"class_prior": {"macro_f1": SCORE}}, "oracle": None, "model_version": 1, "run_id": "r" * 32,
-        "parity": 0.0, "gate": {"decision": "challenger", "reasons": [HOSTILE], "advice": HOSTILE, "gains": {}},
-        "data": {"rows": 9, "train_rows": 5, "validation_rows": 2, "test_rows": 2, "split": HOSTILE,
-                 "digest": "d" * 64, "notes": [HOSTILE]},
-        "search": {"trials": 1, "completed": 1, "pruned": 0, "errored": 0, "seconds": 1.0,
-                   "best_params": {HOSTILE: HOSTILE}, "objective": "selection", "best_score": 0.5},
+def metric(value: float | None) -> dict[str, float | None]:
+    if value is None:
+        return dict.fromkeys(("value", "low", "high"))
+    return {"value": value, "low": value - 0.1, "high": value + 0.05}
+
+
+def section(task: str = "failure", decision: str = "champion", **more: Any) -> dict[str, Any]:
+    """Return the section of a trained task."""
+    model, kind, main = {
+        "failure": ("failure_predictor", "lstm", "roc_auc"),
+        "threat": ("threat_detector", "random_forest", "macro_f1"),
+        "capacity": ("capacity_forecaster", "xgboost", "r2"),
+    }[task]
+    return {
+        "model": model, "status": "trained", "reason": None, "main_metric": main, "kind": kind,
+        "metrics": {main: metric(0.8)}, "baselines": {"trees": {main: metric(0.7)}, "prior": {main: metric(0.5)}},
+        "oracle": None, "model_version": 3, "run_id": "r", "parity": 1e-6,
+        "gate": {"decision": decision, "reasons": ["is as it is"], "advice": "Search again.", "gains": {}},
+        "data": {"rows": 9, "train_rows": 5, "validation_rows": 2, "test_rows": 2, "split": "by time", "digest": "d" * 64,
+                 "notes": []},
+        "search": {"trials": 1, "completed": 1, "pruned": 0, "errored": 0, "seconds": 1.0, "best_params": {},
+                   "objective": "average_precision", "best_score": 0.5},
+        **more,
     }  # fmt: skip
-    per_class = {HOSTILE: {"precision": 0.5, "recall": 0.5, "support": 3, "taken_for": HOSTILE}}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and visible text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def rendered(folder: Path) -> Page:
+    report.render(folder)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_from_the_data_are_shown_as_text_wherever_they_stand(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "facts.json", {"source": HOSTILE, "title": HOSTILE, "licence": HOSTILE, "seed": 1})
+    hostile = section("threat", metrics={"macro_f1": metric(0.8), f"f1_{HOSTILE}": metric(0.5)})
+    hostile["baselines"] = {HOSTILE: {"macro_f1": metric(0.7)}}
+    hostile["data"].update(notes=[HOSTILE], split=HOSTILE)
+    hostile["gate"].update(reasons=[HOSTILE], advice=HOSTILE)
+    hostile["search"].update(best_params={HOSTILE: HOSTILE})
+    files.write_json(tmp_path / "threat" / "section.json", hostile)
     details = {
+        "per_class": {HOSTILE: {"precision": 0.5, "recall": 0.5, "support": 3, "taken_for": HOSTILE}},
         "sentences": [HOSTILE],
-        "tables": {HOSTILE: [{HOSTILE: HOSTILE, "resource": HOSTILE}]},
-        "per_class": per_class,
+        "tables": {HOSTILE: [{HOSTILE: HOSTILE, "resource_id": HOSTILE}], "empty": []},
     }
-    failed = report.empty_section("capacity", "failed", HOSTILE)
-    files.write_json(tmp_path / "threat" / "section.json", section)
     files.write_json(tmp_path / "threat" / "details.json", details)
-    files.write_json(tmp_path / "capacity" / "section.json", failed)
-    files.write_json(tmp_path / "facts.json", {"source": HOSTILE, "title": HOSTILE, "licence": HOSTILE, "seed": 7})
+    files.write_json(tmp_path / "failure" / "section.json", report.empty_section("failure", "failed", HOSTILE))
     (tmp_path / "threat" / "servable").mkdir()
-    (tmp_path / "threat" / "servable" / "model-card.md").write_text(f"# Model card\n\n| {HOSTILE} |\n")
-    report.render(tmp_path)
-    return tmp_path
+    (tmp_path / "threat" / "servable" / "model-card.md").write_text(HOSTILE, encoding="utf-8")
+    page = rendered(tmp_path)
+    assert not {"script", "img", "iframe"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count(HOSTILE) > 14
+    assert "49" not in page.text
 
 
-def page(run: Path) -> str:
-    return (run / "report.html").read_text(encoding="utf-8")
+def test_the_page_needs_nothing_from_elsewhere_and_carries_its_pictures(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "capacity" / "section.json", section("capacity"))
+    figures = tmp_path / "capacity" / "figures"
+    figures.mkdir()
+    (figures / "07_examples.png").write_bytes(b"a picture")
+    page = rendered(tmp_path)
+    links = [value for name, value in page.attributes if name in ("src", "href")]
+    assert links == [f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}"]
+    assert ("alt", "Capacity forecast: examples") in page.attributes
+    assert ("class", "wide") in page.attributes
 
 
-def test_hostile_names_in_the_data_are_text_in_the_report(run: Path) -> None:
-    text = page(run)
-    assert text.count("&lt;script&gt;alert(1)") >= 12
-    tags = Tags(text).tags
-    assert not [tag for tag, _ in tags if tag == "script"]
-    assert not [found for _, found in tags if any(name.startswith("on") for name in found)]
+def test_tables_and_sentences_of_the_details_are_printed_and_empty_tables_are_not(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "failure" / "section.json", section())
+    tables = {"The surest mistakes": [{"resource_id": "host-1", "rows": 1234, "mae": None}], "Nothing": []}
+    files.write_json(tmp_path / "failure" / "details.json", {"sentences": ["It catches 3."], "tables": tables})
+    text = rendered(tmp_path).text
+    assert "It catches 3." in text and "The surest mistakes" in text and "Nothing" not in text
+    assert re.search(r"resource id\s*rows\s*mae\s*host-1\s*1,234\s*–", text)
 
 
-def test_hostile_names_in_the_data_are_text_in_the_tables_of_the_notebook(run: Path) -> None:
-    content = report.summarise(run)
-    for shown in (report.words(content).to_html(), report.verdicts(content).to_html()):
-        assert "&lt;script&gt;alert(1)" in shown
-        assert not [tag for tag, _ in Tags(shown).tags if tag in ("script", "img")]
+def test_a_folder_without_a_section_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no section of a task"):
+        report.render(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_every_table_scrolls_in_a_box_of_its_own(run: Path) -> None:
-    tags = Tags(page(run))
-    assert tags.tables >= 3
-    assert tags.loose == 0
+def test_tasks_that_did_not_run_are_in_the_report_with_their_reason(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "failure" / "section.json", section(oracle={"roc_auc": metric(0.9)}))
+    content = report.render(tmp_path)
+    assert list(content["tasks"]) == ["failure", "threat", "capacity"]
+    assert content["tasks"]["threat"]["reason"] == "not run"
+    rows = report.verdicts(content).set_index("task")
+    assert rows.loc["Failure prediction"].to_dict() == {
+        "status": "trained", "decision": "champion", "reason": "is as it is", "metric": words.METRIC_WORDS["roc_auc"],
+        "model": "0.800 (0.700 to 0.850)", "best baseline": "trees 0.700", "oracle": "0.900",
+    }  # fmt: skip
+    assert rows.loc["Threat detection", ["status", "decision", "reason"]].tolist() == ["skipped", "", "not run"]
 
 
-def test_model_cards_are_open_so_that_they_print(run: Path) -> None:
-    cards = [found for tag, found in Tags(page(run)).tags if tag == "details"]
-    assert len(cards) == 1
-    assert all("open" in found for found in cards)
+# Words ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-@pytest.mark.parametrize("width", [400, 320])
-def test_the_page_does_not_scroll_sideways_on_a_phone(run: Path, tmp_path: Path, width: int) -> None:
-    files.write_json(run / "threat" / "details.json", {
-        "sentences": ["word" * 60],
-        "tables": {"Wide": [{f"column {i}": "unbroken" * 4 for i in range(9)}]},
-        "per_class": {name * 9: {"precision": 0.5, "recall": 0.5, "support": 3, "taken_for": "normal"}
-                                 for name in ("data_exfiltration", "brute_force")},
-    })  # fmt: skip
-    section = read(run / "threat" / "section.json")
-    section["metrics"] = dict.fromkeys([*WORDS, *(f"f1_{n * 9}" for n in ("data_exfiltration", "brute_force"))], SCORE)
-    files.write_json(run / "threat" / "section.json", section)
-    report.render(run)
-    # A window cannot be as narrow as a phone, a frame in it can.
-    (run / "frame.html").write_text(
-        f'<iframe id="f" src="report.html" style="width:{width}px;height:800px;border:0"></iframe>'
-        '<script>document.getElementById("f").onload = (e) => { const page = e.target.contentDocument'
-        ".documentElement; document.title = `${page.scrollWidth}/${page.clientWidth}`; }</script>"
+def test_next_steps_follow_the_decisions() -> None:
+    content = {
+        "source": "synthetic",
+        "tasks": {
+            "failure": section("failure"),
+            "threat": section("threat", "challenger"),
+            "capacity": section("capacity", "refused"),
+        },
+    }
+    serve, challenger, refused, own, trials = words.next_steps(content)
+    assert serve == "Serve failure_predictor: <code>make serve</code>."
+    assert "<code>aiops models promote threat_detector 3</code>" in challenger
+    assert refused.startswith("capacity_forecaster learned nothing worth serving")
+    assert "--source FOLDER" in own and "mlflow ui" in trials
+    failed = {"source": "own", "tasks": {"threat": report.empty_section("threat", "failed", "it broke")}}
+    assert [s.split(";")[0] for s in words.next_steps(failed)] == [
+        "Threat detection failed",
+        "Every trial behind these numbers: <code>mlflow ui --backend-store-uri sqlite:///mlflow.db</code>.",
+    ]
+
+
+def test_next_steps_take_no_text_from_the_data() -> None:
+    # The page prints them as HTML.
+    hostile = section("threat", "challenger", reason=HOSTILE)
+    hostile["gate"].update(reasons=[HOSTILE], advice=HOSTILE)
+    failed = report.empty_section("failure", "failed", HOSTILE)
+    content = {"source": HOSTILE, "title": HOSTILE, "tasks": {"threat": hostile, "failure": failed}}
+    for step in words.next_steps(content):
+        assert set(Page(step).tags) <= {"code"}
+        assert "alert" not in step
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "–"), (True, "True"), ("a", "a"), (1234, "1,234"), (0.00012, "0.0001"), (0.5, "0.500"), (3.0, "3"),
+     (1.0, "1.000"), (12.345, "12.345"), (1234.56, "1,234.6"), (0, "0"), (0.0, "0.000"), (-2.5, "-2.500")],
+)  # fmt: skip
+def test_numbers_are_as_short_as_a_table_needs(value: object, said: str) -> None:
+    assert words.short(value) == said
+
+
+def test_a_metric_without_interval_or_value_says_so() -> None:
+    assert words.with_interval(metric(0.8)) == "0.800 (0.700 to 0.850)"
+    assert words.with_interval({"value": 0.8, "low": None, "high": None}) == "0.800"
+    assert words.with_interval(metric(None)) == words.with_interval(None) == "–"
+
+
+# Model card ----------------------------------------------------------------------------------------------------------
+
+
+def card(**more: Any) -> dict[str, Any]:
+    return {
+        "task": "failure", "model": "failure_predictor", "kind": "lstm", "created": "2026-01-01T00:00:00Z",
+        "features": [{"name": "cpu"}, {"name": "disk"}], "metrics": {"roc_auc": metric(0.8), "brier": metric(0.1)},
+        "baselines": {"trees": {"roc_auc": metric(0.7)}}, "oracle": {"roc_auc": metric(0.9)},
+        "decision": {"rule": "max_f1", "threshold": 0.25, "curve": {"threshold": [1.0]}},
+        "calibration": {"method": "platt", "slope": 1.5}, "gate": {"decision": "challenger", "reasons": ["is slow"]},
+        "lineage": {"title": "T", "licence": "L", "digest": "d" * 64, "split": "by time", "run_id": "r", "seed": 7,
+                    "code_version": "c", "incidents": {"train": 30, "test": 9}},
+        **more,
+    }  # fmt: skip
+
+
+def test_the_model_card_says_use_data_limits_decision_and_numbers_beside_the_baselines() -> None:
+    text = model_card(card())
+    assert text.startswith("# Model card: failure_predictor\n")
+    assert "- **Kind**: LSTM, created 2026-01-01T00:00:00Z" in text
+    assert "- **Data**: T (licence: L), digest dddddddddddddddd\n" in text
+    assert "- **Incidents**: 30 in training, 9 in the test (fewer than 10: no figure below is reliable)" in text
+    assert "- **Features**: cpu, disk" in text
+    assert "- **Decision**: rule max_f1, threshold 0.250" in text
+    assert "- **Calibration**: method platt, slope 1.500" in text
+    assert "- **Lineage**: run r, seed 7, code c" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert table[0] == "| metric | value (95 % interval) | trees | oracle |"
+    assert table[2].endswith("| 0.800 (0.700 to 0.850) | 0.700 | 0.900 |")
+    assert table[3].endswith("| 0.100 (0.000 to 0.150) | – | – |")
+    assert {line.count("|") for line in table} == {5}
+    assert text.endswith("**Gate: challenger**\n\n- It is slow\n")
+    enough = card(lineage={"incidents": {"train": 30, "test": 10}})
+    assert "- **Incidents**: 30 in training, 10 in the test\n" in model_card(enough)
+
+
+@pytest.mark.parametrize("task", ["failure", "threat", "capacity"])
+def test_a_model_card_needs_no_more_than_what_every_card_has(task: str) -> None:
+    text = model_card({"task": task, "model": "m", "kind": "own", "features": [{"name": "a"}]})
+    assert "- **Intended use**: " in text and "- **Limits**: " in text
+    assert "**Gate: not judged**" in text and "- **Decision**: none" in text
+    assert "Incidents" not in text and "oracle" not in text
+
+
+# Terminal ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_terminal_prints_verdicts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    sections = {
+        "failure": section("failure"),
+        "threat": section("threat", "challenger"),
+        "capacity": report.empty_section("capacity", "failed", "[red]no[/red] column 'x'"),
+    }
+    console.verdicts({"tasks": sections})
+    out = capsys.readouterr().out.splitlines()
+    assert out[0::2] == ["Failure prediction: champion", "Threat detection: challenger", "Capacity forecast: failed"]
+    for line, content in zip(out[1::2], sections.values(), strict=True):
+        assert line == f"  {words.verdict_words(content)}"
+    assert out[5] == "  Failed: [red]no[/red] column 'x'."
+
+
+def test_the_terminal_lists_models_or_says_that_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    console.models([])
+    assert capsys.readouterr().out == "no registered model yet; train with: aiops report\n"
+    console.models(
+        [ModelVersion("threat_detector", 2, "abc", "champion", "2026-01-01"), ModelVersion("x", 1, "d", None, "2025")]
     )
-    done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
-         "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'browser'}", (run / "frame.html").as_uri()],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    content, _, visible = done.stdout.partition("<title>")[2].partition("</title>")[0].partition("/")
-    assert int(content) == int(visible), done.stdout[:300]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["model", "version", "alias", "created", "run"],
+        ["threat_detector", "2", "champion", "2026-01-01", "abc"],
+        ["x", "1", "2025", "d"],
+    ]
 
 
-def read(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded
+def test_outside_a_terminal_every_change_of_a_stage_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.live(tmp_path / "out", "synthetic") as tell:
+        tell("validation", "running")
+        tell("validation", "done")
+        tell("threat", "skipped")
+    lines = re.sub(r"after \d+ s", "after N s", capsys.readouterr().err).splitlines()
+    assert lines == [
+        "▶ Validate data: running",
+        "✓ Validate data: done after N s",
+        "– Threat detector (random forest): skipped after N s",
+    ]
