@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". capacity capacity_features capacity_layout failure folder series threat",
     ),
     "aiops_core.data": (
-        "errors facts files settings units",
+        "errors facts files settings units rules servable",
         ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
         "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
     ),

@@ -254,7 +254,7 @@ def test_the_terminal_lists_models_or_says_that_there_are_none(capsys: pytest.Ca
     )
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows == [
-        ["model", "version", "alias", "created", "run"],
+        ["model", "version", "alias", "created", "(UTC)", "run"],
         ["threat_detector", "2", "champion", "2026-01-01", "abc"],
         ["x", "1", "2025", "d"],
     ]
