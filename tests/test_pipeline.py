@@ -318,6 +318,35 @@ def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_
     assert aiops(tmp_path, "models", "list").stdout.count("threat_detector") == 1
 
 
+def test_an_experiment_of_ones_own_searches_its_space_and_logs_its_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiops_core import tracking
+    from aiops_core.tracking.store import open_client
+
+    parameters = ["-p", "n_trials", "2", "-p", "n_samples", "600", "-p", "out", "mine"]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--no-progress-bar",
+         str(ROOT / "notebooks" / "00_your_own_experiment.ipynb"), "out.ipynb", *parameters],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with open_client() as client:
+        experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+        (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(trials) == 2 and {int(run.data.params["max_depth"]) for run in trials} <= {3, 4, 5}
+    assert parent.info.status == "FINISHED"
+    assert {"test_specificity", "test_specificity_rules", "test_macro_f1"} <= set(parent.data.metrics)
+    assert tracking.list_models() == []
+    outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])]
+    pages = "".join(str(o["data"].get("text/html", "")) for o in outputs if "data" in o)
+    assert "specificity" in pages and "request_rate" in pages and parent.info.run_id in pages
+
+
 def stable(section: Any) -> Any:
     """Drop times and ids."""
     volatile = {"created", "wall_seconds", "seconds", "run_id", "model_version"}

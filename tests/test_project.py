@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import tomllib
@@ -83,7 +84,7 @@ def test_a_notebook_is_thin_stripped_and_parameterized(path: Path) -> None:
     for cell in code:
         assert not cell.outputs
         assert cell.execution_count is None
-        assert len(cell.source.splitlines()) <= 12
+        assert len(cell.source.splitlines()) <= 14
         assert not re.search(r"^\s*(def|class) |sys\.path|^!|^%", cell.source, re.MULTILINE)
     for name, parameter in papermill.inspect_notebook(str(path)).items():
         assert parameter["inferred_type_name"] not in ("", "None"), name
@@ -113,6 +114,19 @@ def test_a_notebook_refuses_what_papermill_only_warns_about() -> None:
     from aiops_core.errors import UsageError
     from aiops_core.study import notebook
 
-    namespace = {"n_samples": 100, "n_trails": 2, "In": ["", "# Parameters\nn_trails = 2\n"]}
+    parameters = "n_samples: int = None  # examples\nn_trials: int = 20  # trials of the search"
+    namespace = {"n_samples": 100, "n_trails": 2, "In": ["", parameters, "# Parameters\nn_trails = 2\n"]}
     with pytest.raises(UsageError, match="no parameter 'n_trails'; did you mean 'n_trials'"):
-        notebook.open_study("threat", namespace)
+        notebook.check_parameters(namespace)
+    notebook.check_parameters({**namespace, "In": ["", parameters, "# Parameters\nn_trials = 2\n"]})
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_imports_only_what_exists(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("aiops_core"):
+                for alias in node.names:
+                    module = importlib.import_module(str(node.module))
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")

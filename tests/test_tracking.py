@@ -52,6 +52,17 @@ def test_a_promotion_made_elsewhere_can_be_rolled_back(store: Path, tmp_path: Pa
     assert tracking.rollback("threat_detector").version == first
 
 
+def test_a_search_that_went_on_after_it_was_logged_is_logged_again(store: Path, tmp_path: Path) -> None:
+    run = tracking.open_search("threat", tmp_path, name="x", params={}, tags={}).run_id
+    for depth, score in ((4, 0.5), (5, 0.6)):
+        tracking.log_results(
+            run, metrics={"a": score}, params={"best_depth": depth}, folders={}, tags={"best": str(depth)}
+        )
+    with open_client() as client:
+        found = client.get_run(run)
+    assert (found.info.status, found.data.metrics["a"], found.data.tags["best"]) == ("FINISHED", 0.6, "5")
+
+
 def test_champions_are_found_in_a_store_full_of_other_models(store: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

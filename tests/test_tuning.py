@@ -143,6 +143,19 @@ def test_the_same_search_is_reused_and_a_changed_one_is_not(
     assert changed.trials["param:x"].between(0.4, 0.6).all()
 
 
+def test_the_workers_search_the_space_that_is_handed_in(ray_cluster: str, tmp_path: Path) -> None:
+    folder, given = tmp_path / "s", data(tmp_path)
+    first = tuning.search(toy_task, given, n_trials=2, folder=folder)
+    narrow = {"x": optuna.distributions.FloatDistribution(-0.9, -0.8)}
+    found = tuning.search(toy_task, given, space=narrow, n_trials=4, folder=folder)
+    assert found.reused == 0 and not set(first.trials["trial"]) & set(found.trials["trial"])
+    tried = [float(line) for line in (tmp_path / "journal").read_text().split()[2:]]
+    assert len(tried) == 4 and all(-0.9 <= x <= -0.8 for x in tried)
+    # The default point of 0.5 is tried at the end of the range that is nearest to it.
+    assert tried[0] == -0.8
+    assert tuning.search(toy_task, given, space=narrow, n_trials=4, folder=folder).reused == 4
+
+
 def test_an_interrupt_ends_a_search_as_an_interrupt_and_keeps_what_is_done(ray_cluster: str, tmp_path: Path) -> None:
     folder = tmp_path / "s"
 

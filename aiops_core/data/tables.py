@@ -17,6 +17,7 @@ import pandas as pd
 
 from aiops_core.errors import DataError, UsageError
 from aiops_core.facts import FACTS, TASKS
+from aiops_core.markup import html_table
 
 __all__ = [
     "CONFIG",
@@ -110,14 +111,36 @@ class Dataset:
     name: str
     title: str
     licence: str
-    tables: dict[str, pd.DataFrame]
+    tables: dict[str, pd.DataFrame] = field(repr=False)
     config: dict[str, dict[str, Any]] = field(default_factory=dict)
-    oracles: dict[str, Any] = field(default_factory=dict)
+    oracles: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        rows: dict[str, Any] = {"licence": self.licence}
+        rows |= {
+            name: f"{len(frame):,} rows: {', '.join(map(str, frame.columns))}" for name, frame in self.tables.items()
+        }
+        rows |= {
+            f"settings of {task}": ", ".join(f"{k} = {v}" for k, v in given.items())
+            for task, given in self.config.items()
+        }
+        return html_table(self.title, rows)
 
     def has(self, task: str) -> bool:
         """Tell whether all tables of a task are present."""
         return all(name in self.tables for name in TASK_TABLES[task])
+
+    def require(self, task: str) -> None:
+        """Refuse a task whose tables are not all present.
+
+        Raises
+        ------
+        UsageError
+        """
+        if not self.has(task):
+            wanted = " and ".join(TASK_TABLES[task])
+            raise UsageError(f"data set '{self.name}' has no {wanted} table: task '{task}' has nothing to learn from")
 
     def digest(self, task: str) -> str:
         """Return the sha256 of the task's tables and settings; equal data give equal digests on every machine."""
@@ -130,6 +153,19 @@ class Dataset:
                 sha.update(pd.util.hash_pandas_object(frame[column], index=False).to_numpy().tobytes())
         sha.update(repr(sorted(self.config.get(task, {}).items())).encode())
         return sha.hexdigest()
+
+    def replaced(self, **tables: pd.DataFrame) -> Dataset:
+        """Return a copy with some tables replaced, such as one with a derived column; rows must stay the same.
+
+        Examples
+        --------
+        ``dataset.replaced(activity=activity.assign(share=activity["failed"] / activity["all"]))``
+        """
+        for name in tables:
+            if name not in self.tables:
+                raise UsageError(f"data set '{self.name}' has no table '{name}'{suggestion(name, list(self.tables))}")
+        merged = {**self.tables, **tables}
+        return Dataset(self.name, self.title, self.licence, merged, self.config, self.oracles, self.notes)
 
     def configured(self, task: str, **overrides: Any) -> Dataset:
         """Return a copy whose settings of ``task`` are overridden by the values that are not None."""

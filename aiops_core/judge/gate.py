@@ -23,6 +23,7 @@ from typing import Any
 
 from aiops_core.judge import metrics
 from aiops_core.judge.intervals import Gain
+from aiops_core.markup import html_table
 
 __all__ = ["MIN_GAIN", "Verdict", "comparable", "decide", "lesser", "margin", "opponent_words"]
 
@@ -60,6 +61,9 @@ class Verdict:
     reasons: list[str]
     advice: str = ""
     gains: dict[str, dict[str, Gain]] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Gate: {self.decision}", {"it": list(self.reasons), "advice": self.advice or "none"})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the ``gate`` section of ``report.json``."""

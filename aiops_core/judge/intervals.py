@@ -8,11 +8,14 @@ interval too narrow. A replicate is a vector of row weights, so no data is copie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
+from aiops_core.errors import UsageError
+
 __all__ = [
+    "ExtraMetrics",
     "LOWER_IS_BETTER",
     "N_BOOT",
     "N_PAIRED",
@@ -23,6 +26,7 @@ __all__ = [
     "bootstrap",
     "interval",
     "paired",
+    "with_extra",
 ]
 
 N_BOOT = 300
@@ -51,6 +55,8 @@ class Gain(Metric):
 
 Values = dict[str, float]
 Weighted = Callable[[np.ndarray], Values]
+#: A user's own metrics by name: functions of the truth and of a prediction of the same rows.
+ExtraMetrics = Mapping[str, Callable[[np.ndarray, Mapping[str, np.ndarray]], float]]
 
 
 def interval(value: float, replicates: np.ndarray) -> Metric:
@@ -80,6 +86,52 @@ def bootstrap(values: Weighted, n: int, clusters: np.ndarray | None, seed: int, 
     point = values(np.ones(n))
     draws = [values(weight) for weight in _replicates(n, clusters, seed, n_boot)]
     return {name: interval(value, np.array([draw[name] for draw in draws])) for name, value in point.items()}
+
+
+def with_extra(
+    known: dict[str, Metric],
+    functions: ExtraMetrics | None,
+    truth: np.ndarray,
+    prediction: Mapping[str, np.ndarray],
+    clusters: np.ndarray | None,
+    seed: int,
+    n_boot: int = N_BOOT,
+) -> dict[str, Metric]:
+    """Return known metrics and a user's own, with intervals from the resamples that all metrics get.
+
+    Parameters
+    ----------
+    known : dict of str to Metric
+    functions : mapping of str to callable, optional
+        Each is called with the truth (n,) and the prediction, arrays of n rows by name, of a resample.
+    truth : ndarray, (n,)
+    prediction : mapping of str to ndarray, (n, ...)
+
+    Raises
+    ------
+    UsageError
+        If a metric has the name of a known one, or reads what the prediction does not hold.
+    """
+    if not functions:
+        return known
+    for name in functions:
+        if name in known:
+            raise UsageError(f"extra metric '{name}' has the name of a metric that is always measured; choose another")
+    n = len(truth)
+    rows_of: list[Any] = [np.arange(n)]
+    rows_of += [np.repeat(np.arange(n), w.astype(int)) for w in _replicates(n, clusters, seed, n_boot)]
+    values: dict[str, list[float]] = {name: [] for name in functions}
+    for rows in rows_of:
+        drawn = {key: value[rows] for key, value in prediction.items()}
+        for name, function in functions.items():
+            try:
+                values[name].append(float(function(truth[rows], drawn)))
+            except KeyError as error:
+                raise UsageError(
+                    f"extra metric '{name}' reads {error}, but a prediction holds {', '.join(prediction)}; "
+                    "return nan where it is absent"
+                ) from error
+    return known | {name: interval(found[0], np.array(found[1:])) for name, found in values.items()}
 
 
 def paired(

@@ -1,7 +1,7 @@
 """Searches with Ray Tune: its only user, and the owner of the connection to the cluster."""
 
 from aiops_core.search.connection import check_address, cluster, connect, disconnect
-from aiops_core.search.final import final_and_baselines
+from aiops_core.search.final import final_model
 from aiops_core.search.result import SearchResult, TrialLog
 from aiops_core.search.run import reusable, search
 
@@ -12,7 +12,7 @@ __all__ = [
     "cluster",
     "connect",
     "disconnect",
-    "final_and_baselines",
+    "final_model",
     "reusable",
     "search",
 ]

@@ -1,4 +1,4 @@
-"""The final model and the baselines, made side by side after a search."""
+"""The final model, made in a worker after a search."""
 
 from __future__ import annotations
 
@@ -9,47 +9,37 @@ from types import ModuleType
 from typing import Any
 
 import ray
-from threadpoolctl import threadpool_limits
 
 from aiops_core import tracking
 from aiops_core.search.connection import ONE_THREAD, cluster
-from aiops_core.search.result import SearchResult
 
-__all__ = ["final_and_baselines"]
+__all__ = ["final_model"]
 
 
-def final_and_baselines(
-    task: ModuleType, result: SearchResult, data: Any, folder: str | Path, *, seed: int
-) -> tuple[Path, dict[str, dict[str, Any]], dict[str, Any]]:
-    """Make the final model in a worker, and the baselines in this process meanwhile.
+def final_model(
+    task: ModuleType, ranked: list[dict[str, Any]], data: Any, folder: str | Path, *, seed: int
+) -> dict[str, Any]:
+    """Make the final model in a worker: fit, calibrate, write the servable and, beside it, the native parts.
 
     Parameters
     ----------
     task, data, seed
         As in `aiops_core.search.search`.
-    result : SearchResult
+    ranked : list of dict
+        Parameter sets, best first; `SearchResult.ranked`, or sets of one's own.
     folder : path
         Where the servable is written.
 
     Returns
     -------
-    servable : Path
-        The written servable folder.
-    baselines : dict of str to prediction
-        Predictions of every baseline on the test part.
-    native : dict
-        ``prediction`` of the native model on test, for comparison with the servable, and ``files``, the folder
-        with the native model.
+    dict
+        The native model's prediction of the test part, for comparison with the servable's.
     """
     with cluster():
         shared = ray.put(data)
         work = ray.remote(num_cpus=1)(_final_in_worker)
-        folder = Path(folder).resolve()
-        final = work.remote(task.__name__, result.ranked, shared, str(folder), seed)
-        # A worker of their own would spend longer on imports than on most baselines.
-        with threadpool_limits(1):
-            others = dict(task.baselines(data, seed=seed))
-        return folder, others, ray.get(final)
+        found: dict[str, Any] = ray.get(work.remote(task.__name__, ranked, shared, str(Path(folder).resolve()), seed))
+        return found
 
 
 def _final_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, seed: int) -> dict[str, Any]:
@@ -58,5 +48,5 @@ def _final_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, folde
     task = importlib.import_module(module)
     model = task.finish(ranked, data, seed=seed)
     task.export(model, data, Path(folder))
-    files = tracking.save_native(model, Path(folder).with_name("native"))
-    return {"prediction": task.predict(model, data, "test"), "files": files}
+    tracking.save_native(model, Path(folder).with_name("native"))
+    return dict(task.predict(model, data, "test"))

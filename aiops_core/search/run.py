@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import joblib
 import optuna
 import ray
+from optuna.distributions import BaseDistribution
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -29,6 +30,7 @@ from aiops_core.errors import UsageError
 from aiops_core.search.connection import ONE_THREAD, cluster
 from aiops_core.search.events import Watcher
 from aiops_core.search.result import SearchResult, TrialLog
+from aiops_core.search.space import checked_space, moved_into
 
 __all__ = ["reusable", "search"]
 
@@ -36,7 +38,9 @@ GRACE_STEPS = 3
 REDUCTION = 3
 
 
-def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> int:
+def reusable(
+    task: ModuleType, data: Any, *, seed: int, folder: str | Path, space: Mapping[str, BaseDistribution] | None = None
+) -> int:
     """Return how many finished trials of a folder belong to the very same search; clear the folder if it is another.
 
     Searches are the same when data, space, seed and the task's code are: a trial of other data or of another space says
@@ -44,13 +48,14 @@ def reusable(task: ModuleType, data: Any, *, seed: int, folder: str | Path) -> i
 
     Parameters
     ----------
-    task, data, seed, folder
+    task, data, seed, folder, space
         As in `search`.
     """
     folder = Path(folder)
+    space = checked_space(task, data, space)
     key = {
         "data": joblib.hash(data),
-        "space": {name: repr(distribution) for name, distribution in task.space(data).items()},
+        "space": {name: repr(distribution) for name, distribution in space.items()},
         "seed": seed,
         "code": _code_digest(Path(str(task.__file__))),
     }
@@ -80,6 +85,7 @@ def search(
     task: ModuleType,
     data: Any,
     *,
+    space: Mapping[str, BaseDistribution] | None = None,
     n_trials: int = 20,
     seed: int = 7,
     folder: str | Path,
@@ -96,6 +102,9 @@ def search(
         `aiops_core.tasks.failure`, `aiops_core.tasks.threat` or `aiops_core.tasks.capacity`.
     data : object
         What the task's ``prepare`` returned.
+    space : mapping of str to optuna distribution, optional
+        What is searched, by the names of the task's own space, which is the default. The task's default points are
+        moved into it.
     n_trials : int, default 20
         Number of trials, the task's default points first.
     seed : int
@@ -119,7 +128,7 @@ def search(
     Raises
     ------
     UsageError
-        If ``n_trials`` is below 1.
+        If ``n_trials`` is below 1, or the space has other names than the task's.
     AiopsError
         If every trial failed; the first trial's error is quoted.
     KeyboardInterrupt
@@ -128,14 +137,16 @@ def search(
     if n_trials < 1:
         raise UsageError(f"n_trials = {n_trials} must be at least 1")
     folder = Path(folder).resolve()
-    reusable(task, data, seed=seed, folder=folder)
+    space = checked_space(task, data, space)
+    reusable(task, data, seed=seed, folder=folder, space=space)
     with cluster():
-        return _search(task, data, n_trials, seed, folder, log, deterministic, resume, progress)
+        return _search(task, data, space, n_trials, seed, folder, log, deterministic, resume, progress)
 
 
 def _search(
     task: ModuleType,
     data: Any,
+    space: dict[str, BaseDistribution],
     n_trials: int,
     seed: int,
     folder: Path,
@@ -153,7 +164,7 @@ def _search(
     if left > 0:
         share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
         tune_config = tune.TuneConfig(
-            search_alg=_searcher(task, data, watcher, left, seed),
+            search_alg=_searcher(task, data, space, watcher, left, seed),
             scheduler=_scheduler(task, data, watcher),
             num_samples=left,
             max_concurrent_trials=1 if deterministic else max(1, share),
@@ -177,12 +188,15 @@ def _search(
     return watcher.result()
 
 
-def _searcher(task: ModuleType, data: Any, watcher: Watcher, left: int, seed: int) -> OptunaSearch:
+def _searcher(
+    task: ModuleType, data: Any, space: dict[str, BaseDistribution], watcher: Watcher, left: int, seed: int
+) -> OptunaSearch:
     """Return the sampler: interrupted trials and the task's defaults first, then what the ended trials suggest."""
-    points = watcher.interrupted + [p for p in task.defaults(data) if p not in watcher.params.values()]
+    first = moved_into(space, task.defaults(data))
+    points = watcher.interrupted + [p for p in first if p not in watcher.params.values()]
     sampler = optuna.samplers.TPESampler(seed=seed + len(watcher.params), n_startup_trials=8, multivariate=True)
     searcher = OptunaSearch(
-        space=task.space(data),
+        space=space,
         metric=task.OBJECTIVE,
         mode=task.MODE,
         points_to_evaluate=points[:left],

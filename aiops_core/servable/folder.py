@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from aiops_core import files
 from aiops_core.errors import ServableError
+from aiops_core.markup import Link, html_table
 
 __all__ = ["CARD", "GOLDEN", "Driver", "Servable", "read_card", "update_card", "write"]
 
@@ -56,6 +57,19 @@ class Servable:
         self.task: str = card["task"]
         self.features: list[str] = [feature["name"] for feature in card["features"]]
         self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def _repr_html_(self) -> str:
+        lineage, verdict = self.card.get("lineage") or {}, self.card.get("gate") or {}
+        metrics = [f"{name} {value['value']:.3f}" for name, value in (self.card.get("metrics") or {}).items()]
+        rows = {
+            "features": ", ".join(self.features),
+            "trained on": lineage.get("title", "unknown"),
+            "MLflow run": lineage.get("run_id", "none"),
+            "test": ", ".join(metrics[:8]) or "not measured",
+            "gate": verdict.get("decision", "not judged"),
+            "folder": Link(self.folder),
+        }
+        return html_table(f"Servable of {self.card.get('model', self.task)}", rows)
 
     def session(self, name: str) -> ort.InferenceSession:
         """Open (once) the graph ``name.onnx`` with one thread and no spinning: requests share the cores."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,30 +12,27 @@ import pandas as pd
 from aiops_core.data import sources
 from aiops_core.data.tables import Dataset, suggestion
 from aiops_core.errors import UsageError
-from aiops_core.study.study import Study
 
-__all__ = ["describe", "notes", "open_dataset", "open_study", "parameters"]
+__all__ = ["check_parameters", "describe", "notes", "open_dataset", "parameters"]
 
 
-def open_study(task: str, namespace: Mapping[str, Any]) -> Study:
-    """Start a study from a notebook's parameters.
+def check_parameters(namespace: Mapping[str, Any]) -> None:
+    """Refuse parameters that a notebook was given and does not have: papermill itself would only warn.
 
     Parameters
     ----------
-    task : str
     namespace : mapping
-        ``globals()`` of the notebook, called right after its parameters and imports.
+        ``globals()`` of the notebook.
 
     Raises
     ------
     UsageError
-        If the notebook was given a parameter that it does not have: papermill itself would only warn.
     """
-    return Study(task, **parameters(namespace, inspect.signature(Study).parameters))
+    parameters(namespace, annotated(namespace.get("In") or []))
 
 
 def open_dataset(namespace: Mapping[str, Any]) -> Dataset:
-    """Load the data set that a notebook's parameters name; see `open_study` for the refusal of unknown ones."""
+    """Load the data set that a notebook's parameters name; see `check_parameters` for the refusal of unknown ones."""
     given = parameters(namespace, ("source", "n_samples", "seed", "signal", "tasks", "out"))
     given.pop("out", None)
     return sources.load(given.pop("source", "synthetic"), **given)
@@ -76,6 +73,16 @@ def parameters(namespace: Mapping[str, Any], known: Iterable[str]) -> dict[str, 
         if name not in known:
             raise UsageError(f"this notebook has no parameter '{name}'{suggestion(name, known)}")
     return {name: namespace[name] for name in known if name in namespace}
+
+
+def annotated(cells: Iterable[str]) -> list[str]:
+    """Return the names that a cell of parameters declares: ``name: type = value  # meaning``."""
+    found: list[str] = []
+    for source in cells:
+        if re.match(r"\w+: \w+ = ", source.lstrip()):
+            nodes = [node for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
+            found += [node.target.id for node in nodes if isinstance(node.target, ast.Name)]
+    return found
 
 
 def injected(cells: Iterable[str]) -> list[str]:

@@ -1,15 +1,21 @@
-"""Where a run lies, and what made it."""
+"""Where a run lies, what made it, and what its card says of the data it came from."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+import aiops_core
 from aiops_core import settings
 from aiops_core.data import sources
+from aiops_core.data.tables import DEFAULT_CONFIG, Dataset
+from aiops_core.rules import StatisticalAnomalyDetector
 
-__all__ = ["folder_of", "versions"]
+__all__ = ["anomaly_reference", "folder_of", "lineage_of", "versions"]
 
 PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
 
@@ -26,3 +32,34 @@ def folder_of(out: str | Path | None, source: str) -> Path:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that shape results."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def lineage_of(dataset: Dataset, data: Any, *, task: str, source: str, seed: int) -> dict[str, Any]:
+    """Return what the card of a servable says of its data and of the code that made it."""
+    info = data.info
+    lineage = {
+        "source": source,
+        "title": dataset.title,
+        "licence": dataset.licence,
+        "digest": dataset.digest(task),
+        "split": info["split"],
+        "seed": seed,
+        "code_version": aiops_core.__version__,
+        "versions": versions(),
+        "train_rows": info["train_rows"],
+    }
+    if "incidents" in info:
+        lineage["incidents"] = {part: info[f"{part}_incidents"] for part in ("train", "test")}
+    return lineage
+
+
+def anomaly_reference(dataset: Dataset) -> dict[str, Any]:
+    """Return the reference of the statistical anomaly detector, learned from telemetry that no test row is in."""
+    telemetry: pd.DataFrame = dataset.tables["telemetry"]
+    if "split" in telemetry.columns:
+        early: pd.DataFrame = telemetry.loc[telemetry["split"] == "train"]
+    else:
+        fraction = {**DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}["test_fraction"]
+        place = telemetry.groupby("resource_id")["timestamp"].rank(method="first", pct=True)
+        early = telemetry.loc[place <= 1 - fraction]
+    return StatisticalAnomalyDetector().learn(early, max_resources=0)

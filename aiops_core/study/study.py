@@ -1,4 +1,4 @@
-"""One task from data to verdict: what a task notebook calls, one method a cell."""
+"""The bookkeeping of one task of one run: folders, the MLflow run, the registry, and what the report reads."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from optuna.distributions import BaseDistribution
 
 import aiops_core
 from aiops_core import search, servable, tracking
-from aiops_core.data import sources
-from aiops_core.data.tables import DEFAULT_CONFIG, TASK_TABLES, TASKS
+from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset
 from aiops_core.errors import UsageError
 from aiops_core.files import write_json
 from aiops_core.judge import gate
-from aiops_core.rules import StatisticalAnomalyDetector
+from aiops_core.judge.intervals import ExtraMetrics
+from aiops_core.markup import Link, html_table
 from aiops_core.search import SearchResult
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
 from aiops_core.study.champion import against_champion
+from aiops_core.study.measured import largest_difference, metric_table, shown
 from aiops_core.study.model_card import model_card
-from aiops_core.study.origin import folder_of, versions
+from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.progress import live_line, note_stage
 
 __all__ = ["Study"]
@@ -37,34 +38,28 @@ DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
 
 
 class Study:
-    """One task of one run: data, search, final model, evaluation, verdict, registration.
+    """The bookkeeping of one task of one run: its folder, its MLflow run, its verdict and what is written of it.
+
+    Nothing is modelled here: data, search space, baselines and predictions are made by the caller and handed in.
 
     Parameters
     ----------
     task : {"failure", "threat", "capacity"}
+    dataset : Dataset
+        What ``data`` was prepared from.
+    data : FailureData, ThreatData or CapacityData
+        What the task's ``prepare`` returned.
     source : str
-        As in `aiops_core.data.sources.load`.
-    n_samples : int or None
-        Examples, synthetic data only.
-    n_trials : int
-        Trials of the search.
+        Where the data set is from, for the lineage and the name of the folder.
     seed : int
-        Fixes data, split, search, baselines and bootstrap.
-    signal : float
-        Strength of the signal in synthetic data.
+        Fixes search, final model and bootstrap.
     out : path
         Folder of the run. A search that was interrupted there is continued.
-    config : mapping, optional
-        Settings of the task that override those of the data set.
-    deterministic : bool
-        One trial at a time, so that the result repeats.
     promote : {True, False, "first"}
         Whether a candidate that passes the gate becomes champion: always, never, or only where there is none yet.
 
     Attributes
     ----------
-    dataset : Dataset
-    data : FailureData, ThreatData or CapacityData
     metrics, baselines, oracle : dict
         Filled by `evaluate`.
     details : dict
@@ -74,36 +69,25 @@ class Study:
     def __init__(
         self,
         task: str,
+        dataset: Dataset,
+        data: Any,
         *,
         source: str = "synthetic",
-        n_samples: int | None = None,
-        n_trials: int = 20,
         seed: int = 7,
-        signal: float = 1.0,
         out: str | Path | None = None,
-        config: Mapping[str, Any] | None = None,
-        deterministic: bool = False,
         promote: bool | str = True,
     ) -> None:
         if promote not in PROMOTE:
             raise UsageError(f"promote = {promote!r} is none of True, False and 'first'")
         if task not in TASKS:
             raise UsageError(f"unknown task '{task}'; known: {', '.join(TASKS)}")
-        if n_trials < 1:
-            raise UsageError(f"n_trials = {n_trials} must be at least 1")
         self.began = time.monotonic()
         self.task: ModuleType = importlib.import_module(f"aiops_core.tasks.{task}")
-        self.name, self.source, self.seed = task, source, int(seed)
-        self.n_trials, self.deterministic, self.promote = int(n_trials), bool(deterministic), promote
+        self.name, self.source, self.seed, self.promote = task, source, int(seed), promote
         self.out = folder_of(out, source)
-        _check_decision(dict(config or {}).get("decision", {}))
-        loaded = sources.load(source, n_samples=n_samples, seed=seed, signal=signal, tasks=[task])
-        self.dataset = loaded.configured(task, **dict(config or {}))
-        if not self.dataset.has(task):
-            wanted = " and ".join(TASK_TABLES[task])
-            raise UsageError(f"source '{source}' has no {wanted} table: task '{task}' has nothing to learn from")
-        self.digest = self.dataset.digest(task)
-        self.data = self.task.prepare(self.dataset, seed=self.seed)
+        _check_decision(dataset.config.get(task, {}).get("decision") or {})
+        self.dataset, self.data = dataset, data
+        self.digest = dataset.digest(task)
         self.result: SearchResult | None = None
         self.run_id = ""
         self.metrics: dict[str, Any] = {}
@@ -112,9 +96,29 @@ class Study:
         self.details: dict[str, Any] = {}
         self.parity = math.nan
         self.verdict: gate.Verdict | None = None
+        self._extra: tuple[str, ...] = ()
         self._predictions: dict[str, Any] = {}
         self.drawn: dict[str, Figure] = {}
         self._section: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Study of {self.task.MODEL} in {self.folder}"
+
+    def _repr_html_(self) -> str:
+        trials = "not searched" if self.result is None else f"{self.result.counts['trials']} trials"
+        best = "" if self.result is None else f", best {self.result.objective} {self.result.best_score:.4g}"
+        main = self.metrics.get(self.task.MAIN_METRIC)
+        rows = {
+            "data": f"{self.dataset.title} ({self.data.info['train_rows']:,} training rows)",
+            "search": trials + best,
+            "test": f"{self.task.MAIN_METRIC} {shown(main)}" if main else "not measured",
+            "gate": self.verdict.decision if self.verdict else "not judged",
+            "MLflow run": self.run_id or "none yet",
+            "folder": Link(self.folder),
+            "servable": Link(self.servable),
+            "report": Link(self.out / "report.html"),
+        }
+        return html_table(f"Study of {self.task.MODEL}", rows)
 
     @property
     def folder(self) -> Path:
@@ -126,15 +130,52 @@ class Study:
         """Folder of the servable that `fit_final` writes."""
         return self.folder / "servable"
 
-    def search(self) -> SearchResult:
-        """Search, with a live line; every trial is an MLflow run.
+    def search(
+        self,
+        space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        n_trials: int = 20,
+        deterministic: bool = False,
+    ) -> SearchResult:
+        """Search a space, by default the task's, with a live line; every trial is an MLflow run.
 
-        Finished trials of the same search in the run's folder are taken over, which is said.
+        Finished trials of the same search in the run's folder are taken over, which is said. With ``deterministic`` one
+        trial runs at a time, so that the result repeats.
+
+        Raises
+        ------
+        UsageError
+            If ``n_trials`` is below 1 or the space does not fit the task.
         """
-        search.connect()
-        found = search.reusable(self.task, self.data, seed=self.seed, folder=self.folder / "search")
+        if n_trials < 1:
+            raise UsageError(f"n_trials = {n_trials} must be at least 1")
+        folder = self.folder / "search"
+        found = search.reusable(self.task, self.data, seed=self.seed, folder=folder, space=space)
         if found:
-            print(f"{found} finished trials of the same search are reused; another out or seed starts anew")
+            print(f"{found} finished trials of the same search are reused; another out, seed or space starts anew")
+        search.connect()
+        log = self._open_run(n_trials)
+        self.drawn.clear()
+        try:
+            self.result = search.search(
+                self.task,
+                self.data,
+                space=space,
+                n_trials=n_trials,
+                seed=self.seed,
+                folder=folder,
+                log=log,
+                deterministic=deterministic,
+                progress=live_line(self.folder),
+            )
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
+            raise
+        return self.result
+
+    def _open_run(self, n_trials: int) -> tracking.SearchLog:
+        """Open the MLflow run of the search, or go on in that of the same search."""
         info = self.data.info
         log = tracking.open_search(
             self.name,
@@ -143,7 +184,7 @@ class Study:
             params={
                 "source": self.source,
                 "seed": self.seed,
-                "n_trials": self.n_trials,
+                "n_trials": n_trials,
                 "model": self.task.MODEL,
                 "data_digest": self.digest,
                 "split": info["split"],
@@ -154,41 +195,43 @@ class Study:
             tags={"model": self.task.MODEL, "code_version": aiops_core.__version__},
         )
         self.run_id = log.run_id
-        try:
-            self.result = search.search(
-                self.task,
-                self.data,
-                n_trials=self.n_trials,
-                seed=self.seed,
-                folder=self.folder / "search",
-                log=log,
-                deterministic=self.deterministic,
-                progress=live_line(self.folder),
-            )
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
-            raise
-        return self.result
+        return log
 
-    def fit_final(self) -> dict[str, Any]:
-        """Fit the final model and the baselines side by side, write the servable, and return its card."""
+    def fit_final(self, ranked: list[dict[str, Any]]) -> dict[str, Any]:
+        """Let a worker fit the final model from parameter sets, best first; write the servable and return its card."""
         result = _need(self.result, "search")
-        note_stage(self.folder, "final model and baselines")
-        _, baselines, native = search.final_and_baselines(self.task, result, self.data, self.servable, seed=self.seed)
-        self._predictions = {"native": native["prediction"], "baselines": baselines}
+        note_stage(self.folder, "final model")
+        native = search.final_model(self.task, ranked, self.data, self.servable, seed=self.seed)
+        self._predictions = {"native": native}
         if self.name == "failure":
-            reference = StatisticalAnomalyDetector().learn(self._training_telemetry(), max_resources=0)
-            servable.update_card(self.servable, anomaly=reference)
+            servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset))
         policy = self.dataset.config.get(self.name, {}).get("decision")
         if policy:
             chosen = choose_threshold(servable.load(self.servable, verify=False).card["decision"]["curve"], **policy)
             servable.update_card(self.servable, decision={"rule": "max_f1", **policy, "threshold": chosen})
-        servable.update_card(self.servable, lineage=self._lineage(result))
+        lineage = lineage_of(self.dataset, self.data, task=self.name, source=self.source, seed=self.seed)
+        lineage |= {"run_id": self.run_id, "trials": result.counts, "best_params": ranked[0]}
+        servable.update_card(self.servable, lineage=lineage)
         return servable.load(self.servable).card
 
-    def evaluate(self) -> pd.DataFrame:
-        """Score the test part once, through the servable; baselines and oracle on the same rows.
+    def evaluate(
+        self,
+        prediction: Mapping[str, Any],
+        baselines: Mapping[str, Mapping[str, Any]],
+        *,
+        extra_metrics: ExtraMetrics | None = None,
+    ) -> pd.DataFrame:
+        """Measure the servable's prediction of the test part beside the baselines' and the oracle's.
+
+        Parameters
+        ----------
+        prediction : mapping
+            What the task's ``score`` returned for the servable.
+        baselines : mapping of str to prediction
+            What the task's ``baselines`` returned, and any other.
+        extra_metrics : mapping of str to callable, optional
+            Metrics of one's own, ``f(truth, prediction) -> float``; see the task's ``evaluate``. They stand in the
+            tables and in MLflow, and decide nothing.
 
         Returns
         -------
@@ -197,29 +240,25 @@ class Study:
         """
         _need(self._predictions, "fit_final")
         note_stage(self.folder, "test set")
-        loaded = servable.load(self.servable)
-        candidate = self._predictions["candidate"] = self.task.score(loaded, self.data, "test")
-        self.parity = _largest_difference(candidate, self._predictions["native"])
-        self.metrics = self.task.evaluate(self.data, candidate, seed=self.seed)
-        self.baselines = {
-            name: self.task.evaluate(self.data, prediction, seed=self.seed)
-            for name, prediction in self._predictions["baselines"].items()
-        }
+        self._predictions |= {"candidate": dict(prediction), "baselines": dict(baselines)}
+        self.parity = largest_difference(prediction, self._predictions["native"])
         best = self.task.oracle(self.data)
-        self.oracle = None if best is None else self.task.evaluate(self.data, best, seed=self.seed)
-        self.details = self.task.details(self.data, candidate)
+        self._extra = tuple(extra_metrics or ())
+        self.metrics = self._measured(prediction, extra_metrics)
+        self.baselines = {name: self._measured(other, extra_metrics) for name, other in baselines.items()}
+        self.oracle = None if best is None else self._measured(best, extra_metrics)
+        self.details = self.task.details(self.data, prediction)
+        self.drawn = {name: figure for name, figure in self.drawn.items() if name in pictures.OF_SEARCH}
         return self.table()
+
+    def _measured(self, prediction: Mapping[str, Any], extra_metrics: ExtraMetrics | None) -> dict[str, Any]:
+        found: dict[str, Any] = self.task.evaluate(self.data, prediction, seed=self.seed, extra_metrics=extra_metrics)
+        return found
 
     def table(self) -> pd.DataFrame:
         """Return the metrics of candidate, baselines and oracle as ``value (low to high)``."""
-        rows = {self.task.MODEL: self.metrics, **self.baselines}
-        if self.oracle is not None:
-            rows["oracle"] = self.oracle
-        shown = {
-            name: {metric: _shown(value) for metric, value in values.items() if not metric.startswith("f1_")}
-            for name, values in rows.items()
-        }
-        return pd.DataFrame(shown).T.fillna("")
+        oracle = {} if self.oracle is None else {"oracle": self.oracle}
+        return metric_table({self.task.MODEL: self.metrics, **self.baselines, **oracle})
 
     def decide(self) -> gate.Verdict:
         """Let the gate compare the candidate with the baselines and with the champion of the registry."""
@@ -247,8 +286,11 @@ class Study:
         """
         verdict = _need(self.verdict, "decide")
         result = _need(self.result, "search")
-        if self._section and self._section["gate"] == verdict.as_dict():
-            # The cell was run again: the same servable needs no second version.
+        judged = {"gate": verdict.as_dict(), "metrics": self.metrics}
+        # As text, in which a NaN equals a NaN.
+        if self._section and str({key: self._section[key] for key in judged}) == str(judged):
+            # The cell was run again: the same servable needs no second version, but a search run again opened its run.
+            self.log()
             return self._section
         note_stage(self.folder, "registration")
         servable.update_card(
@@ -263,7 +305,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in pictures.figures(self).items():
             pictures.save(figure, folder / f"{name}.png")
-        self._log(result, verdict)
+        self.log()
         uri = tracking.log_servable(self.run_id, self.servable)
         version = None
         if verdict.decision != "refused":
@@ -275,25 +317,36 @@ class Study:
         write_json(self.folder / "section.json", self._section)
         return self._section
 
-    def _log(self, result: SearchResult, verdict: gate.Verdict) -> None:
-        """Log what came of the search to its run, and close it."""
-        flat = {f"test_{k}": v["value"] for k, v in self.metrics.items()}
-        main = self.task.MAIN_METRIC
-        flat |= {f"test_{main}_{base}": values[main]["value"] for base, values in self.baselines.items()}
+    def log(self) -> str:
+        """Log what was measured to the search's MLflow run and close it; nothing is registered.
+
+        Returns
+        -------
+        str
+            Id of the run.
+        """
+        result = _need(self.result, "search")
+        main, flat = self.task.MAIN_METRIC, {f"test_{k}": v["value"] for k, v in self.metrics.items()}
+        for base, values in self.baselines.items():
+            flat |= {f"test_{name}_{base}": values[name]["value"] for name in (main, *self._extra)}
+        verdict = self.verdict
+        judged = {} if verdict is None else {"gate": verdict.decision, "reasons": " | ".join(verdict.reasons)}
         tracking.log_results(
             self.run_id,
             metrics=flat,
             params={f"best_{k}": v for k, v in result.best_params.items()},
             folders={n: self.folder / n for n in ("figures", "native") if (self.folder / n).is_dir()},
-            tags={"gate": verdict.decision, "reasons": " | ".join(verdict.reasons)},
+            tags={"best_params": str(result.best_params), **judged},
         )
+        return self.run_id
 
     def _section_of(self, result: SearchResult, verdict: gate.Verdict, version: int | None) -> dict[str, Any]:
+        notes = [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
         return {
             "model": self.task.MODEL,
             "status": "trained",
             "reason": None,
-            "data": {**self.data.info, "digest": self.digest, "title": self.dataset.title, "notes": self._notes()},
+            "data": {**self.data.info, "digest": self.digest, "title": self.dataset.title, "notes": notes},
             "search": result.summary(),
             "metrics": self.metrics,
             "baselines": self.baselines,
@@ -307,48 +360,12 @@ class Study:
             "model_version": version,
         }
 
-    def _training_telemetry(self) -> pd.DataFrame:
-        """Return the telemetry that the anomaly detector's reference may be learned from: no test row is in it."""
-        telemetry: pd.DataFrame = self.dataset.tables["telemetry"]
-        if "split" in telemetry.columns:
-            return telemetry.loc[telemetry["split"] == "train"]
-        fraction = {**DEFAULT_CONFIG["failure"], **self.dataset.config.get("failure", {})}["test_fraction"]
-        place = telemetry.groupby("resource_id")["timestamp"].rank(method="first", pct=True)
-        early: pd.DataFrame = telemetry.loc[place <= 1 - fraction]
-        return early
-
-    def _lineage(self, result: SearchResult) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "title": self.dataset.title,
-            "licence": self.dataset.licence,
-            "digest": self.digest,
-            "split": self.data.info["split"],
-            "seed": self.seed,
-            "run_id": self.run_id,
-            "code_version": aiops_core.__version__,
-            "versions": versions(),
-            "trials": result.counts,
-            "train_rows": self.data.info["train_rows"],
-            **self._incidents(),
-            "best_params": result.best_params,
-        }
-
-    def _incidents(self) -> dict[str, dict[str, int]]:
-        info = self.data.info
-        if "incidents" not in info:
-            return {}
-        return {"incidents": {part: info[f"{part}_incidents"] for part in ("train", "test")}}
-
-    def _notes(self) -> list[str]:
-        return [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
-
 
 def _check_decision(policy: Mapping[str, Any]) -> None:
     """Refuse a decision policy with unknown keys before anything is trained for it."""
     unknown = set(policy) - set(DECISION_KEYS)
     if unknown:
-        raise UsageError(f"config: decision has no key '{min(unknown)}'; known: {', '.join(DECISION_KEYS)}")
+        raise UsageError(f"decision has no key '{min(unknown)}'; known: {', '.join(DECISION_KEYS)}")
 
 
 def _need(value: Any, step: str) -> Any:
@@ -362,16 +379,3 @@ def _need(value: Any, step: str) -> Any:
     if not value:
         raise UsageError(f"call {step}() first")
     return value
-
-
-def _shown(metric: Mapping[str, float]) -> str:
-    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
-
-
-def _largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    gaps = [
-        float(np.max(np.abs(np.asarray(a[k], dtype=float) - np.asarray(b[k], dtype=float)), initial=0.0))
-        for k in a
-        if k in b and k not in ("alarm", "label") and np.shape(a[k]) == np.shape(b[k])
-    ]
-    return max(gaps, default=math.nan)

@@ -118,10 +118,12 @@ def log_results(
 
     now = int(time.time() * 1000)
     with open_client() as client:
+        # MLflow lets a parameter be written once, and a search may have gone on after it was logged.
+        written = client.get_run(run_id).data.params
         client.log_batch(
             run_id,
             metrics=[Metric(k, float(v), now, 0) for k, v in _named(metrics).items() if v == v],
-            params=[Param(k, str(v)) for k, v in _named(params).items()],
+            params=[Param(k, str(v)) for k, v in _named(params).items() if k not in written],
             tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()],
         )
         for name, folder in folders.items():

@@ -2,6 +2,17 @@
 
 from aiops_core.study.pictures.common import Gallery, Picture, save
 from aiops_core.study.pictures.data import overview, overviews
-from aiops_core.study.pictures.of_study import available, draw, figures, gallery
+from aiops_core.study.pictures.of_study import OF_SEARCH, available, draw, figures, gallery
 
-__all__ = ["Gallery", "Picture", "available", "draw", "figures", "gallery", "overview", "overviews", "save"]
+__all__ = [
+    "OF_SEARCH",
+    "Gallery",
+    "Picture",
+    "available",
+    "draw",
+    "figures",
+    "gallery",
+    "overview",
+    "overviews",
+    "save",
+]

@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
+from aiops_core.data.tables import suggestion
 from aiops_core.errors import UsageError
 from aiops_core.search import SearchResult
 from aiops_core.study.pictures import capacity, failure, threat
-from aiops_core.study.pictures.common import Gallery, Picture, comparison
+from aiops_core.study.pictures.common import Gallery, Picture, canvas, comparison
 from aiops_core.study.pictures.search import learning_curves, parameters, search_progress
 
-__all__ = ["Drawable", "available", "draw", "figures", "gallery"]
+__all__ = ["OF_SEARCH", "Drawable", "available", "draw", "figures", "gallery"]
 
 
 #: Pictures of the search, by name.
@@ -66,8 +67,11 @@ def draw(study: Drawable, name: str) -> Picture:
     Raises
     ------
     UsageError
-        If the study has not been searched.
+        If the study has not been searched, or has no such picture.
     """
+    known = [*COMMON, *OWN[study.name]]
+    if name not in known:
+        raise UsageError(f"task '{study.name}' has no picture '{name}'{suggestion(name, known)}")
     if name not in study.drawn:
         study.drawn[name] = _drawn(study, name)
     return study.drawn[name]  # type: ignore[return-value]
@@ -75,6 +79,8 @@ def draw(study: Drawable, name: str) -> Picture:
 
 def _drawn(study: Drawable, name: str) -> Picture:
     if name == "comparison":
+        if not study.metrics:
+            raise UsageError("call evaluate() first")
         task = study.task
         return comparison(task.MAIN_METRIC, task.MODEL, study.metrics, study.baselines, study.oracle)
     if name in OF_SEARCH:
@@ -82,6 +88,11 @@ def _drawn(study: Drawable, name: str) -> Picture:
             raise UsageError("call search() first")
         return OF_SEARCH[name](study.result)
     key, picture = OWN[study.name][name]
+    if not study.details:
+        raise UsageError("call evaluate() first")
+    if not study.details.get(key):
+        # A notebook asks the same questions of every data set; one without a class for normal has no cost of attacks.
+        return canvas(f"{name}: these data have nothing to show here", height=0.6)[0]
     return picture(study.details[key])
 
 

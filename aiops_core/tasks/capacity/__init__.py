@@ -31,7 +31,7 @@ from aiops_core.tasks.capacity.data import (
     Pairs,
     steps,
 )
-from aiops_core.tasks.capacity.evaluation import compare, details, evaluate, oracle
+from aiops_core.tasks.capacity.evaluation import compare, details, evaluate, oracle, predictions
 from aiops_core.tasks.capacity.export import export
 from aiops_core.tasks.capacity.model import defaults, finish, fit, space
 from aiops_core.tasks.capacity.prediction import CapacityModel, predict, score
@@ -63,6 +63,7 @@ __all__ = [
     "fit",
     "oracle",
     "predict",
+    "predictions",
     "prepare",
     "score",
     "space",

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from aiops_core.judge import intervals, metrics
 from aiops_core.tasks.capacity.band import bucket_edges
 from aiops_core.tasks.capacity.data import GATE_METRICS, PROBABILITY_METRICS, CapacityData
+from aiops_core.tasks.capacity.pairs import keys_of
 
 
 def oracle(data: CapacityData) -> dict[str, np.ndarray] | None:
@@ -32,17 +34,23 @@ def _context(data: CapacityData, part: str) -> dict[str, np.ndarray]:
 
 
 def evaluate(
-    data: CapacityData, prediction: Mapping[str, np.ndarray], part: str = "test", seed: int = 0
+    data: CapacityData,
+    prediction: Mapping[str, np.ndarray],
+    part: str = "test",
+    seed: int = 0,
+    extra_metrics: intervals.ExtraMetrics | None = None,
 ) -> dict[str, intervals.Metric]:
     """Score a prediction of a part; ``pinball`` and ``coverage_80`` only when it has a band.
+
+    An extra metric gets the true values (rows,) and the prediction: ``p50``, and ``p10`` and ``p90`` where it has a band.
 
     Returns
     -------
     dict of str to Metric
-        ``mae, rmse, r2, mase, wape, pinball, coverage_80``.
+        ``mae, rmse, r2, mase, wape, pinball, coverage_80``, and metrics of the user's.
     """
     context = _context(data, part)
-    return metrics.capacity(
+    known = metrics.capacity(
         context["truth"],
         prediction["p50"],
         prediction.get("p10"),
@@ -52,6 +60,30 @@ def evaluate(
         clusters=context["clusters"],
         seed=seed,
     )
+    return intervals.with_extra(known, extra_metrics, context["truth"], prediction, context["clusters"], seed)
+
+
+def predictions(data: CapacityData, prediction: Mapping[str, np.ndarray], part: str = "test") -> pd.DataFrame:
+    """Return a prediction as a frame, one row a forecast value, to sort and to slice.
+
+    Returns
+    -------
+    DataFrame
+        ``resource_id, origin, target, step, truth``, the quantiles of the prediction, ``error`` (absolute, of the
+        median, in units of the target), ``scaled_error`` (in units of the seasonal-naive error of its series) and, with
+        a band, ``inside`` (whether the truth lies in it).
+    """
+    context, pairs = _context(data, part), data.parts[part]
+    frame = keys_of(data, pairs)
+    frame["truth"] = context["truth"]
+    for name in ("p10", "p50", "p90"):
+        if name in prediction:
+            frame[name] = prediction[name]
+    frame["error"] = (frame["truth"] - frame["p50"]).abs()
+    frame["scaled_error"] = frame["error"] / np.where(context["scale"] > 0, context["scale"], np.nan)
+    if "p10" in prediction and "p90" in prediction:
+        frame["inside"] = frame["truth"].between(frame["p10"], frame["p90"])
+    return frame
 
 
 def compare(

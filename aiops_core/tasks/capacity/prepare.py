@@ -52,6 +52,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     -----
     Positions count from a resource's own end, so records of different periods can train together.
     """
+    dataset.require("capacity")
     frame = dataset.tables["usage"]
     config = {**tables.DEFAULT_CONFIG["capacity"], **dataset.config.get("capacity", {})}
     usage, test, validation = _usage(frame, config, effort)

@@ -30,7 +30,7 @@ from aiops_core.tasks.failure.data import (
     FailureData,
 )
 from aiops_core.tasks.failure.decision import events, highest_f1, policies
-from aiops_core.tasks.failure.evaluation import compare, details, evaluate, importance, oracle
+from aiops_core.tasks.failure.evaluation import compare, details, evaluate, importance, oracle, predictions
 from aiops_core.tasks.failure.export import export, score
 from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, predict, space, steps
 from aiops_core.tasks.failure.prepare import prepare
@@ -63,6 +63,7 @@ __all__ = [
     "oracle",
     "policies",
     "predict",
+    "predictions",
     "prepare",
     "score",
     "space",

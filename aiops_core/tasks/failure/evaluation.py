@@ -16,7 +16,7 @@ from aiops_core.tasks.failure.decision import events, policies
 from aiops_core.tasks.failure.export import score
 from aiops_core.tasks.failure.split import thin_rows
 
-__all__ = ["compare", "details", "evaluate", "importance", "oracle"]
+__all__ = ["compare", "details", "evaluate", "importance", "oracle", "predictions"]
 
 
 def oracle(data: FailureData) -> Prediction | None:
@@ -27,11 +27,38 @@ def oracle(data: FailureData) -> Prediction | None:
     return {"probability": data.oracle, "alarm": data.oracle >= threshold}
 
 
-def evaluate(data: FailureData, prediction: Prediction, part: str = "test", seed: int = 0) -> dict[str, Metric]:
-    """Return ``roc_auc, average_precision, f1, precision, recall, brier, ece`` with intervals."""
-    return metrics.failure(
-        data.truth(part), prediction["probability"], prediction["alarm"], clusters=data.clusters(part), seed=seed
-    )
+def evaluate(
+    data: FailureData,
+    prediction: Prediction,
+    part: str = "test",
+    seed: int = 0,
+    extra_metrics: intervals.ExtraMetrics | None = None,
+) -> dict[str, Metric]:
+    """Return ``roc_auc, average_precision, f1, precision, recall, brier, ece`` and metrics of the user's, with intervals.
+
+    An extra metric gets the labels (n,), 0 or 1, and the prediction.
+    """
+    truth, clusters = data.truth(part), data.clusters(part)
+    known = metrics.failure(truth, prediction["probability"], prediction["alarm"], clusters=clusters, seed=seed)
+    return intervals.with_extra(known, extra_metrics, truth, prediction, clusters, seed)
+
+
+def predictions(data: FailureData, prediction: Prediction, part: str = "test") -> pd.DataFrame:
+    """Return a prediction as a frame, one row an example, to sort and to slice.
+
+    Returns
+    -------
+    DataFrame
+        ``resource_id, timestamp, truth`` (0 or 1), ``steps_to_incident`` (inf when none is known), ``probability,
+        alarm`` and ``error``, how far the probability is from the truth.
+    """
+    frame = data.keys(part)
+    frame["truth"] = data.truth(part)
+    frame["steps_to_incident"] = data.until[data.ends[part]]
+    frame["probability"] = prediction["probability"]
+    frame["alarm"] = np.asarray(prediction["alarm"], dtype=bool)
+    frame["error"] = (frame["truth"] - frame["probability"]).abs()
+    return frame
 
 
 def compare(

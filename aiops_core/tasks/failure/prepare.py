@@ -39,6 +39,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     DataError
         If there are fewer rows than a window, or a part has no positive or no negative example.
     """
+    dataset.require("failure")
     config = {**tables.DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}
     window, horizon, stride = int(config["window"]), int(config["horizon"]), int(config["stride"])
     frame, incidents = dataset.tables["telemetry"], dataset.tables["incidents"]

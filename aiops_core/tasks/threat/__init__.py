@@ -33,7 +33,7 @@ from aiops_core.tasks.threat.data import (
     ThreatData,
     steps,
 )
-from aiops_core.tasks.threat.evaluation import compare, details, evaluate
+from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions
 from aiops_core.tasks.threat.export import export, score
 from aiops_core.tasks.threat.inputs import Inputs
 from aiops_core.tasks.threat.model import ThreatModel, defaults, finish, fit, predict, space
@@ -67,6 +67,7 @@ __all__ = [
     "fit",
     "oracle",
     "predict",
+    "predictions",
     "prepare",
     "score",
     "space",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from aiops_core.data.splits import TRAIN
 from aiops_core.judge import curves, intervals, metrics
@@ -17,21 +18,53 @@ MIN_CLUSTERS = 50
 
 
 def evaluate(
-    data: ThreatData, prediction: Prediction, part: str = "test", seed: int = 0
+    data: ThreatData,
+    prediction: Prediction,
+    part: str = "test",
+    seed: int = 0,
+    extra_metrics: intervals.ExtraMetrics | None = None,
 ) -> dict[str, intervals.Metric]:
-    """Return ``accuracy, macro_f1, log_loss, ece`` and ``f1_<class>`` with 95 % intervals.
+    """Return ``accuracy, macro_f1, log_loss, ece``, ``f1_<class>`` and metrics of the user's, with 95 % intervals.
 
-    Groups are drawn whole when the part holds at least `MIN_CLUSTERS` of them, else rows.
+    Groups are drawn whole when the part holds at least `MIN_CLUSTERS` of them, else rows. An extra metric gets the true
+    classes (n,), as positions in ``data.classes``, and the prediction.
     """
     rows = prediction["row"] if "row" in prediction else data.index(part)
-    return metrics.threat(
-        data.y[rows],
-        prediction["probability"],
-        prediction["label"],
-        classes=data.classes,
-        clusters=_clusters(data, rows),
-        seed=seed,
+    truth, clusters = data.y[rows], _clusters(data, rows)
+    known = metrics.threat(
+        truth, prediction["probability"], prediction["label"], classes=data.classes, clusters=clusters, seed=seed
     )
+    return intervals.with_extra(known, extra_metrics, truth, prediction, clusters, seed)
+
+
+def predictions(data: ThreatData, prediction: Prediction, part: str = "test") -> pd.DataFrame:
+    """Return a prediction as a frame, one row an example, to sort and to slice.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``row``, the place in the ``activity`` table: ``group`` where the data name one, ``truth`` and
+        ``decided`` (classes), ``confidence`` (probability of the decided class), ``error`` (1 minus the probability of
+        the true class), the features as the model reads them, and one ``p:<class>`` for every class. A feature with the
+        name of another column is called ``feature:<name>``.
+    """
+    rows = prediction["row"] if "row" in prediction else data.index(part)
+    truth, label, probability = data.y[rows], prediction["label"], prediction["probability"]
+    classes = np.array(data.classes, dtype=object)
+    index = pd.Index(rows, name="row")
+    own: dict[str, Any] = {}
+    if data.group is not None:
+        own["group"] = np.array(data.info["group_names"], dtype=object)[data.group[rows]]
+    own |= {"truth": classes[truth], "decided": classes[label]}
+    own["confidence"] = probability[np.arange(len(rows)), label]
+    own["error"] = 1 - probability[np.arange(len(rows)), truth]
+    by_class = pd.DataFrame(probability, index=index, columns=[f"p:{name}" for name in data.classes])
+    features = pd.DataFrame(data.X[rows], index=index, columns=[feature["name"] for feature in data.features])
+    for feature in data.features:
+        if feature["dtype"] == "category":
+            features[feature["name"]] = features[feature["name"]].map(dict(enumerate(feature["categories"])))
+    features = features.rename(columns={n: f"feature:{n}" for n in features.columns if n in own or n in by_class})
+    return pd.concat([pd.DataFrame(own, index=index), features, by_class], axis=1)
 
 
 def compare(

@@ -44,6 +44,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     The test part is the official split; else whole groups; else a stratified share. A group is divided by rows only
     when it is all of its class and holds nothing else: otherwise the class could not be both learned and tested.
     """
+    dataset.require(NAME)
     frame = dataset.tables["activity"]
     config = dataset.config.get(NAME, {})
     rng = np.random.default_rng([seed, 3])

@@ -1,0 +1,36 @@
+"""What was measured, as a table to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["largest_difference", "metric_table", "shown"]
+
+
+def metric_table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row a prediction and one column a metric, as ``value (low to high)``; those of single classes left out."""
+    cells = {
+        name: {metric: shown(value) for metric, value in values.items() if not metric.startswith("f1_")}
+        for name, values in rows.items()
+    }
+    return pd.DataFrame(cells).T.fillna("")
+
+
+def shown(metric: Mapping[str, float]) -> str:
+    """Return a metric as ``value (low to high)``."""
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """Return how far two predictions of the same rows are apart at most, decisions aside; NaN if nothing is comparable."""
+    gaps = [
+        float(np.max(np.abs(np.asarray(a[k], dtype=float) - np.asarray(b[k], dtype=float)), initial=0.0))
+        for k in a
+        if k in b and k not in ("alarm", "label") and np.shape(a[k]) == np.shape(b[k])
+    ]
+    return max(gaps, default=math.nan)
