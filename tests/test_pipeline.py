@@ -145,11 +145,28 @@ def test_every_trial_is_a_run_with_its_metrics(
                 assert len(client.get_metric_history(child.info.run_id, name)) >= 1
             artifacts = {a.path for a in client.list_artifacts(section["run_id"])}
             assert {"figures", "native"} <= artifacts
+            assert [i.dataset.name for i in parent.inputs.dataset_inputs] == ["synthetic"]
         registered = {v.name: v for v in tracking.list_models()}
     for section in content["tasks"].values():
         if section["gate"]["decision"] != "refused":
             assert registered[section["model"]].alias == section["gate"]["decision"]
             assert registered[section["model"]].version == section["model_version"]
+
+
+def test_report_and_executed_notebook_lie_in_the_run(
+    small: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from aiops_core.tracking.store import open_client
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{small / 'mlflow.db'}")
+    with open_client() as client:
+        for task, notebook in (("failure", "02_failure_predictor"), ("threat", "03_threat_detector")):
+            run = content["tasks"][task]["run_id"]
+            report = Path(client.download_artifacts(run, "report.html", str(tmp_path)))
+            assert report.read_bytes() == (small / "out" / "report.html").read_bytes()
+            page = Path(client.download_artifacts(run, f"{notebook}.html", str(tmp_path))).read_text(encoding="utf-8")
+            assert page.count("data:image/png;base64,") >= 3
+            assert not re.findall(r'<script[^>]*src="http', page)
 
 
 def test_scoring_a_file_equals_the_servable(small: Path) -> None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from aiops_core import settings, tracking
 from aiops_core.errors import TrackingError
+from aiops_core.study import model_card
+from aiops_core.study.study import Study
 from aiops_core.tracking.registry import ensure_model
 from aiops_core.tracking.store import experiment_id, open_client
 
@@ -155,3 +159,105 @@ def test_native_models_are_saved_with_their_flavor(tmp_path: Path) -> None:
     loaded = mlflow.sklearn.load_model(str(tmp_path / "native" / "forest"))
     x = np.random.default_rng(1).normal(size=(5, 3))
     np.testing.assert_array_equal(loaded.predict_proba(x), model.forest.predict_proba(x))
+
+
+def test_the_experiment_opens_as_one_of_models_in_mlflows_pages(store: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(settings.load().mlflow_tracking_uri)
+    # As an earlier release left it.
+    old = client.create_experiment(tracking.EXPERIMENT)
+    with open_client() as ours:
+        assert experiment_id(ours) == old
+    assert client.get_experiment(old).tags["mlflow.experimentKind"] == "custom_model_development"
+    client.set_experiment_tag(old, "mlflow.experimentKind", "genai_development")
+    with open_client() as ours:
+        experiment_id(ours)
+    # What somebody chose stays.
+    assert client.get_experiment(old).tags["mlflow.experimentKind"] == "genai_development"
+
+
+def test_a_new_experiment_is_one_of_models(store: Path) -> None:
+    with open_client() as client:
+        found = client.get_experiment(experiment_id(client))
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_run_names_its_dataset_with_columns_and_rows(store: Path, tmp_path: Path) -> None:
+    stamps = pd.date_range("2026-01-01", periods=3, freq="h", tz="UTC")
+    tables = {
+        "telemetry": pd.DataFrame({"resource_id": "a", "timestamp": stamps, "cpu": [0.1, 0.2, 0.3], "n": [1, 2, 3]}),
+        "incidents": pd.DataFrame({"resource_id": ["a"], "start": stamps[:1], "end": stamps[1:2]}),
+    }
+    given = tracking.dataset_input("own", "d" * 64, "/data/own", tables)
+    log = tracking.open_search("failure", tmp_path / "s", name="x", params={}, tags={}, dataset=given)
+    with open_client() as client:
+        (found,) = client.get_run(log.run_id).inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("own", "d" * 36)
+    assert json.loads(found.dataset.source) == {"uri": "/data/own"}
+    assert json.loads(found.dataset.profile) == {"num_rows": 3, "telemetry_rows": 3, "incidents_rows": 1}
+    types = {c["name"]: c["type"] for c in json.loads(found.dataset.schema)["mlflow_colspec"]}
+    assert types["telemetry.resource_id"] == "string"
+    assert types["telemetry.timestamp"] == types["incidents.start"] == "datetime"
+    assert (types["telemetry.cpu"], types["telemetry.n"]) == ("double", "long")
+
+
+def test_a_search_that_ended_is_no_running_run(store: Path, tmp_path: Path) -> None:
+    log = tracking.open_search("threat", tmp_path / "s", name="x", params={}, tags={})
+    tracking.close_search(log.run_id)
+    with open_client() as client:
+        run = client.get_run(log.run_id)
+        assert (run.info.status, run.data.tags["stage"]) == ("FINISHED", "searched")
+    tracking.log_results(log.run_id, metrics={"test_f1": 0.5}, params={}, folders={}, tags={"gate": "refused"})
+    with open_client() as client:
+        run = client.get_run(log.run_id)
+        assert (run.info.status, run.data.tags["stage"]) == ("FINISHED", "evaluated")
+        assert run.data.metrics == {"test_f1": 0.5}
+
+
+def test_the_page_of_a_version_says_verdict_reasons_and_metrics(store: Path, tmp_path: Path) -> None:
+    score = {"value": 0.91, "low": 0.88, "high": 0.93}
+    section = {
+        "model": "threat_detector", "status": "trained", "main_metric": "macro_f1", "model_version": 1, "oracle": None,
+        "metrics": {"macro_f1": score, "f1_ddos": score}, "baselines": {"rules": {"macro_f1": {"value": 0.7}}},
+        "gate": {"decision": "challenger", "reasons": ["is inferior to boosted trees"], "advice": "Search again."},
+        "data": {"train_rows": 6000, "test_rows": 2000, "digest": "d" * 64, "split": "by group", "title": "Own rows"},
+        "search": {"trials": 20, "pruned": 5},
+    }  # fmt: skip
+    version = int(fake_version(tmp_path, "a"))
+    tags = model_card.version_tags(section, "own")
+    tracking.describe_version("threat_detector", version, model_card.version_page(section), tags)
+    with open_client() as client:
+        found = client.get_model_version("threat_detector", str(version))
+    assert found.description.startswith("**Challenger.** Registered as challenger, not served")
+    assert "aiops models promote threat_detector 1" in found.description
+    assert "- It is inferior to boosted trees" in found.description
+    assert "| macro-F1 | 0.910 (0.880 to 0.930) | 0.700 | – |" in found.description
+    assert "f1_ddos" not in found.description
+    assert found.tags["gate"] == "challenger"
+    assert found.tags["test_macro_f1"] == "0.910"
+    tracking.describe_version("threat_detector", version, "x" * 9000, {})
+    with open_client() as client:
+        assert len(client.get_model_version("threat_detector", str(version)).description) == 5000
+
+
+def test_pages_are_artifacts_of_their_run(store: Path, tmp_path: Path) -> None:
+    log = tracking.open_search("threat", tmp_path / "s", name="x", params={}, tags={})
+    page = tmp_path / "report.html"
+    for text in ("<p>first</p>", "<p>second</p>"):
+        page.write_text(text)
+        tracking.log_pages(log.run_id, [page])
+    with open_client() as client:
+        assert [a.path for a in client.list_artifacts(log.run_id)] == ["report.html"]
+        assert Path(client.download_artifacts(log.run_id, "report.html")).read_text() == "<p>second</p>"
+
+
+def test_a_study_that_only_searches_leaves_no_run_running(store: Path, tmp_path: Path, ray_cluster: str) -> None:
+    study = Study("threat", n_samples=300, n_trials=1, out=tmp_path / "out")
+    study.search()
+    with open_client() as client:
+        runs = client.search_runs([experiment_id(client)])
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        parent = client.get_run(study.run_id)
+    assert parent.data.tags["stage"] == "searched"
+    assert [i.dataset.name for i in parent.inputs.dataset_inputs] == ["synthetic"]

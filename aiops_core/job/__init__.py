@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset, suggestion
 from aiops_core.errors import UsageError
 from aiops_core.job.environment import check_cluster, kernel_environment
 from aiops_core.job.lanes import LANES, Lanes
-from aiops_core.job.notebooks import NOTEBOOKS, Progress, execute, notebook_folder, run_stage
+from aiops_core.job.notebooks import NOTEBOOKS, Progress, execute, notebook_folder, run_stage, write_page
 from aiops_core.job.workspace import refuse_foreign, replace_report, workspace
 from aiops_core.study import origin, report
 
@@ -140,6 +141,7 @@ def run(
         files.write_json(work / "facts.json", {**facts, "wall_seconds": round(seconds, 1)})
         content = report.render(work)
         replace_report(work, target)
+        _publish(target, content)
     return target, content
 
 
@@ -177,6 +179,17 @@ def _search_parameters(task: str, given: Mapping[str, Any], options: Options) ->
         "promote": PROMOTE[options.promote],
         "config": dict(options.config.get(task, {})),
     }
+
+
+def _publish(folder: Path, content: Mapping[str, Any]) -> None:
+    """Put the report and the executed notebook of each task into its MLflow run: open the run, read it."""
+    with tempfile.TemporaryDirectory(prefix="aiops-") as scratch:
+        for task, section in content["tasks"].items():
+            if section["status"] != "trained":
+                continue
+            page = Path(scratch) / f"{NOTEBOOKS[task]}.html"
+            write_page(folder / "notebooks" / f"{NOTEBOOKS[task]}.ipynb", page)
+            tracking.log_pages(section["run_id"], [folder / "report.html", page])
 
 
 def _facts(options: Options, dataset: Dataset) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from aiops_core.data.tables import suggestion
 from aiops_core.errors import AiopsError, UsageError
 from aiops_core.facts import FACTS
 
-__all__ = ["NOTEBOOKS", "NotebookError", "Progress", "execute", "notebook_folder", "run_stage"]
+__all__ = ["NOTEBOOKS", "NotebookError", "Progress", "execute", "notebook_folder", "run_stage", "write_page"]
 
 NOTEBOOKS = {
     "data": "01_data",
@@ -123,3 +123,13 @@ def run_stage(
     tell(stage, "running")
     execute(NOTEBOOKS[stage], output, parameters, kernels)
     tell(stage, "done")
+
+
+def write_page(notebook: Path, page: Path) -> None:
+    """Write an executed notebook as an HTML page that needs no network."""
+    from nbconvert import HTMLExporter
+
+    # The template names scripts of other hosts, for formulas and widgets that these notebooks do not have.
+    nothing = dict.fromkeys(("require_js_url", "mathjax_url"), "data:,")
+    text, _ = HTMLExporter(**nothing).from_filename(str(notebook))
+    page.write_text(text, encoding="utf-8")

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aiops_core.study.words import FEW_INCIDENTS, KIND_WORDS, METRIC_WORDS, short, with_interval
+from aiops_core.study.words import (
+    FEW_INCIDENTS,
+    KIND_WORDS,
+    METRIC_WORDS,
+    best_baseline,
+    short,
+    verdict_words,
+    with_interval,
+)
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "version_page", "version_tags"]
 
 
 def model_card(card: Mapping[str, Any]) -> str:
@@ -58,6 +66,52 @@ def model_card(card: Mapping[str, Any]) -> str:
         *[f"- It {reason}" for reason in reasons],
     ]
     return "\n".join(lines) + "\n"
+
+
+def version_page(section: Mapping[str, Any]) -> str:
+    """Return what the page of a registered version says, as Markdown: the verdict, its reasons, the metrics, the data.
+
+    Parameters
+    ----------
+    section : mapping
+        The task's section of ``report.json``.
+    """
+    name, _ = best_baseline(section)
+    baseline, oracle = section["baselines"].get(name, {}), section["oracle"] or {}
+    data, search = section["data"], section["search"]
+    lines = [
+        f"**{section['gate']['decision'].capitalize()}.** {verdict_words(section)}",
+        "",
+        *[f"- It {reason}" for reason in section["gate"]["reasons"]],
+        "",
+        f"| metric | value (95 % interval) | {name or 'baseline'} | oracle |",
+        "| --- | --- | --- | --- |",
+    ]
+    for metric, value in section["metrics"].items():
+        # A figure a class would fill the page.
+        if not metric.startswith("f1_"):
+            others = [short((values.get(metric) or {}).get("value")) for values in (baseline, oracle)]
+            lines.append(f"| {METRIC_WORDS.get(metric, metric)} | {with_interval(value)} | {' | '.join(others)} |")
+    lines += [
+        "",
+        f"Data: {data.get('title', '')}, {short(data['train_rows'])} rows for training, {short(data['test_rows'])} for "
+        f"the test, digest `{data['digest'][:16]}`. Split: {data['split']}.",
+        f"Search: {search['trials']} trials, {search['pruned']} of them pruned.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def version_tags(section: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return what registered versions can be searched by."""
+    main, data = section["main_metric"], section["data"]
+    return {
+        "gate": section["gate"]["decision"],
+        f"test_{main}": short(section["metrics"][main]["value"]),
+        "source": source,
+        "data_digest": data["digest"],
+        "train_rows": data["train_rows"],
+        "trials": section["search"]["trials"],
+    }
 
 
 def _incident_line(counts: Mapping[str, int] | None) -> list[str]:

@@ -27,7 +27,7 @@ from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
 from aiops_core.study.champion import against_champion
 from aiops_core.study.measured import largest_difference, metric_table, shown
-from aiops_core.study.model_card import model_card
+from aiops_core.study.model_card import model_card, version_page, version_tags
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.progress import live_line, note_stage
 
@@ -172,6 +172,8 @@ class Study:
             interrupted = isinstance(error, KeyboardInterrupt)
             tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
             raise
+        # Not left open: nobody may ever go on from here.
+        tracking.close_search(self.run_id)
         return self.result
 
     def _open_run(self, n_trials: int) -> tracking.SearchLog:
@@ -193,6 +195,12 @@ class Study:
                 "test_rows": info["test_rows"],
             },
             tags={"model": self.task.MODEL, "code_version": aiops_core.__version__},
+            dataset=tracking.dataset_input(
+                self.dataset.name,
+                self.digest,
+                self.source,
+                {name: self.dataset.tables[name] for name in TASK_TABLES[self.name]},
+            ),
         )
         self.run_id = log.run_id
         return log
@@ -311,6 +319,9 @@ class Study:
         if verdict.decision != "refused":
             version = tracking.register(self.name, self.run_id, verdict.decision, model_uri=uri).version
         self._section = self._section_of(result, verdict, version)
+        if version is not None:
+            page, tags = version_page(self._section), version_tags(self._section, self.source)
+            tracking.describe_version(self.task.MODEL, version, page, tags)
         result.trials.to_csv(self.folder / "trials.csv", index=False)
         result.curves.to_csv(self.folder / "curves.csv", index=False)
         write_json(self.folder / "details.json", self.details)

@@ -8,6 +8,7 @@ from aiops_core.tracking.native import save_native
 from aiops_core.tracking.registry import (
     ModelVersion,
     champions,
+    describe_version,
     get_version,
     list_models,
     previous_champion,
@@ -15,7 +16,15 @@ from aiops_core.tracking.registry import (
     register,
     rollback,
 )
-from aiops_core.tracking.runs import SearchLog, fail_run, log_results, open_search
+from aiops_core.tracking.runs import (
+    SearchLog,
+    close_search,
+    dataset_input,
+    fail_run,
+    log_pages,
+    log_results,
+    open_search,
+)
 from aiops_core.tracking.servables import fetch, log_servable
 from aiops_core.tracking.store import EXPERIMENT, check, prepare_store
 
@@ -26,10 +35,14 @@ __all__ = [
     "SearchLog",
     "champions",
     "check",
+    "close_search",
+    "dataset_input",
+    "describe_version",
     "fail_run",
     "fetch",
     "get_version",
     "list_models",
+    "log_pages",
     "log_results",
     "log_servable",
     "open_search",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelVersion",
     "champions",
+    "describe_version",
     "ensure_model",
     "get_version",
     "list_models",
@@ -91,6 +92,23 @@ def register(task: str, run_id: str, alias: str | None, *, model_uri: str | None
         with open_client() as client:
             client.set_registered_model_alias(name, alias, str(number))
     return get_version(name, number)
+
+
+def describe_version(name: str, version: int, description: str, tags: Mapping[str, Any]) -> None:
+    """Write what the page of a registered version shows.
+
+    Parameters
+    ----------
+    name : str
+    version : int
+    description : str
+        Markdown; cut at the 5,000 characters that a store holds.
+    tags : mapping
+    """
+    with open_client() as client:
+        client.update_model_version(name, str(version), description[:5000])
+        for key, value in tags.items():
+            client.set_model_version_tag(name, str(version), key, str(value))
 
 
 def ensure_model(client: MlflowClient, name: str) -> None:

@@ -6,16 +6,18 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiops_core.tracking.store import experiment_id, open_client
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
-__all__ = ["SearchLog", "fail_run", "log_results", "open_search"]
+__all__ = ["SearchLog", "close_search", "dataset_input", "fail_run", "log_pages", "log_results", "open_search"]
 
 
 class SearchLog:
@@ -71,7 +73,13 @@ class SearchLog:
 
 
 def open_search(
-    task: str, folder: str | Path, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    task: str,
+    folder: str | Path,
+    *,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    dataset: DatasetInput | None = None,
 ) -> SearchLog:
     """Open the parent run of a search, or go on in the one that the folder remembers.
 
@@ -84,6 +92,8 @@ def open_search(
         Name of the parent run.
     params, tags : mapping
         Logged to the parent run: source, seed, data digest, split.
+    dataset : DatasetInput, optional
+        What the search learns from, see `dataset_input`.
     """
     from mlflow.entities import Param
 
@@ -101,8 +111,58 @@ def open_search(
         )
         log.run_id = run.info.run_id
         client.log_batch(log.run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
+        if dataset is not None:
+            client.log_inputs(log.run_id, [dataset])
         log._save()
         return log
+
+
+def dataset_input(name: str, digest: str, source: str, tables: Mapping[str, pd.DataFrame]) -> DatasetInput:
+    """Return a data set as MLflow shows it beside a run: name, digest, source, columns and numbers of rows.
+
+    Parameters
+    ----------
+    name, digest, source : str
+    tables : mapping of str to DataFrame
+        Validated tables of the task.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    columns = [
+        # A name may be in several tables, and means the same in all of them.
+        {"name": f"{table}.{column}" if len(tables) > 1 else str(column), "type": _mlflow_type(frame[column])}
+        for table, frame in tables.items()
+        for column in frame.columns
+    ]
+    profile = {"num_rows": len(next(iter(tables.values()))), **{f"{t}_rows": len(f) for t, f in tables.items()}}
+    found = Dataset(
+        name=name[:500],
+        # MLflow's column is 36 wide.
+        digest=digest[:36],
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
+
+
+def _mlflow_type(values: pd.Series) -> str:
+    return {"f": "double", "i": "long", "u": "long", "b": "boolean", "M": "datetime"}.get(values.dtype.kind, "string")
+
+
+def close_search(run_id: str) -> None:
+    """Close the parent run of a search that ended; whoever fits a final model logs to it later all the same."""
+    with open_client() as client:
+        client.set_tag(run_id, "stage", "searched")
+        client.set_terminated(run_id)
+
+
+def log_pages(run_id: str, pages: Iterable[Path]) -> None:
+    """Put files on the top level of a run's artifacts; those of the same name are replaced."""
+    with open_client() as client:
+        for page in pages:
+            client.log_artifact(run_id, str(page))
 
 
 def log_results(
@@ -124,7 +184,7 @@ def log_results(
             run_id,
             metrics=[Metric(k, float(v), now, 0) for k, v in _named(metrics).items() if v == v],
             params=[Param(k, str(v)) for k, v in _named(params).items() if k not in written],
-            tags=[RunTag(k, str(v)[:5000]) for k, v in tags.items()],
+            tags=[RunTag(k, str(v)[:5000]) for k, v in {"stage": "evaluated", **tags}.items()],
         )
         for name, folder in folders.items():
             client.log_artifacts(run_id, str(folder), name)

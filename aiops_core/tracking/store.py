@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "check", "experiment_id", "open_client", "prepare_store"]
 
 EXPERIMENT = "aiops-models"
+#: Without it MLflow's pages take the experiment for one of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def check(uri: str | None = None) -> None:
@@ -90,13 +92,16 @@ def experiment_id(client: MlflowClient) -> str:
     """Return the id of the workbench's experiment, which is created if it is missing."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
+        for key, value in KIND.items():
+            if key not in found.tags:
+                client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
     uri = settings.load().mlflow_tracking_uri
     location = None
     if uri.startswith("sqlite"):
         # Beside the database: MLflow's own default depends on the folder that a process happens to run in.
         location = (Path(uri.split("///", 1)[-1]).resolve().parent / "mlartifacts").as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=KIND))
 
 
 def prepare_store() -> None:
