@@ -147,3 +147,48 @@ def test_an_interval_holds_the_middle_95_percent_and_the_value() -> None:
     assert intervals.interval(1.5, np.r_[replicates, np.nan, np.inf])["high"] == 1.5
     for value, found in ((0.5, np.array([np.nan])), (np.nan, replicates)):
         assert np.isnan([intervals.interval(value, found)[end] for end in ("low", "high")]).all()  # type: ignore[literal-required]
+
+
+def test_rows_of_one_class_or_none_have_no_ranking_but_numbers_that_are_defined() -> None:
+    probability = np.array([0.2, 0.7, 0.9])
+    none = metrics.failure_values(np.zeros(3), probability, probability > 0.5)(np.ones(3))
+    assert np.isnan([none["roc_auc"], none["average_precision"], none["recall"]]).all()
+    assert (none["precision"], none["f1"]) == (0.0, 0.0)
+    every = metrics.failure_values(np.ones(3), probability, probability > 0.5)(np.ones(3))
+    assert np.isnan(every["roc_auc"])
+    assert (every["average_precision"], every["precision"]) == (1.0, 1.0)
+    assert every["recall"] == pytest.approx(2 / 3)
+    silent = metrics.failure_values(np.array([0, 1, 0]), probability, probability > 1)(np.ones(3))
+    assert (silent["precision"], silent["recall"], silent["f1"]) == (0.0, 0.0, 0.0)
+
+
+def test_calibration_errors_are_the_gap_of_bins_of_equal_mass() -> None:
+    probability = np.repeat([0.2, 0.8], 50)
+    truth = np.r_[np.repeat([0, 1], [30, 20]), np.repeat([0, 1], [20, 30])]
+    values = metrics.failure_values(truth, probability, probability > 0.5)(np.ones(100))
+    assert values["ece"] == pytest.approx(0.2)
+    P, label = np.c_[probability, 1 - probability], (probability < 0.5).astype(int)
+    sure = metrics.threat_values(np.zeros(100, dtype=int), P, label, ["a", "b"])(np.ones(100))
+    # Every decision is said to be 80 % sure, half of them are right.
+    assert sure["ece"] == pytest.approx(0.3)
+
+
+def test_scaled_errors_leave_out_series_without_a_scale() -> None:
+    truth, p50 = np.array([1.0, 2.0, -3.0]), np.array([2.0, 4.0, 0.0])
+    values = metrics.capacity_values(
+        truth, p50, None, None, scale=np.array([2.0, 0.0, 1.0]), target=np.zeros(3, dtype=int)
+    )(np.ones(3))
+    assert values["mase"] == pytest.approx((0.5 + 3) / 2)
+    assert values["wape"] == pytest.approx((1 + 2 + 3) / 6)
+    assert values["rmse"] == pytest.approx(np.sqrt(14 / 3))
+    assert "coverage_80" not in values and "pinball" not in values
+    flat = metrics.capacity_values(np.ones(3), p50, p50, p50, scale=np.ones(3), target=np.zeros(3, dtype=int))(
+        np.ones(3)
+    )
+    assert np.isnan(flat["r2"])
+
+
+def test_a_class_in_neither_truth_nor_decision_has_no_f1() -> None:
+    values = metrics.threat_values(np.array([0, 1]), np.eye(3)[[0, 1]], np.array([0, 0]), list("abc"))(np.ones(2))
+    assert np.isnan(values["f1_c"])
+    assert values["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
