@@ -187,3 +187,88 @@ def test_cards_are_comparable_only_with_the_same_schema() -> None:
     assert gate.comparable(card, {"features": [{"name": "a"}], "window": 24}) is None
     assert gate.comparable(card, {"features": [{"name": "b"}], "window": 24}) == "it reads other features"
     assert "window is 12" in str(gate.comparable(card, {"features": [{"name": "a"}], "window": 12}))
+
+
+# At the limits -------------------------------------------------------------------------------------------------------
+
+WELL = {"value": 0.2, "low": 0.1, "high": 0.3, "own": 0.9, "other": 0.5}
+
+
+def decided(
+    *, simple: dict[str, Any] | None = None, strong: dict[str, Any] | None = None, first: str = "roc_auc"
+) -> gate.Verdict:
+    """Judge gains as they are given: by metric, over the class prior and over trees."""
+    gains = {
+        "class_prior": {first: WELL, "brier": WELL, **(simple or {})},
+        "trees": {first: WELL, "average_precision": WELL, **(strong or {})},
+    }
+    task: Any = SimpleNamespace(
+        GATE_METRICS=(first, "average_precision"),
+        PROBABILITY_METRICS=("brier",),
+        SIMPLE_BASELINES=("class_prior", "not run"),
+        STRONG_BASELINES=("trees",),
+        compare=lambda *args, **settings: gains,
+    )
+    return gate.decide(task, None, {}, {"class_prior": {}, "trees": {}})
+
+
+def gain(value: float, low: float, other: float = 0.5) -> dict[str, float]:
+    return {"value": value, "low": low, "high": value + 0.1, "own": other + value, "other": other}
+
+
+@pytest.mark.parametrize(("low", "decision"), [(0.0101, "champion"), (0.01, "refused"), (float("nan"), "refused")])
+def test_a_simple_baseline_must_be_beaten_by_a_hundredth(low: float, decision: str) -> None:
+    assert decided(simple={"roc_auc": gain(0.05, low)}).decision == decision
+
+
+@pytest.mark.parametrize(("low", "decision"), [(0.0201, "champion"), (0.0199, "refused")])
+def test_for_a_scaled_error_the_hundredth_is_a_share_of_the_baseline(low: float, decision: str) -> None:
+    assert decided(simple={"mase": gain(0.05, low, other=2.0)}, first="mase").decision == decision
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "low", "decision", "words"),
+    [
+        ("roc_auc", -0.01, -0.0199, "champion", "is not inferior to trees"),
+        ("roc_auc", -0.01, -0.02, "challenger", "the test is too small"),
+        ("roc_auc", -0.0201, -0.05, "challenger", "is inferior to trees"),
+        ("average_precision", 0.0, -0.0499, "champion", "is not inferior to trees"),
+        ("average_precision", 0.0, -0.0501, "challenger", "which must not reach below -0.050"),
+        ("average_precision", -0.05, -0.1, "challenger", "is inferior to trees"),
+        ("average_precision", 0.0, float("nan"), "challenger", "the test is too small"),
+    ],
+)
+def test_the_margin_of_non_inferiority_is_kept_to_the_digit(
+    metric: str, value: float, low: float, decision: str, words: str
+) -> None:
+    verdict = decided(strong={metric: gain(value, low)})
+    assert verdict.decision == decision
+    assert any(words in reason for reason in verdict.reasons)
+    assert bool(verdict.advice) == (decision != "champion")
+
+
+@pytest.mark.parametrize(("low", "decision"), [(1e-9, "champion"), (0.0, "challenger")])
+def test_probabilities_must_be_better_than_the_base_rate_beyond_chance(low: float, decision: str) -> None:
+    assert decided(simple={"brier": gain(0.05, low)}).decision == decision
+
+
+def test_what_decides_is_said_first_and_what_passed_last() -> None:
+    bad = decided(simple={"roc_auc": gain(0.0, -0.1), "brier": gain(0.0, -0.1)}, strong={"roc_auc": gain(-0.1, -0.2)})
+    starts = ["does not beat the simple baseline", "is inferior to", "has probabilities"]
+    assert [reason.startswith(start) for reason, start in zip(bad.reasons, starts, strict=True)] == [True] * 3
+    assert bad.advice.startswith("Nothing is registered")
+    assert bad.as_dict() == {
+        "decision": "refused", "reasons": bad.reasons, "advice": bad.advice, "gains": bad.gains,
+    }  # fmt: skip
+    good = decided()
+    assert [reason.split(":")[0] for reason in good.reasons] == ["beats class_prior", "is not inferior to trees"]
+    assert good.reasons[0].endswith("ROC AUC 0.900 against 0.500 (gain +0.200, +0.100 to +0.300)")
+
+
+def test_a_lineage_that_says_nothing_is_not_compared() -> None:
+    assert gate.lesser({}, REAL, "version 4") == []
+    assert gate.lesser(REAL, {}, "version 4") == []
+    assert gate.lesser({"source": "synthetic"}, {}, "version 4") == [
+        "was trained on synthetic data, version 4 on 'unknown data'"
+    ]
+    assert gate.lesser(REAL, REAL, "version 4") == []

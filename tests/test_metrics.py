@@ -101,3 +101,94 @@ def test_the_f1_threshold_is_the_best_of_all_thresholds() -> None:
     probability = np.clip(0.4 * truth + 0.6 * RNG.random(300), 0, 1)
     chosen = reference.f1_score(truth, probability >= curves.f1_threshold(truth, probability))
     assert chosen == pytest.approx(max(reference.f1_score(truth, probability >= t) for t in np.unique(probability)))
+
+
+def test_a_paired_interval_is_that_of_the_differences_on_the_same_resamples() -> None:
+    x, n = RNG.random(50), 50
+
+    def shifted(by: float) -> intervals.Weighted:
+        return lambda weight: {"f1": float(weight @ x) / n - by, "mae": float(weight @ x) / n - by, "unused": 0.0}
+
+    gains = intervals.paired(shifted(0.0), {"lower": shifted(0.25)}, n, only=("f1", "mae"), n_boot=40)
+    # Resamples move both alike, so that only the difference is left.
+    for metric, sign in (("f1", 1), ("mae", -1)):
+        gain = gains["lower"][metric]
+        assert [gain[end] for end in ("value", "low", "high")] == pytest.approx([sign * 0.25] * 3)  # type: ignore[literal-required]
+        assert (gain["own"], gain["other"]) == (pytest.approx(x.mean()), pytest.approx(x.mean() - 0.25))
+    assert set(gains["lower"]) == {"f1", "mae"}
+
+
+@pytest.mark.parametrize("clusters", [None, np.repeat(np.arange(6), [1, 2, 3, 4, 5, 15])], ids=["rows", "clusters"])
+def test_resamples_draw_as_many_clusters_as_there_are_and_whole_ones(clusters: np.ndarray | None) -> None:
+    seen: list[np.ndarray] = []
+
+    def values(weight: np.ndarray) -> dict[str, float]:
+        seen.append(weight)
+        return {"f1": float(weight.sum())}
+
+    intervals.bootstrap(values, 30, clusters, 3, 200)
+    intervals.paired(values, {}, 30, only=("f1",), clusters=clusters, seed=3, n_boot=200)
+    own = np.arange(30) if clusters is None else clusters
+    first = np.unique(own, return_index=True)[1]
+    for weight in seen:
+        assert weight.shape == (30,) and (weight == weight[first][own]).all()
+        assert weight[first].sum() == len(first)
+    assert (seen[0] == 1).all() and (seen[201] == 1).all()
+    # Every cluster is left out and drawn twice somewhere, as often as the others.
+    drawn = np.array([weight[first] for weight in seen])
+    assert (drawn.min(axis=0) == 0).all() and (drawn.max(axis=0) >= 2).all()
+    np.testing.assert_allclose(drawn.mean(axis=0), 1.0, atol=0.25)
+
+
+def test_an_interval_holds_the_middle_95_percent_and_the_value() -> None:
+    replicates = np.linspace(0, 1, 1001)
+    assert intervals.interval(0.5, replicates) == pytest.approx({"value": 0.5, "low": 0.025, "high": 0.975})
+    assert intervals.interval(0.01, replicates) == pytest.approx({"value": 0.01, "low": 0.01, "high": 0.975})
+    assert intervals.interval(1.5, np.r_[replicates, np.nan, np.inf])["high"] == 1.5
+    for value, found in ((0.5, np.array([np.nan])), (np.nan, replicates)):
+        assert np.isnan([intervals.interval(value, found)[end] for end in ("low", "high")]).all()  # type: ignore[literal-required]
+
+
+def test_rows_of_one_class_or_none_have_no_ranking_but_numbers_that_are_defined() -> None:
+    probability = np.array([0.2, 0.7, 0.9])
+    none = metrics.failure_values(np.zeros(3), probability, probability > 0.5)(np.ones(3))
+    assert np.isnan([none["roc_auc"], none["average_precision"], none["recall"]]).all()
+    assert (none["precision"], none["f1"]) == (0.0, 0.0)
+    every = metrics.failure_values(np.ones(3), probability, probability > 0.5)(np.ones(3))
+    assert np.isnan(every["roc_auc"])
+    assert (every["average_precision"], every["precision"]) == (1.0, 1.0)
+    assert every["recall"] == pytest.approx(2 / 3)
+    silent = metrics.failure_values(np.array([0, 1, 0]), probability, probability > 1)(np.ones(3))
+    assert (silent["precision"], silent["recall"], silent["f1"]) == (0.0, 0.0, 0.0)
+
+
+def test_calibration_errors_are_the_gap_of_bins_of_equal_mass() -> None:
+    probability = np.repeat([0.2, 0.8], 50)
+    truth = np.r_[np.repeat([0, 1], [30, 20]), np.repeat([0, 1], [20, 30])]
+    values = metrics.failure_values(truth, probability, probability > 0.5)(np.ones(100))
+    assert values["ece"] == pytest.approx(0.2)
+    P, label = np.c_[probability, 1 - probability], (probability < 0.5).astype(int)
+    sure = metrics.threat_values(np.zeros(100, dtype=int), P, label, ["a", "b"])(np.ones(100))
+    # Every decision is said to be 80 % sure, half of them are right.
+    assert sure["ece"] == pytest.approx(0.3)
+
+
+def test_scaled_errors_leave_out_series_without_a_scale() -> None:
+    truth, p50 = np.array([1.0, 2.0, -3.0]), np.array([2.0, 4.0, 0.0])
+    values = metrics.capacity_values(
+        truth, p50, None, None, scale=np.array([2.0, 0.0, 1.0]), target=np.zeros(3, dtype=int)
+    )(np.ones(3))
+    assert values["mase"] == pytest.approx((0.5 + 3) / 2)
+    assert values["wape"] == pytest.approx((1 + 2 + 3) / 6)
+    assert values["rmse"] == pytest.approx(np.sqrt(14 / 3))
+    assert "coverage_80" not in values and "pinball" not in values
+    flat = metrics.capacity_values(np.ones(3), p50, p50, p50, scale=np.ones(3), target=np.zeros(3, dtype=int))(
+        np.ones(3)
+    )
+    assert np.isnan(flat["r2"])
+
+
+def test_a_class_in_neither_truth_nor_decision_has_no_f1() -> None:
+    values = metrics.threat_values(np.array([0, 1]), np.eye(3)[[0, 1]], np.array([0, 0]), list("abc"))(np.ones(2))
+    assert np.isnan(values["f1_c"])
+    assert values["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
