@@ -20,16 +20,17 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.errors": ("", "."),
     "aiops_core.facts": ("", "."),
     "aiops_core.files": ("", "."),
+    "aiops_core.markup": ("", "."),
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
-    "aiops_core.judge": ("errors", ". curves gate intervals metrics"),
+    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
-        "errors files",
+        "errors markup files",
         ". capacity capacity_features capacity_layout failure folder series threat",
     ),
     "aiops_core.data": (
-        "errors facts files settings units rules servable",
+        "errors markup facts files settings units rules servable",
         ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
         "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
     ),
@@ -51,10 +52,10 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors facts files settings servable data",
         ". native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings tracking", ". connection events final result run"),
+    "aiops_core.search": ("errors files settings tracking", ". connection events final result run space"),
     "aiops_core.study": (
-        "errors facts files settings judge rules servable data tracking search",
-        ". champion model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
+        "errors markup facts files settings judge rules servable data tracking search",
+        ". champion measured model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
         "pictures.failure pictures.of_study pictures.search pictures.threat progress report study words",
     ),
     "aiops_core.job": (
