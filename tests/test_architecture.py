@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors facts files settings servable data",
         ". native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings tracking", ". connection events final result run space"),
+    "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
         ". champion measured model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
@@ -103,7 +103,7 @@ OWNERS = {
     "sklearn": ("aiops_core.tasks",),
     "xgboost": ("aiops_core.tasks",),
     "matplotlib": ("aiops_core.study",),
-    "optuna": ("aiops_core.search", "aiops_core.tasks"),
+    "optuna": ("aiops_core.search", "aiops_core.study", "aiops_core.tasks"),
 }
 #: Lines of a file.
 LIMIT = 400
