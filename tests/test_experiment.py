@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_a_parameter_of_none_overrides_what_is_saved_in_a_notebook(
     notebooks.execute("x", tmp_path / "done.ipynb", {"n_samples": None})
     done = nbformat.read(tmp_path / "done.ipynb", as_version=4)
     assert done.cells[-1].outputs[0].text == "None\n"
+
+
+def test_an_executed_notebook_becomes_a_page_that_needs_no_network(tmp_path: Path) -> None:
+    book = nbformat.v4.new_notebook()
+    output = nbformat.v4.new_output("stream", text="ninety-nine <trials>\n")
+    book.cells += [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell("print(x)", outputs=[output])]
+    nbformat.write(book, tmp_path / "x.ipynb")
+    notebooks.write_page(tmp_path / "x.ipynb", tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "A title" in page
+    assert "ninety-nine &lt;trials&gt;" in page
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', page)
 
 
 def section(**data: Any) -> dict[str, Any]:
