@@ -101,14 +101,15 @@ def test_labels_and_examples_are_those_of_counting_by_hand() -> None:
     incidents = incidents[incidents["resource_id"] != "host-3"]
     prepared = failure.prepare(dataset(frame, incidents), seed=0)
     hour = pd.Timedelta("1h")
-    for row in range(len(prepared.time)):
-        mine = incidents[incidents["resource_id"] == prepared.resources[prepared.resource[row]]]
-        now = pd.Timestamp(prepared.time[row], tz="UTC")
-        soon = bool(((mine["start"] > now) & (mine["start"] <= now + prepared.horizon * hour)).any())
-        inside = bool(((mine["start"] <= now) & (mine["end"] > now)).any())
+    for code, name in enumerate(prepared.resources):
+        mine = incidents[incidents["resource_id"] == name]
         last = max(START + 399 * hour, mine["start"].max() if len(mine) else START)
-        assert prepared.label(np.array([row]))[0] == soon
-        assert prepared.example[row] == (not inside and (soon or last >= now + prepared.horizon * hour))
+        for row in np.flatnonzero(prepared.resource == code):
+            now = pd.Timestamp(prepared.time[row], tz="UTC")
+            soon = bool(((mine["start"] > now) & (mine["start"] <= now + prepared.horizon * hour)).any())
+            inside = bool(((mine["start"] <= now) & (mine["end"] > now)).any())
+            assert prepared.label(np.array([row]))[0] == soon
+            assert prepared.example[row] == (not inside and (soon or last >= now + prepared.horizon * hour))
     # An incident that is known to come is inside the record: whatever lies before it has a label.
     coming = np.isfinite(prepared.until)
     assert (prepared.known[coming] >= prepared.until[coming]).all()

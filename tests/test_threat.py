@@ -315,6 +315,7 @@ def test_the_detector_beats_the_class_prior_and_stays_below_the_oracle(
     assert 0.9 * possible < reached <= possible + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_shuffled_labels_do_not_beat_the_guesses(seed: int) -> None:
     activity, _ = synthetic.activity(1000, seed=seed)
