@@ -148,7 +148,7 @@ ROUTES: tuple[Route, ...] = (
         "models/train", "Train in a process of its own", TrainRequest, "train", tag="training", success=202,
         meaning="Accepted.",
     ),
-    Route("GET", "schema", "service", "This document", "schema", top=True),
+    Route("GET", "schema", "service", "OpenAPI 3.1 description", "schema", top=True),
     Route("GET", "docs", "service", "Documentation page", "docs", media="text/html", top=True),
     _change(
         "models/register", "Register the servable of a run", RegisterRequest, "register", success=201,
