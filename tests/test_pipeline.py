@@ -239,7 +239,7 @@ def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> N
     finished = [json.loads(line)["trial"] for line in events.read_text().splitlines() if '"ended"' in line]
     assert not (tmp_path / "out").exists()
     wrong = aiops(tmp_path, *arguments[:2], "1600", *arguments[3:], "--resume", code=2)
-    assert "the interrupted run had n_samples = 1500, this one has 1600" in wrong.stderr
+    assert "the interrupted run was started with --n-samples 1500, this one with --n-samples 1600" in wrong.stderr
     aiops(tmp_path, *arguments, "--resume")
     section = json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]["threat"]
     assert section["search"]["trials"] == 6
