@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from aiops_core import settings, tracking
+from aiops_core.data import sources
 from aiops_core.errors import TrackingError
 from aiops_core.study import model_card
 from aiops_core.study.study import Study
+from aiops_core.tasks import threat
 from aiops_core.tracking.registry import ensure_model
 from aiops_core.tracking.store import experiment_id, open_client
 
@@ -253,8 +255,9 @@ def test_pages_are_artifacts_of_their_run(store: Path, tmp_path: Path) -> None:
 
 
 def test_a_study_that_only_searches_leaves_no_run_running(store: Path, tmp_path: Path, ray_cluster: str) -> None:
-    study = Study("threat", n_samples=300, n_trials=1, out=tmp_path / "out")
-    study.search()
+    dataset = sources.load("synthetic", n_samples=300, seed=7, tasks=["threat"])
+    study = Study("threat", dataset, threat.prepare(dataset, seed=7), out=tmp_path / "out")
+    study.search(n_trials=1)
     with open_client() as client:
         runs = client.search_runs([experiment_id(client)])
         assert {run.info.status for run in runs} == {"FINISHED"}

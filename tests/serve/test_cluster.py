@@ -221,7 +221,9 @@ def test_metrics_are_the_sum_over_replicas_whoever_answers(running: Running) -> 
 
 def test_no_serving_process_imports_tensorflow_and_each_is_small(running: Running) -> None:
     found = serving_processes(running)
-    assert sum("ingress" in name for name in found.values()) == 2 and any("champions.follower" in name for name in found.values())
+    assert sum("ingress" in name for name in found.values()) == 2 and any(
+        "champions.follower" in name for name in found.values()
+    )
     for pid, name in found.items():
         maps = Path(f"/proc/{pid}/maps").read_text()
         assert "tensorflow" not in maps and "keras" not in maps, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from serve_app.answers.windows import Windows
 
 WINDOW, STEP = 24, 3600
