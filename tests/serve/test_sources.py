@@ -45,7 +45,7 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 # Sources, cut to what trains in seconds ------------------------------------------------------------------------------
 
 
-def some_rows(activity: pd.DataFrame, total: int = 1200) -> pd.DataFrame:
+def some_rows(activity: pd.DataFrame, total: int = 700) -> pd.DataFrame:
     """Return rows of every class, small classes whole, and of every part where there is an official split."""
     keys = ["threat_type", "split"] if "split" in activity.columns else ["threat_type"]
     share = total / len(activity)
