@@ -193,9 +193,9 @@ def decide(
         advice = "Nothing is registered. Look at the data: other features, a longer record, or more labels."
         return Verdict("refused", refusing + worse + unsure + passing, advice, gains)
     if worse:
-        advice = "What is better is named: bring features or more data that let the model catch up, and search again."
+        advice = "Bring more data or other features, and search again."
     elif unsure:
-        advice = "A larger test would settle it: bring a longer record with more labels, and search again."
+        advice = "A longer record with more labels would settle it; then search again."
     else:
         advice = "It passed all comparisons of the test."
     if worse or unsure or obstacles:

@@ -197,7 +197,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         "",
         "## Verdicts",
         "",
-        "What decided, in the words of the gate.",
+        "The first reason that the gate gave; of a champion, its gain over the simplest baseline.",
         "",
         "| source | task | verdict | it |",
         "| --- | --- | --- | --- |",
