@@ -82,7 +82,7 @@ def usage(n_samples: int, *, seed: int, signal: float = 1.0) -> tuple[pd.DataFra
     per_resource = (USAGE_HOURS - config["horizon"] - USAGE_WARM_UP) // config["origin_step"] + 1
     resources = math.ceil(n_samples / per_resource)
     size = 256
-    seeds = task_seed("capacity", n_samples, seed, signal).spawn(math.ceil(resources / size))
+    seeds = task_seed("capacity", n_samples, seed, signal, drift).spawn(math.ceil(resources / size))
     merged = np.empty((len(USAGE_TARGETS) + len(USAGE_EXOGENOUS), resources, USAGE_HOURS), dtype=np.float32)
     latent = np.empty((3, len(USAGE_TARGETS), resources, USAGE_HOURS), dtype=np.float32)
     for part, child in zip(chunks(resources, size), seeds, strict=True):

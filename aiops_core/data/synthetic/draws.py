@@ -34,7 +34,7 @@ CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
-def task_seed(task: str, n_samples: int, seed: int, signal: float) -> np.random.SeedSequence:
+def task_seed(task: str, n_samples: int, seed: int, signal: float, drift: float) -> np.random.SeedSequence:
     """Check the arguments all generators share and return the task's own seed."""
     if n_samples < 1:
         raise UsageError(f"n_samples must be at least 1, not {n_samples}")
@@ -42,6 +42,8 @@ def task_seed(task: str, n_samples: int, seed: int, signal: float) -> np.random.
         raise UsageError(f"seed must not be negative, not {seed}")
     if not 0.0 <= signal <= 1.0:
         raise UsageError(f"signal must lie between 0 and 1, not {signal:g}")
+    if not 0.0 <= drift <= 3.0:
+        raise UsageError(f"drift must lie between 0 and 3, not {drift:g}")
     return np.random.SeedSequence(seed).spawn(len(TASKS))[TASKS.index(task)]
 
 

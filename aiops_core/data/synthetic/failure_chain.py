@@ -1,4 +1,4 @@
-"""Degradations of a resource as a finite Markov chain: when incidents come, and how probable they are."""
+"""Episodes of a resource as a finite Markov chain: faults that end in incidents, and benign ones that end well."""
 
 from __future__ import annotations
 
@@ -9,99 +9,167 @@ import numpy as np
 from aiops_core.data.synthetic.draws import WEEK
 
 __all__ = [
+    "BENIGN",
+    "FLEET_EVENT",
     "INCIDENT_HOURS",
     "KINDS",
-    "ONSET",
+    "LATE_FROM",
+    "LATE_KINDS",
+    "PHASES",
     "TELEMETRY_HOURS",
     "TELEMETRY_START",
     "Chain",
-    "degradation_chain",
+    "episode_chain",
     "walk",
 ]
 
-#: Latent degradation processes; the code of each is its position, starting at 1 (0 is healthy).
-KINDS = ("memory_leak", "disk_saturation", "error_storm", "network_flapping", "overload")
+#: Faults, by the name that ``incidents.kind`` carries; the code of each is its position, starting at 1 (0 is healthy).
+KINDS = (
+    "memory_leak",
+    "worker_loss",
+    "disk_saturation",
+    "dependency_loss",
+    "network_flapping",
+    "overload",
+    "lock_contention",
+    "packet_storm",
+)
+#: Faults that no resource has before `LATE_FROM`.
+LATE_KINDS = ("lock_contention", "packet_storm")
+#: Episodes that look like a fault in every single metric and end without an incident; their codes follow the faults'.
+BENIGN = (
+    "cache_warm_up",
+    "compaction",
+    "prefetch",
+    "slow_clients",
+    "retry_wave",
+    "off_peak_work",
+    "bulk_import",
+    "traffic_shift",
+    "fleet_event",
+)
+FLEET_EVENT = len(KINDS) + len(BENIGN)
 TELEMETRY_START = np.datetime64("2025-03-03T00:00:00", "s")  # a Monday
 TELEMETRY_HOURS = 8 * WEEK
-#: Hours from onset to full severity, and how probable each ramp is.
-RAMPS = (30, 42, 60)
-RAMP_WEIGHTS = (0.35, 0.40, 0.25)
-ONSET = 1 / 190  # per healthy hour
-RECOVERY = 0.006  # per degraded hour: somebody fixed it in time
-BASE_HAZARD = 0.00012  # per hour, healthy or not: incidents without warning
-PEAK_HAZARD = 0.15  # per hour at full severity
-HAZARD_POWER = 4.0  # the hazard stays low for most of the ramp
+#: Hours after `TELEMETRY_START`: past every training and validation row, whether cut by position or by calendar.
+LATE_FROM = 7 * WEEK
+#: Every episode passes through this many phases; the hours in each are geometric, so its length is no calendar.
+PHASES = 6
+FAULT_HOURS = 7.0  # mean hours in a phase: 30 to 65 from onset to incident
+BENIGN_HOURS = 10.0  # 30 to 100 hours
+FLEET_HOURS = 2.7
+FAULT_ONSET = 0.0058  # per healthy hour, all kinds together
+BENIGN_ONSET = 0.0035
+LATE_SHARE = 0.12  # of the onsets once late kinds exist
+FLEET_EVENTS = 10  # in the whole record
+FLEET_REACH = 0.6  # share of the healthy resources that takes part in one
+RIPEN = 0.95  # a fault that reaches its end becomes an incident
+RECOVERY = 0.0015  # per hour of a fault: somebody saw it in time
+SUDDEN = 0.0001  # per hour, in any state: incidents without warning
+FLAT_HAZARD = 0.0032  # per hour, in any state, without signal
 INCIDENT_HOURS = (2, 8)  # shortest and longest incident
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The degradation process as a finite Markov chain; state 0 is healthy.
+    """Healthy, or in a phase of an episode; state 0 is healthy.
 
     Attributes (one value a state)
     ----------
     kind : ndarray of int8
-        0 healthy, else position in `KINDS` plus 1.
-    severity : ndarray of float32
-        0 healthy to 1 fully developed.
-    following : ndarray of int32
-        State one hour later if nothing happens; full severity stays.
-    hazard, recovery : ndarray of float64
-        Probability per hour that an incident starts, and that a degradation ends without one.
-    onset : ndarray of int32, (n_kinds * n_ramps,)
-        First state of each (kind, ramp).
-    onset_weight : ndarray of float64
-        Probability of each, given an onset.
+        0 healthy, else a code of `KINDS`, then `BENIGN`.
+    phase : ndarray of int8
+        1 to `PHASES`, 0 when healthy.
+    step : ndarray of float64
+        Probability per hour that the phase ends.
+    ripen : ndarray of float64
+        Probability that the end of the phase is an incident; else the next phase follows, or health after the last.
+    recovery : ndarray of float64
+        Probability per hour that the episode ends early and well.
+    onset : ndarray, (2, states)
+        Probability per healthy hour that an episode starts in the state: before and after `LATE_FROM`.
+    sudden : float
+        Probability per hour of an incident without warning, in any state.
     """
 
     kind: np.ndarray
-    severity: np.ndarray
-    following: np.ndarray
-    hazard: np.ndarray
+    phase: np.ndarray
+    step: np.ndarray
+    ripen: np.ndarray
     recovery: np.ndarray
     onset: np.ndarray
-    onset_weight: np.ndarray
+    sudden: float
 
-    def probability(self, horizon: int) -> np.ndarray:
+    @property
+    def size(self) -> int:
+        """Number of states."""
+        return len(self.kind)
+
+    def following(self, p: np.ndarray) -> np.ndarray:
+        """Return ``p`` of the state that follows each one when its phase ends without an incident, (states,)."""
+        last = (self.phase == PHASES) | (self.phase == 0)
+        return np.where(last, p[0], np.r_[p[1:], p[0]])
+
+    def probability(self, horizon: int, late: bool = False) -> np.ndarray:
         """Exact probability, by state, that an incident starts within the next ``horizon`` hours.
 
-        Backward recursion over the hours left: in every hour the incident comes first, then the recovery, then the
-        onset, else the degradation grows one hour older.
+        Backward recursion over the hours left; ``late`` says whether late kinds may set in.
         """
-        p = np.zeros(len(self.hazard))
+        onset = self.onset[int(late)]
+        p = np.zeros(self.size)
         for _ in range(horizon):
-            stay = np.where(self.kind == 0, 1 - ONSET, 1 - self.recovery) * p[self.following]
-            leave = np.where(self.kind == 0, ONSET * (self.onset_weight @ p[self.onset]), self.recovery * p[0])
-            p = self.hazard + (1 - self.hazard) * (stay + leave)
+            ends = self.step * (self.ripen + (1 - self.ripen) * self.following(p))
+            episode = self.recovery * p[0] + (1 - self.recovery) * (ends + (1 - self.step) * p)
+            healthy = onset @ p + (1 - onset.sum()) * p[0]
+            p = self.sudden + (1 - self.sudden) * np.where(self.kind == 0, healthy, episode)
         return p.round(12)  # equal states stay tied: AUC must not rank rounding errors
 
 
-def degradation_chain(signal: float) -> Chain:
-    """Build the chain; ``signal`` mixes the hazard of the state with a constant one of about the same rate."""
-    kind, severity, following, onset, weight = [0], [0.0], [0], [], []
-    for code in range(1, len(KINDS) + 1):
-        for ramp, share in zip(RAMPS, RAMP_WEIGHTS, strict=True):
-            onset.append(len(kind))
-            weight.append(share / len(KINDS))
-            for age in range(1, ramp + 1):
-                following.append(min(len(kind) + 1, onset[-1] + ramp - 1))
-                kind.append(code)
-                severity.append(age / ramp)
-    level = np.asarray(severity)
-    hazard = signal * (BASE_HAZARD + PEAK_HAZARD * level**HAZARD_POWER) + (1 - signal) * 0.0042
+def episode_chain(signal: float, drift: float = 1.0) -> Chain:
+    """Build the chain; with less ``signal`` fewer faults ripen and more incidents come at a constant rate.
+
+    Without ``drift`` no late kinds appear.
+    """
+    codes = np.arange(1, FLEET_EVENT + 1)
+    kind = np.r_[0, np.repeat(codes, PHASES)]
+    phase = np.r_[0, np.tile(np.arange(1, PHASES + 1), len(codes))]
+    fault = (kind >= 1) & (kind <= len(KINDS))
+    hours = np.where(fault, FAULT_HOURS, np.where(kind == FLEET_EVENT, FLEET_HOURS, BENIGN_HOURS))
+    late_codes = [KINDS.index(name) + 1 for name in LATE_KINDS]
+    onset = np.zeros((2, len(kind)))
+    for regime in (0, 1):
+        share = LATE_SHARE if regime and drift > 0 else 0.0
+        for code in codes:
+            first = np.flatnonzero((kind == code) & (phase == 1))
+            if code in late_codes:
+                rate = FAULT_ONSET * share / len(late_codes)
+            elif code <= len(KINDS):
+                rate = FAULT_ONSET * (1 - share) / (len(KINDS) - len(late_codes))
+            elif code == FLEET_EVENT:
+                rate = FLEET_REACH * FLEET_EVENTS / (TELEMETRY_HOURS + WEEK)
+            else:
+                rate = BENIGN_ONSET / (len(BENIGN) - 1)
+            onset[regime, first] = rate
     return Chain(
-        kind=np.asarray(kind, dtype=np.int8),
-        severity=level.astype(np.float32),
-        following=np.asarray(following, dtype=np.int32),
-        hazard=hazard,
-        recovery=np.full(len(kind), RECOVERY),
-        onset=np.asarray(onset, dtype=np.int32),
-        onset_weight=np.asarray(weight),
+        kind=kind.astype(np.int8),
+        phase=phase.astype(np.int8),
+        step=np.where(kind == 0, 0.0, 1 / hours),
+        ripen=np.where(fault & (phase == PHASES), RIPEN * signal, 0.0),
+        recovery=np.where(fault, RECOVERY, 0.0),
+        onset=onset,
+        sudden=signal * SUDDEN + (1 - signal) * FLAT_HAZARD,
     )
 
 
-def walk(rng: np.random.Generator, chain: Chain, resources: int, hours: int) -> tuple[np.ndarray, np.ndarray]:
+def walk(
+    rng: np.random.Generator, chain: Chain, start: np.ndarray, hours: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Walk all resources through the chain.
+
+    Parameters
+    ----------
+    start : ndarray, (resources,), int
+        Hour after `TELEMETRY_START` at which each record begins.
 
     Returns
     -------
@@ -109,34 +177,45 @@ def walk(rng: np.random.Generator, chain: Chain, resources: int, hours: int) -> 
         State of the chain. During an incident: the state it broke out of.
     outage : ndarray, (hours, resources), int8
         0 outside incidents, else the hour of the incident counted from 1.
+    cause : ndarray, (hours, resources), int8
+        Code of the fault that broke out, 0 for a sudden incident; meaningful where ``outage`` is 1.
     """
-    burn_in = 300
+    burn_in = 400
+    resources = len(start)
     state = np.zeros((hours, resources), dtype=np.int16)
     outage = np.zeros((hours, resources), dtype=np.int8)
+    cause = np.zeros((hours, resources), dtype=np.int8)
     now = np.zeros(resources, dtype=np.int64)
     left = np.zeros(resources, dtype=np.int64)  # hours the incident still lasts
     since = np.zeros(resources, dtype=np.int8)
-    steps = np.cumsum(chain.onset_weight)
+    fleet = rng.choice(TELEMETRY_HOURS + WEEK, FLEET_EVENTS, replace=False)
+    first_fleet = chain.size - PHASES
+    steps = np.cumsum(np.where(chain.kind == FLEET_EVENT, 0.0, chain.onset), axis=1)
     for t in range(-burn_in, hours):
-        draw = rng.random((3, resources))
-        running = left > 0
-        ended = running & (left == 1)
+        draw = rng.random((4, resources))
+        clock = start + t
+        running, ended = left > 0, left == 1
         left[running] -= 1
-        breaks = ~running & (draw[0] < chain.hazard[now])
-        turn = ~running & ~breaks
-        healthy = now == 0
-        begins = turn & healthy & (draw[1] < ONSET)
-        recovers = turn & ~healthy & (draw[1] < chain.recovery[now])
-        ages = turn & ~recovers & ~healthy
-        picked = np.minimum(np.searchsorted(steps, draw[2]), len(steps) - 1)
-        now = np.where(ages, chain.following[now], now)
-        now = np.where(begins, chain.onset[picked], now)
+        sudden = ~running & (draw[0] < chain.sudden)
+        turn = ~running & ~sudden
+        recovers = turn & (draw[1] < chain.recovery[now])
+        moves = turn & ~recovers & (draw[2] < chain.step[now])
+        ripe = moves & (draw[3] < chain.ripen[now])
+        begun = turn & (now == 0)
+        picked = np.where(
+            clock >= LATE_FROM, np.searchsorted(steps[1], draw[1]), np.searchsorted(steps[0], draw[1])
+        )
+        code = np.where(ripe, chain.kind[now], 0)
+        last = chain.phase[now] == PHASES
+        now = np.where(moves & ~ripe, np.where(last, 0, now + 1), now)
+        now = np.where(begun & (picked < chain.size), picked % chain.size, now)
+        now = np.where(begun & (now == 0) & np.isin(clock, fleet) & (draw[3] < FLEET_REACH), first_fleet, now)
         now = np.where(recovers | ended, 0, now)
-        length = INCIDENT_HOURS[0] + (draw[2] * (INCIDENT_HOURS[1] - INCIDENT_HOURS[0] + 1)).astype(np.int64)
-        left = np.where(breaks, length, left)
+        length = INCIDENT_HOURS[0] + (draw[1] * (INCIDENT_HOURS[1] - INCIDENT_HOURS[0] + 1)).astype(np.int64)
+        left = np.where(sudden | ripe, length, left)
         since = np.where(left > 0, since + 1, 0).astype(np.int8)
         if t == -1:  # no incident runs when the record begins
             now, left, since = np.where(left > 0, 0, now), np.zeros_like(left), np.zeros_like(since)
         if t >= 0:
-            state[t], outage[t] = now, since
-    return state, outage
+            state[t], outage[t], cause[t] = now, since, code
+    return state, outage, cause

@@ -121,7 +121,8 @@ class FailureData:
         As in the card.
     center, scale : ndarray, (n_features,), float32
         Median and robust standard deviation of training rows.
-    oracle : ndarray, (n_test,) or None
+    oracle : dict of str to ndarray, or None
+        By part, validation and test: what the oracle of synthetic data says of the examples.
     effort : Effort
     info : dict
     """
@@ -146,7 +147,7 @@ class FailureData:
     horizon: int
     stride: int
     step_seconds: int
-    oracle: np.ndarray | None
+    oracle: dict[str, np.ndarray] | None
     effort: Effort = FULL_EFFORT
     info: dict[str, Any] = field(default_factory=dict)
     #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.

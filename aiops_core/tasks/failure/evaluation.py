@@ -12,7 +12,7 @@ from aiops_core.judge import curves, intervals, metrics
 from aiops_core.judge.intervals import Metric
 from aiops_core.servable.failure import FailureServable
 from aiops_core.tasks.failure.data import GATE_METRICS, PROBABILITY_METRICS, FailureData, Prediction
-from aiops_core.tasks.failure.decision import events, policies
+from aiops_core.tasks.failure.decision import events, highest_f1, policies
 from aiops_core.tasks.failure.export import score
 from aiops_core.tasks.failure.split import thin_rows
 
@@ -20,11 +20,11 @@ __all__ = ["compare", "details", "evaluate", "importance", "oracle", "prediction
 
 
 def oracle(data: FailureData) -> Prediction | None:
-    """Return the oracle's prediction of the test part; synthetic data only."""
+    """Return the oracle's prediction of the test part, its threshold from validation; synthetic data only."""
     if data.oracle is None:
         return None
-    threshold = curves.f1_threshold(data.truth("test"), data.oracle)
-    return {"probability": data.oracle, "alarm": data.oracle >= threshold}
+    threshold = highest_f1(data.truth("validation"), data.oracle["validation"])
+    return {"probability": data.oracle["test"], "alarm": data.oracle["test"] >= threshold}
 
 
 def evaluate(

@@ -168,8 +168,17 @@ def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
 
 
-def _oracle_rows(frame: pd.DataFrame | None, data: FailureData) -> np.ndarray | None:
-    if frame is None:
+def _oracle_rows(oracle: Any, data: FailureData) -> dict[str, np.ndarray] | None:
+    """Ask the oracle about the examples: a function of the keys, or a frame of keys with their ``probability``."""
+    if oracle is None:
         return None
-    found = data.keys("test").merge(frame, on=["resource_id", "timestamp"], how="left", validate="one_to_one")
-    return found["probability"].to_numpy(dtype=np.float64)
+    out = {}
+    for part in ("validation", "test"):
+        keys = data.keys(part)
+        if callable(oracle):
+            found = oracle(keys)
+        else:
+            merged = keys.merge(oracle, on=["resource_id", "timestamp"], how="left", validate="one_to_one")
+            found = merged["probability"]
+        out[part] = np.asarray(found, dtype=np.float64)
+    return out
