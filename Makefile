@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench benchmark-data lint lock clean
+.PHONY: help setup report test test-fast serve lab bench benchmark-data difficulty lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ bench: setup ## throughput and latency side by side, as ratios, to reports/bench
 
 benchmark-data: setup ## all real data sets against their floors, to reports/real-data.md
 	$(BIN)/python tests/benchmarks/real_data.py $(ARGS)
+
+difficulty: setup ## how hard the synthetic data are for simple and strong methods, to reports/difficulty.md
+	$(BIN)/python tests/benchmarks/difficulty.py $(ARGS)
 
 lint: setup ## ruff, format check, mypy
 	$(BIN)/ruff check .

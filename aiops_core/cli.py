@@ -176,12 +176,14 @@ def models_rollback(name: str) -> None:
 
 
 @data_app.command("generate")
-def data_generate(out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0) -> None:
+def data_generate(
+    out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0, drift: float = 1.0
+) -> None:
     """Write the synthetic data set as a folder of contract tables."""
     from aiops_core.data import folder
     from aiops_core.data import sources as datasets
 
-    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal)
+    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=drift)
     folder.save_folder(dataset, out)
     typer.echo(f"{', '.join(dataset.tables)} written to {out}")
 

@@ -31,8 +31,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.data": (
         "errors markup facts files settings units rules servable",
-        ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
-        "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
+        ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity "
+        "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.failure synthetic.failure_chain "
+        "synthetic.failure_effects synthetic.failure_filter synthetic.failure_metrics synthetic.threat "
+        "synthetic.threat_tactics tables validation",
     ),
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (

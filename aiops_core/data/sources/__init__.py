@@ -24,6 +24,7 @@ def load(
     n_samples: int | None = None,
     seed: int = 7,
     signal: float = 1.0,
+    drift: float = 1.0,
     tasks: Sequence[str] = TASKS,
 ) -> Dataset:
     """Load a source as validated contract tables.
@@ -38,6 +39,8 @@ def load(
         Seed of synthetic data.
     signal : float, default 1.0
         Strength of synthetic data's signal, from 0 to 1.
+    drift : float, default 1.0
+        How far synthetic data drift, from 0 to 3.
     tasks : sequence of str
         Tasks whose tables are needed.
 
@@ -55,13 +58,15 @@ def load(
     if n_samples is not None and n_samples < 1:
         raise UsageError(f"n_samples = {n_samples} must be at least 1")
     if source == "synthetic":
-        made = synthetic.dataset(n_samples or DEFAULT_SAMPLES, seed=seed, signal=signal, tasks=tasks)
+        made = synthetic.dataset(n_samples or DEFAULT_SAMPLES, seed=seed, signal=signal, drift=drift, tasks=tasks)
         tables, notes = validate_all(made.tables)
         return Dataset(made.name, made.title, made.licence, tables, made.config, made.oracles, notes)
     if n_samples is not None:
         raise UsageError(f"n_samples goes with synthetic data only; source '{source}' is used whole")
     if signal != 1.0:
         raise UsageError(f"signal goes with synthetic data only, not with source '{source}'")
+    if drift != 1.0:
+        raise UsageError(f"drift goes with synthetic data only, not with source '{source}'")
     if source in PUBLIC:
         return PUBLIC[source]()
     folder = Path(source)

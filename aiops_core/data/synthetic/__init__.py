@@ -23,7 +23,9 @@ from typing import Any
 
 import pandas as pd
 
-from aiops_core.data.synthetic.capacity import USAGE_EXOGENOUS, USAGE_TARGETS, UsageOracle, usage
+from aiops_core.data.synthetic.capacity import usage
+from aiops_core.data.synthetic.capacity_filter import UsageOracle
+from aiops_core.data.synthetic.capacity_parts import USAGE_EXOGENOUS, USAGE_TARGETS
 from aiops_core.data.synthetic.draws import CONFIG
 from aiops_core.data.synthetic.failure import Telemetry, telemetry
 from aiops_core.data.synthetic.failure_effects import TELEMETRY_METRICS

@@ -70,9 +70,7 @@ class Telemetry:
             mine = (code >= part.start) & (code < part.stop)
             values = np.full((len(TELEMETRY_METRICS), part.stop - part.start, hours), np.nan, dtype=np.float32)
             values[:, code[mine] - part.start, hour[mine]] = self.telemetry.loc[mine, list(TELEMETRY_METRICS)].T
-            probability[:, part] = filtered_probability(
-                values, clock[part], self.chain, shown, self.drift, horizon
-            )
+            probability[:, part] = filtered_probability(values, clock[part], self.chain, shown, self.drift, horizon)
         return self._outside(probability, pd.Series(ids, dtype="str"))
 
     @cached_property

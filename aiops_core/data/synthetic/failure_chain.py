@@ -108,7 +108,7 @@ class Chain:
     def following(self, p: np.ndarray) -> np.ndarray:
         """Return ``p`` of the state that follows each one when its phase ends without an incident, (states,)."""
         last = (self.phase == PHASES) | (self.phase == 0)
-        return np.where(last, p[0], np.r_[p[1:], p[0]])
+        return np.asarray(np.where(last, p[0], np.r_[p[1:], p[0]]))
 
     def probability(self, horizon: int, late: bool = False) -> np.ndarray:
         """Exact probability, by state, that an incident starts within the next ``horizon`` hours.
@@ -122,7 +122,7 @@ class Chain:
             episode = self.recovery * p[0] + (1 - self.recovery) * (ends + (1 - self.step) * p)
             healthy = onset @ p + (1 - onset.sum()) * p[0]
             p = self.sudden + (1 - self.sudden) * np.where(self.kind == 0, healthy, episode)
-        return p.round(12)  # equal states stay tied: AUC must not rank rounding errors
+        return np.asarray(p.round(12))  # equal states stay tied: AUC must not rank rounding errors
 
 
 def episode_chain(signal: float, drift: float = 1.0) -> Chain:
@@ -202,9 +202,7 @@ def walk(
         moves = turn & ~recovers & (draw[2] < chain.step[now])
         ripe = moves & (draw[3] < chain.ripen[now])
         begun = turn & (now == 0)
-        picked = np.where(
-            clock >= LATE_FROM, np.searchsorted(steps[1], draw[1]), np.searchsorted(steps[0], draw[1])
-        )
+        picked = np.where(clock >= LATE_FROM, np.searchsorted(steps[1], draw[1]), np.searchsorted(steps[0], draw[1]))
         code = np.where(ripe, chain.kind[now], 0)
         last = chain.phase[now] == PHASES
         now = np.where(moves & ~ripe, np.where(last, 0, now + 1), now)

@@ -115,7 +115,9 @@ class _Levels:
         heals = np.concatenate([recovers, np.float32(_LEAVE) * down[:, None]], axis=1)
         heals[:, self.last] += moves[:, self.last]
         heals[:, 0] = stays[:, 0]
-        breaks = np.concatenate([ripe + calm * np.float32(chain.sudden), np.float32(1 - _LEAVE) * down[:, None]], axis=1)
+        breaks = np.concatenate(
+            [ripe + calm * np.float32(chain.sudden), np.float32(1 - _LEAVE) * down[:, None]], axis=1
+        )
         belief = np.empty_like(self.belief)
         belief[:, 0], belief[:, -1] = heals.sum(axis=1), breaks.sum(axis=1)
         belief[:, 1:-1] = stays[:, 1:] + enters[:, 1:-1]

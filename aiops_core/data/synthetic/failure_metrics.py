@@ -56,7 +56,7 @@ def trailing_mean(values: np.ndarray, width: int = DAY) -> np.ndarray:
     """Mean of the last ``width`` values, of fewer at the start; along the last axis."""
     total = np.cumsum(values, axis=-1, dtype=np.float64)
     total[..., width:] = total[..., width:] - total[..., :-width]
-    return (total / np.minimum(np.arange(1, values.shape[-1] + 1), width)).astype(np.float32)
+    return np.asarray(total / np.minimum(np.arange(1, values.shape[-1] + 1), width), dtype=np.float32)
 
 
 def _gaps(rng: np.random.Generator, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CLASSES", "INTENSITY", "INTENSITY_WEIGHTS", "LAWS", "STYLE", "TACTICS", "WILD", "Law", "Tactic", "locations"]
+__all__ = [
+    "CLASSES",
+    "INTENSITY",
+    "INTENSITY_WEIGHTS",
+    "LAWS",
+    "STYLE",
+    "TACTICS",
+    "WILD",
+    "Law",
+    "Tactic",
+    "locations",
+]
 
 #: Classes with their share; ``normal`` first.
 CLASSES: dict[str, float] = {
@@ -39,23 +50,23 @@ class Law:
 
 
 LAWS: dict[str, Law] = {
-    "request_rate": Law("lognormal", math.log(60.0), 0.60, 0.45, "network"),
+    "request_rate": Law("lognormal", math.log(60.0), 0.56, 0.45, "network"),
     "failed_auth_count": Law("count", math.log(1.2), 3.0, 0.30, "identity"),
     "unique_ips": Law("count", math.log(6.0), 5.0, 0.25, "network"),
-    "avg_payload_size": Law("lognormal", math.log(1200.0), 0.52, 0.10, "application"),
-    "port_scan_score": Law("logit", -3.0, 0.72, 0.20, "network"),
-    "sql_injection_score": Law("logit", -3.0, 0.72, 0.15, "application"),
-    "xss_score": Law("logit", -3.0, 0.72, 0.15, "application"),
-    "geographic_entropy": Law("lognormal", math.log(0.8), 0.40, 0.20, "network"),
-    "time_anomaly_score": Law("logit", -1.4, 0.72, 0.10, "identity"),
-    "file_access_rate": Law("lognormal", math.log(8.0), 0.64, 0.40, "host"),
-    "privilege_escalation_score": Law("logit", -3.2, 0.72, 0.15, "host"),
-    "data_transfer_rate": Law("lognormal", math.log(1.5), 0.68, 0.45, "host"),
+    "avg_payload_size": Law("lognormal", math.log(1200.0), 0.49, 0.10, "application"),
+    "port_scan_score": Law("logit", -3.0, 0.68, 0.20, "network"),
+    "sql_injection_score": Law("logit", -3.0, 0.68, 0.15, "application"),
+    "xss_score": Law("logit", -3.0, 0.68, 0.15, "application"),
+    "geographic_entropy": Law("lognormal", math.log(0.8), 0.38, 0.20, "network"),
+    "time_anomaly_score": Law("logit", -1.4, 0.68, 0.10, "identity"),
+    "file_access_rate": Law("lognormal", math.log(8.0), 0.60, 0.40, "host"),
+    "privilege_escalation_score": Law("logit", -3.2, 0.68, 0.15, "host"),
+    "data_transfer_rate": Law("lognormal", math.log(1.5), 0.64, 0.45, "host"),
 }
 #: Sd of a campaign's own style, in units of the feature's dispersion; counts have none.
-STYLE = 0.4
+STYLE = 0.35
 #: Share of rows whose features scatter wider, and by how much.
-WILD = (0.08, 2.0)
+WILD = (0.05, 2.0)
 #: Intensity levels, from stealthy to blatant (for normal activity: from quiet to busy), and their weights.
 INTENSITY = (-1.3, -0.4, 0.4, 1.3)
 INTENSITY_WEIGHTS = (0.2, 0.3, 0.3, 0.2)
@@ -91,7 +102,9 @@ TACTICS: tuple[Tactic, ...] = (
     Tactic("unauthorized_access", 0.5, {**_GUESSING, "request_rate": 1.7, "geographic_entropy": -1.1}),
     Tactic("unauthorized_access", 0.5, {**_GUESSING, "request_rate": -1.7, "geographic_entropy": 1.1}),
     Tactic("brute_force", 0.5, {**_GUESSING, "failed_auth_count": 3.7, "request_rate": 1.7, "geographic_entropy": 1.1}),
-    Tactic("brute_force", 0.5, {**_GUESSING, "failed_auth_count": 3.7, "request_rate": -1.7, "geographic_entropy": -1.1}),
+    Tactic(
+        "brute_force", 0.5, {**_GUESSING, "failed_auth_count": 3.7, "request_rate": -1.7, "geographic_entropy": -1.1}
+    ),
     Tactic("ddos_attack", 0.5, {**_FLOODING, "geographic_entropy": 1.0, "avg_payload_size": -1.3}),
     Tactic("ddos_attack", 0.5, {**_FLOODING, "geographic_entropy": -1.0, "avg_payload_size": 1.3}),
     Tactic("data_exfiltration", 0.5, {**_TAKING, "avg_payload_size": 1.4, "port_scan_score": 1.9}),
@@ -100,8 +113,12 @@ TACTICS: tuple[Tactic, ...] = (
     Tactic("malware_activity", 0.5, {**_TAKING, "avg_payload_size": -1.4, "port_scan_score": 1.9, "unique_ips": 1.0}),
     Tactic("privilege_escalation", 0.5, {**_RISING, "time_anomaly_score": 1.9, "failed_auth_count": 1.8}),
     Tactic("privilege_escalation", 0.5, {**_RISING, "time_anomaly_score": -1.9, "failed_auth_count": -1.5}),
-    Tactic("sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.4, "avg_payload_size": 1.3, "request_rate": 1.6}),
-    Tactic("sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.4, "avg_payload_size": -1.3, "request_rate": -1.6}),
+    Tactic(
+        "sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.4, "avg_payload_size": 1.3, "request_rate": 1.6}
+    ),
+    Tactic(
+        "sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.4, "avg_payload_size": -1.3, "request_rate": -1.6}
+    ),
     Tactic("xss_attack", 0.5, {**_INJECTING, "xss_score": 4.4, "avg_payload_size": 1.3, "request_rate": -1.6}),
     Tactic("xss_attack", 0.5, {**_INJECTING, "xss_score": 4.4, "avg_payload_size": -1.3, "request_rate": 1.6}),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from aiops_core.data import splits, tables
 from aiops_core.data.tables import Dataset

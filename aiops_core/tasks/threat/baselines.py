@@ -12,7 +12,7 @@ from aiops_core import rules
 from aiops_core.data.splits import TRAIN
 from aiops_core.servable.threat import expected_cost_label
 from aiops_core.tasks.threat.data import Prediction, ThreatData
-from aiops_core.tasks.threat.decision import choose_alpha, decision_weights
+from aiops_core.tasks.threat.decision import best_weights, choose_alpha, decision_weights
 from aiops_core.tasks.threat.rows import class_prior, held_out
 
 
@@ -88,12 +88,10 @@ def oracle(data: ThreatData) -> Prediction | None:
     """Return the exact posterior on test rows with the decision a perfect model would take, if it is known."""
     if data.oracle is None:
         return None
-    # The best decision for macro-F1 is not the most probable class: the oracle's exponent is chosen like ours.
-    prior = class_prior(data)
-    train = data.oracle[data.rows]
-    alpha, _ = choose_alpha(data.y[data.rows], train, data.weight, prior)
+    # The best decision for macro-F1 is not the most probable class: its weights are those of highest F1 in validation.
+    weights = best_weights(data.y[data.rows], data.oracle[data.rows], data.weight)
     probability = data.oracle[data.index("test")]
     return {
         "probability": probability,
-        "label": expected_cost_label(probability, weights=decision_weights(prior, alpha), costs=data.costs),
+        "label": expected_cost_label(probability, weights=weights, costs=data.costs),
     }
