@@ -12,6 +12,7 @@ from aiops_core.data.synthetic.draws import CONFIG, HOUR, WEEK, chunks, resource
 from aiops_core.data.synthetic.failure_chain import (
     INCIDENT_HOURS,
     KINDS,
+    LATE_FROM,
     TELEMETRY_HOURS,
     TELEMETRY_START,
     Chain,
@@ -76,9 +77,11 @@ class Telemetry:
     @cached_property
     def state_oracle(self) -> pd.DataFrame:
         """As `oracle`, from the latent state: what nobody who sees metrics can reach."""
-        by_state = self.chain.probability(CONFIG["failure"]["horizon"])
+        horizon = CONFIG["failure"]["horizon"]
+        by_state = np.stack([self.chain.probability(horizon, late) for late in (False, True)])
+        clock = (self.start - TELEMETRY_START) // HOUR + np.arange(len(self.state))[:, None]
         ids = pd.Series(resource_ids("server", len(self.start)), dtype="str")
-        return self._outside(by_state[self.state], ids)
+        return self._outside(by_state[(clock >= LATE_FROM).astype(int), self.state], ids)
 
     def predict(self, keys: pd.DataFrame) -> np.ndarray:
         """Return the oracle's probability for ``resource_id`` and ``timestamp`` (the full hour), (n,), NaN elsewhere."""

@@ -56,7 +56,9 @@ def trailing_mean(values: np.ndarray, width: int = DAY) -> np.ndarray:
     """Mean of the last ``width`` values, of fewer at the start; along the last axis."""
     total = np.cumsum(values, axis=-1, dtype=np.float64)
     total[..., width:] = total[..., width:] - total[..., :-width]
-    return np.asarray(total / np.minimum(np.arange(1, values.shape[-1] + 1), width), dtype=np.float32)
+    counts = np.minimum(np.arange(1, values.shape[-1] + 1), width)
+    mean: np.ndarray = (total / counts).astype(np.float32)
+    return mean
 
 
 def _gaps(rng: np.random.Generator, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,8 @@ def oracle(data: ThreatData) -> Prediction | None:
     if data.oracle is None:
         return None
     # The best decision for macro-F1 is not the most probable class: its weights are those of highest F1 in validation.
-    weights = best_weights(data.y[data.rows], data.oracle[data.rows], data.weight)
+    train = np.flatnonzero(data.part == TRAIN)
+    weights = best_weights(data.y[train], data.oracle[train])
     probability = data.oracle[data.index("test")]
     return {
         "probability": probability,

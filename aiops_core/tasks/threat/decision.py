@@ -65,12 +65,12 @@ def choose_alpha(
     return float(alphas[best]), float(smooth[best])
 
 
-def best_weights(truth: np.ndarray, probability: np.ndarray, weight: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """Return one decision weight a class, (n_classes,), mean 1, of highest weighted macro-F1: one class at a time.
+def best_weights(truth: np.ndarray, probability: np.ndarray, rounds: int = 4) -> np.ndarray:
+    """Return one decision weight a class, (n_classes,), mean 1, of highest macro-F1: one class at a time.
 
     For exact probabilities and many rows; it follows the noise where probabilities are estimated or rows are few.
     """
-    n = probability.shape[1]
+    n, weight = probability.shape[1], np.ones(len(truth))
     logs = np.zeros(n)
     best = _weighted_macro_f1(truth, probability.argmax(axis=1), weight, n)
     for step in np.geomspace(0.8, 0.1, rounds):
