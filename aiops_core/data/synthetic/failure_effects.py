@@ -18,6 +18,7 @@ __all__ = [
     "LEVEL_DECAY",
     "LEVEL_DRIFT",
     "LEVEL_SPREAD",
+    "LOAD_LEVEL",
     "LOAD_SHARE",
     "NOISE",
     "OUTLIER_RATE",
@@ -45,6 +46,7 @@ TYPICAL = np.array([-0.85, -0.2, 6.0, 3.4, 0.0, 0.0, 4.8])  # mean level of all 
 LEVEL_SPREAD = np.array([0.4, 0.4, 0.5, 0.5, 0.4, 0.4, 0.5])  # sd between resources
 NOISE = np.array([0.16, 0.12, 0.18, 0.16, 0.40, 0.40, 0.15])  # sd of an hour
 LOAD_SHARE = np.array([0.5, 0.08, 0.4, 0.9, 0.3, 0.4, 0.2])  # per unit of log load above that of the last day
+LOAD_LEVEL = 5.0  # mean log of the request rate
 LEVEL_DRIFT = 0.30  # stationary sd of a resource's level around its mean, at drift 1
 LEVEL_DECAY = 0.995  # per hour
 OUTLIER_RATE, OUTLIER_SCALE = 0.03, 4.0

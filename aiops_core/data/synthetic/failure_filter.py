@@ -63,7 +63,7 @@ def _filled(load: np.ndarray) -> np.ndarray:
     seen = ~np.isnan(load)
     last = np.maximum.accumulate(np.where(seen, np.arange(load.shape[1]), -1), axis=1)
     filled = np.take_along_axis(load, np.maximum(last, 0), axis=1)
-    return np.where(np.isnan(filled), np.nanmean(load, axis=1, keepdims=True), filled)
+    return np.where(np.isnan(filled), np.float32(fx.LOAD_LEVEL), filled)
 
 
 def _log_density(square: np.ndarray, variance: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ def to_story(values: np.ndarray) -> np.ndarray:
     """Return metrics on the scale the story is told in: log odds of the percentages, logs of the rest; (metrics, ...)."""
     out = np.log(np.maximum(values, 1e-6))
     out[:2] -= np.log(np.maximum(100.0 - values[:2], 1e-6))
-    return out
+    return np.asarray(out)
 
 
 def trailing_mean(values: np.ndarray, width: int = DAY) -> np.ndarray:
@@ -124,5 +124,5 @@ def _metrics(
         story = level + effects.shift[state, k] + (fx.LOAD_SHARE[k] + effects.coupling[state, k]) * above
         story += fx.NOISE[k] * noise + fx.BURST * bursts.get(name, 0.0)
         out[k] = 100 / (1 + np.exp(-story)) if k < 2 else np.exp(story)
-    out[-1] = np.exp(rng.normal(5.0, 0.8, (n, 1)) + load)
+    out[-1] = np.exp(rng.normal(fx.LOAD_LEVEL, 0.8, (n, 1)) + load)
     return out
