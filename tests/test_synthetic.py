@@ -420,8 +420,8 @@ def test_posterior_is_calibrated() -> None:
         assert truth[near].mean() == pytest.approx(p[near].mean(), abs=0.06)
 
 
-def test_many_failed_logins_at_a_high_rate_are_an_attack() -> None:
-    row = pd.DataFrame([{"failed_auth_count": 45, "request_rate": 400, "geographic_entropy": 2.5}])
+def test_many_failed_logins_from_many_addresses_are_an_attack() -> None:
+    row = pd.DataFrame([{"failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}])
     posterior = synthetic.activity_posterior(row)
     assert posterior["normal"].to_numpy()[0] < 0.05
     assert list(posterior.columns)[int(posterior.to_numpy().argmax())] == "brute_force"

@@ -50,18 +50,18 @@ class Law:
 
 
 LAWS: dict[str, Law] = {
-    "request_rate": Law("lognormal", math.log(60.0), 0.56, 0.45, "network"),
+    "request_rate": Law("lognormal", math.log(60.0), 0.62, 0.45, "network"),
     "failed_auth_count": Law("count", math.log(1.2), 3.0, 0.30, "identity"),
     "unique_ips": Law("count", math.log(6.0), 5.0, 0.25, "network"),
-    "avg_payload_size": Law("lognormal", math.log(1200.0), 0.49, 0.10, "application"),
-    "port_scan_score": Law("logit", -3.0, 0.68, 0.20, "network"),
-    "sql_injection_score": Law("logit", -3.0, 0.68, 0.15, "application"),
-    "xss_score": Law("logit", -3.0, 0.68, 0.15, "application"),
-    "geographic_entropy": Law("lognormal", math.log(0.8), 0.38, 0.20, "network"),
-    "time_anomaly_score": Law("logit", -1.4, 0.68, 0.10, "identity"),
-    "file_access_rate": Law("lognormal", math.log(8.0), 0.60, 0.40, "host"),
-    "privilege_escalation_score": Law("logit", -3.2, 0.68, 0.15, "host"),
-    "data_transfer_rate": Law("lognormal", math.log(1.5), 0.64, 0.45, "host"),
+    "avg_payload_size": Law("lognormal", math.log(1200.0), 0.54, 0.10, "application"),
+    "port_scan_score": Law("logit", -3.0, 0.75, 0.20, "network"),
+    "sql_injection_score": Law("logit", -3.0, 0.75, 0.15, "application"),
+    "xss_score": Law("logit", -3.0, 0.75, 0.15, "application"),
+    "geographic_entropy": Law("lognormal", math.log(0.8), 0.42, 0.20, "network"),
+    "time_anomaly_score": Law("logit", -1.4, 0.75, 0.10, "identity"),
+    "file_access_rate": Law("lognormal", math.log(8.0), 0.66, 0.40, "host"),
+    "privilege_escalation_score": Law("logit", -3.2, 0.75, 0.15, "host"),
+    "data_transfer_rate": Law("lognormal", math.log(1.5), 0.70, 0.45, "host"),
 }
 #: Sd of a campaign's own style, in units of the feature's dispersion; counts have none.
 STYLE = 0.35
@@ -86,8 +86,8 @@ class Tactic:
 _GUESSING = {"failed_auth_count": 2.9, "time_anomaly_score": 1.2}
 _INJECTING = {"sql_injection_score": 3.5, "xss_score": 3.5}
 _TAKING = {"data_transfer_rate": 2.9, "file_access_rate": 2.3}
-_FLOODING = {"request_rate": 3.4, "unique_ips": 2.6}
-_RISING = {"privilege_escalation_score": 3.8, "file_access_rate": 0.8}
+_FLOODING = {"request_rate": 3.1, "unique_ips": 2.6}
+_RISING = {"privilege_escalation_score": 3.6, "file_access_rate": 0.8}
 # Classes that share their leading features are told apart by how two others go together: both high or both low is one
 # class, one high and one low the other. No feature alone, and no weighted sum of them, tells.
 TACTICS: tuple[Tactic, ...] = (
@@ -97,30 +97,44 @@ TACTICS: tuple[Tactic, ...] = (
     Tactic("normal", 0.06, {"data_transfer_rate": 2.6, "file_access_rate": 2.0, "time_anomaly_score": 1.2}),  # backup
     Tactic("normal", 0.04, {**_FLOODING, "geographic_entropy": 1.0, "avg_payload_size": 1.2}),  # a crowd of customers
     Tactic("normal", 0.04, {**_FLOODING, "geographic_entropy": -1.0, "avg_payload_size": -1.2}),  # a load test
-    Tactic("normal", 0.03, {**_RISING, "time_anomaly_score": 1.9, "failed_auth_count": -1.5}),  # night maintenance
-    Tactic("normal", 0.03, {**_RISING, "time_anomaly_score": -1.9, "failed_auth_count": 1.8}),  # a help desk
+    Tactic("normal", 0.03, {**_RISING, "time_anomaly_score": 1.7, "request_rate": -1.6}),  # night maintenance
+    Tactic("normal", 0.03, {**_RISING, "time_anomaly_score": -1.7, "request_rate": 1.6}),  # a help desk
     Tactic("unauthorized_access", 0.5, {**_GUESSING, "request_rate": 1.7, "geographic_entropy": -1.1}),
     Tactic("unauthorized_access", 0.5, {**_GUESSING, "request_rate": -1.7, "geographic_entropy": 1.1}),
-    Tactic("brute_force", 0.5, {**_GUESSING, "failed_auth_count": 3.7, "request_rate": 1.7, "geographic_entropy": 1.1}),
     Tactic(
-        "brute_force", 0.5, {**_GUESSING, "failed_auth_count": 3.7, "request_rate": -1.7, "geographic_entropy": -1.1}
+        "brute_force",
+        0.5,
+        {**_GUESSING, "failed_auth_count": 3.8, "unique_ips": 1.0, "request_rate": 1.7, "geographic_entropy": 1.1},
     ),
-    Tactic("ddos_attack", 0.5, {**_FLOODING, "geographic_entropy": 1.0, "avg_payload_size": -1.3}),
-    Tactic("ddos_attack", 0.5, {**_FLOODING, "geographic_entropy": -1.0, "avg_payload_size": 1.3}),
+    Tactic(
+        "brute_force",
+        0.5,
+        {**_GUESSING, "failed_auth_count": 3.8, "unique_ips": 1.0, "request_rate": -1.7, "geographic_entropy": -1.1},
+    ),
+    Tactic("ddos_attack", 0.5, {**_FLOODING, "request_rate": 4.4, "geographic_entropy": 1.0, "avg_payload_size": -1.3}),
+    Tactic("ddos_attack", 0.5, {**_FLOODING, "request_rate": 4.4, "geographic_entropy": -1.0, "avg_payload_size": 1.3}),
     Tactic("data_exfiltration", 0.5, {**_TAKING, "avg_payload_size": 1.4, "port_scan_score": 1.9}),
     Tactic("data_exfiltration", 0.5, {**_TAKING, "avg_payload_size": -1.4, "port_scan_score": -1.9}),
-    Tactic("malware_activity", 0.5, {**_TAKING, "avg_payload_size": 1.4, "port_scan_score": -1.9, "unique_ips": 1.0}),
-    Tactic("malware_activity", 0.5, {**_TAKING, "avg_payload_size": -1.4, "port_scan_score": 1.9, "unique_ips": 1.0}),
-    Tactic("privilege_escalation", 0.5, {**_RISING, "time_anomaly_score": 1.9, "failed_auth_count": 1.8}),
-    Tactic("privilege_escalation", 0.5, {**_RISING, "time_anomaly_score": -1.9, "failed_auth_count": -1.5}),
+    Tactic("malware_activity", 0.5, {**_TAKING, "avg_payload_size": 1.4, "port_scan_score": -1.9, "unique_ips": 1.5}),
+    Tactic("malware_activity", 0.5, {**_TAKING, "avg_payload_size": -1.4, "port_scan_score": 1.9, "unique_ips": 1.5}),
     Tactic(
-        "sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.4, "avg_payload_size": 1.3, "request_rate": 1.6}
+        "privilege_escalation",
+        0.5,
+        {**_RISING, "privilege_escalation_score": 4.7, "time_anomaly_score": 1.7, "request_rate": 1.6},
     ),
     Tactic(
-        "sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.4, "avg_payload_size": -1.3, "request_rate": -1.6}
+        "privilege_escalation",
+        0.5,
+        {**_RISING, "privilege_escalation_score": 4.7, "time_anomaly_score": -1.7, "request_rate": -1.6},
     ),
-    Tactic("xss_attack", 0.5, {**_INJECTING, "xss_score": 4.4, "avg_payload_size": 1.3, "request_rate": -1.6}),
-    Tactic("xss_attack", 0.5, {**_INJECTING, "xss_score": 4.4, "avg_payload_size": -1.3, "request_rate": 1.6}),
+    Tactic(
+        "sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.9, "avg_payload_size": 1.3, "request_rate": 1.6}
+    ),
+    Tactic(
+        "sql_injection", 0.5, {**_INJECTING, "sql_injection_score": 4.9, "avg_payload_size": -1.3, "request_rate": -1.6}
+    ),
+    Tactic("xss_attack", 0.5, {**_INJECTING, "xss_score": 4.9, "avg_payload_size": 1.3, "request_rate": -1.6}),
+    Tactic("xss_attack", 0.5, {**_INJECTING, "xss_score": 4.9, "avg_payload_size": -1.3, "request_rate": 1.6}),
 )
 
 
