@@ -1,7 +1,8 @@
 """How hard the synthetic data are: the best of many generated features, simple and strong methods, and the oracles.
 
 Writes ``reports/difficulty.md`` and ``.json``. Everything but the best feature, which is picked on the test rows in its
-favour, learns from the rows before the test part. ``make difficulty`` runs it; about three minutes.
+favour, learns from the rows before the test part. What was measured before with as many samples stays in the table, so
+that tasks and seeds may be added one by one. ``make difficulty`` runs it.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def of_failure(n_samples: int, seed: int, models: bool) -> list[Row]:
         ],
     }
     if models:
-        trained = failure.finish([dict(failure.defaults(data)[0])], data, seed=seed)
-        scores["LSTM, default parameters"] = failure.predict(trained, data, "test")["probability"]
+        trained = failure.fit(failure.defaults(data)[0], data, seed=seed)
+        scores["LSTM, default parameters, one network"] = failure.predict(trained, data, "test")["probability"]
     found = failure.oracle(data)
     assert found is not None
     keys = data.keys("test")
@@ -273,8 +274,10 @@ MEASURES: dict[str, Callable[[int, int, bool], list[Row]]] = {
 }
 
 
-def write(rows: list[Row], folder: Path, n_samples: int, seeds: list[int]) -> None:
+def write(rows: list[Row], folder: Path, n_samples: int) -> None:
     """Write the table and its numbers; several seeds side by side."""
+    rows = sorted(rows, key=lambda r: list(MEASURES).index(r["task"]))
+    seeds = list(dict.fromkeys(r["seed"] for r in rows))
     keys = list(dict.fromkeys((r["task"], r["method"], r["metric"]) for r in rows))
     lines = [
         "# How hard the synthetic data are",
@@ -310,13 +313,17 @@ def main() -> None:
         "--out", type=Path, default=ROOT / "reports", help="folder of difficulty.md and difficulty.json"
     )
     arguments = parser.parse_args()
-    rows: list[Row] = []
+    store = arguments.out / "difficulty.json"
+    rows: list[Row] = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else []
+    rows = [r for r in rows if r["samples"] == arguments.samples]
     for seed, task in itertools.product(arguments.seeds, arguments.tasks):
         begun = time.perf_counter()
         with threadpool_limits(1):
-            rows += [{**r, "seed": seed} for r in MEASURES[task](arguments.samples, seed, not arguments.no_models)]
+            fresh = MEASURES[task](arguments.samples, seed, not arguments.no_models)
+        rows = [r for r in rows if (r["task"], r["seed"]) != (task, seed)]
+        rows += [{**r, "seed": seed, "samples": arguments.samples} for r in fresh]
         print(f"{task}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
-        write(rows, arguments.out, arguments.samples, arguments.seeds)
+        write(rows, arguments.out, arguments.samples)
 
 
 if __name__ == "__main__":
