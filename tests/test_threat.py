@@ -19,7 +19,7 @@ from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.judge import curves
 from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
 from aiops_core.tasks import threat
-from aiops_core.tasks.threat.decision import choose_alpha, decision_weights, fit_calibration
+from aiops_core.tasks.threat.decision import best_weights, choose_alpha, decision_weights, fit_calibration
 from aiops_core.tasks.threat.evaluation import attack_cost
 from aiops_core.tasks.threat.export import build_graph
 from aiops_core.tasks.threat.rows import NOVEL_SHARE, held_out, training_rows
@@ -313,6 +313,21 @@ def test_the_detector_beats_the_class_prior_and_stays_below_the_oracle(
     reached = threat.evaluate(default_data, mine)["macro_f1"]["value"]
     possible = threat.evaluate(default_data, best)["macro_f1"]["value"]
     assert 0.75 * possible < reached < possible
+
+
+def test_the_oracles_decision_weights_come_from_training_rows_and_change_only_for_a_clear_gain(
+    default_data: threat.ThreatData,
+) -> None:
+    truth, exact = default_data.y, default_data.oracle
+    assert exact is not None
+    shy = np.where(np.arange(100)[:, None] < 30, [0.55, 0.45], [0.9, 0.1])
+    weights = best_weights((np.arange(100) < 30).astype(int), shy)
+    assert weights[1] > weights[0]  # the most probable class is never the second one
+    train = default_data.part == TRAIN
+    expected = (exact[~train] * best_weights(truth[train], exact[train])).argmax(axis=1)
+    found = threat.oracle(default_data)
+    assert found is not None
+    np.testing.assert_array_equal(found["label"], expected)
 
 
 @pytest.mark.slow
