@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.markup": ("", "."),
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
-    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics"),
+    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sizes summed units"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
         "errors markup files",
@@ -31,32 +31,32 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.data": (
         "errors markup facts files settings units rules servable",
-        ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
+        ". folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
         "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
     ),
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
         "errors facts units judge rules servable data tasks.cards",
-        ". baselines data decision evaluation export model network prepare split training",
+        ". baselines data decision evaluation export model network prepare seen split training units",
     ),
     "aiops_core.tasks.threat": (
         "errors facts units judge rules servable data tasks.cards",
-        ". baselines data decision evaluation evidence export forest inputs model prepare rows split",
+        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units",
     ),
     "aiops_core.tasks.capacity": (
         "errors facts units judge rules servable data tasks.cards",
-        ". backbone band baselines data evaluation export model pairs prediction prepare split",
+        ". backbone band baselines data evaluation export model pairs prediction prepare seen split units",
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors facts files settings servable data",
-        ". native registry runs scoring servables store",
+        ". looks native registry runs scoring servables store",
     ),
     "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
         ". champion measured model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
-        "pictures.failure pictures.of_study pictures.search pictures.threat progress report study words",
+        "pictures.failure pictures.of_study pictures.search pictures.threat policy progress report study words",
     ),
     "aiops_core.job": (
         "errors facts files settings data tracking search study",
@@ -199,7 +199,7 @@ def test_the_tasks_are_built_alike_and_do_not_know_each_other() -> None:
     assert common >= {
         "Effort", "GATE_METRICS", "KIND", "MAIN_METRIC", "MODE", "MODEL", "NAME", "OBJECTIVE", "SIMPLE_BASELINES",
         "STRONG_BASELINES", "baselines", "compare", "defaults", "details", "evaluate", "export", "finish", "fit", "oracle",
-        "predict", "prepare", "score", "space", "steps",
+        "predict", "prepare", "score", "seen", "share", "space", "steps", "too_few", "units", "unseen", "NAIVE_BASELINES",
     }  # fmt: skip
     for task in ("failure", "threat", "capacity"):
         files = {m.rsplit(".", 1)[1] for m in MODULES if m.startswith(f"aiops_core.tasks.{task}.")}

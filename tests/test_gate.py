@@ -96,7 +96,7 @@ def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -
 
 
 def test_a_comparison_takes_five_thousand_draws() -> None:
-    assert intervals.N_PAIRED >= 5_000
+    assert intervals.N_BOOT >= 5_000
 
 
 def test_a_model_that_beats_all_becomes_champion(truth: np.ndarray) -> None:
@@ -104,7 +104,7 @@ def test_a_model_that_beats_all_becomes_champion(truth: np.ndarray) -> None:
         TASK, truth, prediction(truth, 0.5), {"class_prior": PRIOR, "trees": prediction(truth, 0.3, 2)}
     )
     assert verdict.decision == "champion"
-    assert any("is not inferior to trees" in reason for reason in verdict.reasons)
+    assert any("is better than trees" in reason for reason in verdict.reasons)
 
 
 def test_a_model_that_trees_beat_is_a_challenger(truth: np.ndarray) -> None:
@@ -261,7 +261,7 @@ def test_what_decides_is_said_first_and_what_passed_last() -> None:
         "decision": "refused", "reasons": bad.reasons, "advice": bad.advice, "gains": bad.gains,
     }  # fmt: skip
     good = decided()
-    assert [reason.split(":")[0] for reason in good.reasons] == ["beats class_prior", "is not inferior to trees"]
+    assert [reason.split(":")[0] for reason in good.reasons] == ["beats class_prior", "is better than trees"]
     assert good.reasons[0].endswith("ROC AUC 0.900 against 0.500 (gain +0.200, +0.100 to +0.300)")
 
 

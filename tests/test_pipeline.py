@@ -24,7 +24,7 @@ AIOPS = [sys.executable, "-m", "aiops_core.cli"]
 METRICS = {
     "failure": {"roc_auc", "average_precision", "f1", "precision", "recall", "brier", "ece"},
     "threat": {"accuracy", "macro_f1", "log_loss", "ece"},
-    "capacity": {"mae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"},
+    "capacity": {"mae", "nmae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"},
 }
 
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(1500)]

@@ -27,6 +27,7 @@ from aiops_core.study.words import (
     TASK_WORDS,
     best_baseline,
     few_incidents,
+    looks_words,
     next_steps,
     short,
     verdict_words,
@@ -154,6 +155,7 @@ def render(folder: str | Path) -> dict[str, Any]:
         lower=intervals.LOWER_IS_BETTER,
         verdict=verdict_words,
         few_incidents=few_incidents,
+        looks=looks_words,
         best_baseline=best_baseline,
         steps=next_steps(stored),
     )

@@ -13,14 +13,18 @@ from aiops_core.servable.capacity_layout import Layout
 
 NAME = "capacity"
 MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
-MAIN_METRIC = "r2"
+#: Every series in units of its own naive error; R² would reward knowing the level of each resource.
+MAIN_METRIC = "mase"
 OBJECTIVE = "nmae"
 MODE = "min"
 #: What the gate compares; simple baselines by the first one only.
-GATE_METRICS: tuple[str, ...] = ("mase",)
+#: The second is what the search minimises: large series count more.
+GATE_METRICS: tuple[str, ...] = ("mase", "nmae")
 #: There is no probability to compare.
 PROBABILITY_METRICS: tuple[str, ...] = ()
 SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
+#: Know nothing but the past value: the better one is where the way to the oracle begins.
+NAIVE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
 STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
 
 

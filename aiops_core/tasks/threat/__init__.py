@@ -21,6 +21,7 @@ from aiops_core.tasks.threat.data import (
     MAIN_METRIC,
     MODE,
     MODEL,
+    NAIVE_BASELINES,
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
@@ -33,11 +34,13 @@ from aiops_core.tasks.threat.data import (
     ThreatData,
     steps,
 )
-from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions
+from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions, share
 from aiops_core.tasks.threat.export import export, score
 from aiops_core.tasks.threat.inputs import Inputs
 from aiops_core.tasks.threat.model import ThreatModel, defaults, finish, fit, predict, space
 from aiops_core.tasks.threat.prepare import prepare
+from aiops_core.tasks.threat.seen import seen, too_few, unseen
+from aiops_core.tasks.threat.units import units
 
 __all__ = [
     "Effort",
@@ -47,6 +50,7 @@ __all__ = [
     "MAIN_METRIC",
     "MODE",
     "MODEL",
+    "NAIVE_BASELINES",
     "NAME",
     "OBJECTIVE",
     "PROBABILITY_METRICS",
@@ -70,6 +74,11 @@ __all__ = [
     "predictions",
     "prepare",
     "score",
+    "seen",
+    "share",
     "space",
     "steps",
+    "too_few",
+    "units",
+    "unseen",
 ]

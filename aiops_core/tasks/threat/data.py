@@ -19,11 +19,14 @@ MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "macro_f1"
 OBJECTIVE = "selection"
 MODE = "max"
-#: What the gate compares; simple baselines by the first one only.
-GATE_METRICS: tuple[str, ...] = ("macro_f1",)
+#: What the gate compares; simple baselines by the first one only. The search maximises the first less a share of the
+#: second, see `forest.LOSS_SHARE`.
+GATE_METRICS: tuple[str, ...] = ("macro_f1", "log_loss")
 #: One of these must beat the class prior.
 PROBABILITY_METRICS: tuple[str, ...] = ("log_loss",)
 SIMPLE_BASELINES: tuple[str, ...] = ("class_prior", "prior_draw", "rules")
+#: Knows nothing: where the way to the oracle begins.
+NAIVE_BASELINES: tuple[str, ...] = ("prior_draw",)
 STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting",)
 Params = Mapping[str, Any]
 Prediction = dict[str, np.ndarray]
@@ -128,6 +131,8 @@ class ThreatData:
     effort: Effort
     #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Hash of each row by the features read, (n,), uint64: what a model has seen is known by it.
+    row_hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
 
     def summary(self) -> pd.DataFrame:
         """Return rows and groups of each class by part, for a notebook."""

@@ -15,6 +15,7 @@ from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_catego
 from aiops_core.tasks.cards import reference
 from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
 from aiops_core.tasks.threat.evidence import EVIDENCE, fit_inputs
+from aiops_core.tasks.threat.seen import hashes_of
 from aiops_core.tasks.threat.split import deal_folds, hold_out, sample
 from aiops_core.units import unit_of
 
@@ -93,6 +94,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         oracle=oracle,
         info={},
         effort=effort,
+        row_hashes=hashes_of(frame, features),
         facts={f["name"]: tables.column_facts(frame[f["name"]]) for f in features if f["dtype"] == "number"},
     )
     used = [feature["name"] for feature in features]
