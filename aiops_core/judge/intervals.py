@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
+from scipy import special
 
 from aiops_core.errors import UsageError
 from aiops_core.judge.summed import Summed
@@ -62,22 +63,38 @@ Weighted = Callable[[np.ndarray], Values]
 ExtraMetrics = Mapping[str, Callable[[np.ndarray, Mapping[str, np.ndarray]], float]]
 
 
-def interval(value: float, replicates: np.ndarray) -> Metric:
-    """Return a value with the 2.5 and 97.5 percentiles of its bootstrap replicates; non-finite ones are left out.
+def interval(value: float, replicates: np.ndarray, units: int = 0) -> Metric:
+    """Return a value with the 95 % interval of its bootstrap replicates; non-finite ones are left out.
 
     Resampling adds to a calibration error, so that all replicates can lie above it: the interval reaches to the value.
+
+    Parameters
+    ----------
+    units : int
+        Units that were drawn. Percentiles of few are too narrow, as a normal interval is beside Student's: they are
+        moved out by the same factor (Hesterberg 2015, "What teachers should know about the bootstrap"). 0: many.
     """
     finite = replicates[np.isfinite(replicates)]
-    if len(finite) == 0 or not np.isfinite(value):
+    if len(finite) == 0 or not np.isfinite(value) or units == 1:
         return {"value": float(value), "low": float("nan"), "high": float("nan")}
-    low, high = np.percentile(finite, [2.5, 97.5])
+    low, high = np.percentile(finite, [100 * _tail(units), 100 * (1 - _tail(units))])
     return {"value": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value))}
+
+
+def _tail(units: int) -> float:
+    if units == 0:
+        return 0.025
+    return float(special.ndtr(-np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, 0.975)))
 
 
 def bootstrap(values: Weighted, n: int, units: Units | None, seed: int, n_boot: int) -> dict[str, Metric]:
     """Return every metric of ``n`` rows with its interval from ``n_boot`` resamples of whole units; of rows without."""
     point, draws = _resampled({"": values}, n, units, seed, n_boot)
-    return {name: interval(value, draws[""][name]) for name, value in point[""].items()}
+    return {name: interval(value, draws[""][name], _drawn(n, units)) for name, value in point[""].items()}
+
+
+def _drawn(n: int, units: Units | None) -> int:
+    return n if units is None else units.effective or units.size
 
 
 def _resampled(
@@ -156,7 +173,7 @@ def with_extra(
                     f"extra metric '{name}' reads {error}, but a prediction holds {', '.join(prediction)}; "
                     "return nan where it is absent"
                 ) from error
-    return known | {name: interval(found[0], np.array(found[1:])) for name, found in values.items()}
+    return known | {name: interval(found[0], np.array(found[1:]), _drawn(n, units)) for name, found in values.items()}
 
 
 def paired(
@@ -196,7 +213,8 @@ def paired(
         for metric in only:
             sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
             mine, theirs = point[""][metric], point[name][metric]
-            found = interval(sign * (mine - theirs), sign * (draws[""][metric] - draws[name][metric]))
+            change = sign * (draws[""][metric] - draws[name][metric])
+            found = interval(sign * (mine - theirs), change, _drawn(n, units))
             gains[name][metric] = {**found, "own": float(mine), "other": float(theirs)}
     return gains
 
@@ -226,4 +244,4 @@ def share(
         whole = np.where(sign * whole > 0, whole, np.nan)
         return (np.asarray(found["own"][metric]) - np.asarray(found["naive"][metric])) / whole
 
-    return interval(float(way(point)), way(draws))
+    return interval(float(way(point)), way(draws), _drawn(n, units))

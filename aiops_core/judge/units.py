@@ -36,6 +36,8 @@ class Units:
     crossed : ndarray, (k, 2), int, optional
         Level of each unit on two axes that are drawn independently; a unit counts as often as both together (Owen 2007,
         "The pigeonhole bootstrap").
+    effective : int
+        Units that a figure hangs on, where those are few: the ones that hold an incident. 0: all.
     """
 
     code: np.ndarray
@@ -44,6 +46,7 @@ class Units:
     counted: str
     strata: np.ndarray | None = None
     crossed: np.ndarray | None = None
+    effective: int = 0
 
     @property
     def size(self) -> int:
@@ -80,8 +83,10 @@ def of_rows(n: int) -> Units:
     return Units(np.arange(n), f"{n:,} rows", n, "rows")
 
 
-def of_labels(labels: np.ndarray, words: str = "", count: int | None = None, counted: str = "") -> Units:
+def of_labels(
+    labels: np.ndarray, words: str = "", count: int | None = None, counted: str = "", effective: int = 0
+) -> Units:
     """Return the units that labels (n,) name; ``words`` and ``counted`` default to "units"."""
     names, code = np.unique(labels, return_inverse=True)
     k = len(names)
-    return Units(code, words or f"{k} units", k if count is None else count, counted or "units")
+    return Units(code, words or f"{k} units", k if count is None else count, counted or "units", effective=effective)

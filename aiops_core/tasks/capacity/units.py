@@ -42,7 +42,12 @@ def units(data: CapacityData, part: str = "test", rows: np.ndarray | None = None
         found = of_labels(cell, f"{some} crossed with {blocks}", len(places), "origins")
         names = np.unique(cell)
         axes = np.c_[names // n_blocks, names % n_blocks]
-        return replace(found, counted="origins, and as many times the resources,", crossed=axes)
+        return replace(
+            found,
+            counted="origins, and as many times the resources,",
+            crossed=axes,
+            effective=max(n_resources, n_blocks),
+        )
     if n_resources >= MIN_RESOURCES:
         return of_labels(resource, some, n_resources, "resources")
     if n_blocks >= MIN_BLOCKS:

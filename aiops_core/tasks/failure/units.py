@@ -33,15 +33,16 @@ def units(data: FailureData, part: str = "test", rows: np.ndarray | None = None)
     resources = len(np.unique(owner))
     incidents = incidents_of(data, ends)
     if data.by_resource or with_incident >= MIN_RESOURCES:
-        return of_labels(
-            owner, f"{resources} resources, {with_incident} of them with an incident", incidents, "incidents"
-        )
+        words = f"{resources} resources, {with_incident} of them with an incident"
+        return of_labels(owner, words, incidents, "incidents", with_incident)
     seconds = (data.window + data.horizon) * data.step_seconds
     days = -(-seconds // DAY_SECONDS)
     block = (ends - data.start[ends]) * data.step_seconds // (days * DAY_SECONDS)
     labels = owner * (int(block.max(initial=0)) + 1) + block
+    before = len(np.unique(labels[positive]))
     length = "days" if days == 1 else f"stretches of {days} days"
-    return of_labels(labels, f"{len(np.unique(labels))} {length} of {resources} resources", incidents, "incidents")
+    words = f"{len(np.unique(labels))} {length} of {resources} resources, {before} of them with an incident ahead"
+    return of_labels(labels, words, incidents, "incidents", before)
 
 
 def incidents_of(data: FailureData, ends: np.ndarray) -> int:
