@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from aiops_core.judge import gate, intervals, metrics
+from aiops_core.judge.units import Units
 from aiops_core.study.words import verdict_words
+from aiops_core.tasks import capacity, failure, threat
 
 N = 600
 METRICS = ("roc_auc", "average_precision", "f1", "brier")
@@ -25,7 +28,7 @@ def compare(
 
 
 TASK: Any = SimpleNamespace(
-    GATE_METRICS=("roc_auc", "average_precision", "f1"),
+    GATE_METRICS=failure.GATE_METRICS,
     PROBABILITY_METRICS=("brier",),
     SIMPLE_BASELINES=("class_prior",),
     STRONG_BASELINES=("trees",),
@@ -64,7 +67,9 @@ def test_equal_auc_and_a_wide_interval_do_not_hide_half_the_average_precision() 
     truth, candidate, trees, prior = rare()
     gains = compare(truth, candidate, {"trees": trees})["trees"]
     assert abs(gains["roc_auc"]["value"]) < 0.002
+    assert gains["roc_auc"]["low"] < -0.02 < 0.02 < gains["roc_auc"]["high"]
     assert gains["average_precision"]["own"] < gains["average_precision"]["other"] / 2
+    assert gains["f1"]["own"] < gains["f1"]["other"] / 2
     verdict = gate.decide(TASK, truth, candidate, {"class_prior": prior, "trees": trees})
     assert verdict.decision == "challenger"
     assert "is inferior to trees: " in verdict.reasons[0] and "average precision" in verdict.reasons[0]
@@ -73,12 +78,52 @@ def test_equal_auc_and_a_wide_interval_do_not_hide_half_the_average_precision() 
 
 def test_a_wide_interval_is_no_pass(truth: np.ndarray) -> None:
     few = np.r_[np.arange(12), np.arange(300, 340)]
-    one, other = prediction(truth[few], 0.25, 1), prediction(truth[few], 0.25, 8)
-    gain = compare(truth[few], one, {"trees": other})["trees"]
-    assert gain["roc_auc"]["low"] < -0.02 < 0 < gain["roc_auc"]["high"]
-    verdict = gate.decide(TASK, truth[few], one, {"trees": other})
+    one, other = prediction(truth[few], 0.15, 1), prediction(truth[few], 0.15, 10)
+    gain = compare(truth[few], one, {"trees": other})["trees"]["average_precision"]
+    assert gain["low"] < -0.1 < 0 < gain["high"]
+    units = Units(np.arange(len(few)), "", 24, "incidents")
+    verdict = gate.decide(TASK, truth[few], one, {"trees": other}, units=units)
     assert verdict.decision == "challenger"
-    assert "must not reach below -0.020" in verdict.reasons[0] or "is inferior" in verdict.reasons[0]
+    assert "is not shown to be as good as trees, the test is too small" in verdict.reasons[0]
+    assert "which must not reach below" in verdict.reasons[0]
+    assert re.search(r"; about [\d,]+ more incidents \([\d,]+ instead of 24\) would settle it", verdict.reasons[0])
+
+
+def test_what_the_gate_compares_first_is_what_the_search_works_for() -> None:
+    assert (failure.OBJECTIVE, failure.MAIN_METRIC) == (failure.GATE_METRICS[0],) * 2
+    assert capacity.OBJECTIVE in capacity.GATE_METRICS and capacity.MAIN_METRIC == capacity.GATE_METRICS[0] == "mase"
+    # The search of threats works for macro-F1 less a share of the log loss.
+    assert threat.GATE_METRICS == ("macro_f1", "log_loss") and threat.MAIN_METRIC == "macro_f1"
+
+
+def test_a_model_that_cannot_be_told_apart_is_called_so(truth: np.ndarray) -> None:
+    one = prediction(truth, 0.8)
+    verdict = gate.decide(TASK, truth, one, {"class_prior": PRIOR, "trees": one})
+    assert verdict.decision == "champion"
+    assert any("is not inferior to trees and not distinguishable from it: " in reason for reason in verdict.reasons)
+
+
+def test_a_champion_is_judged_on_the_rows_that_are_new_to_it(truth: np.ndarray) -> None:
+    new = np.arange(N) >= 300
+    champion = {"probability": np.where(new, prediction(truth, 0.1, 5)["probability"], truth)}
+    asked: list[np.ndarray | None] = []
+
+    def on_rows(data: Any, own: Any, others: Any, *, rows: np.ndarray | None = None, seed: int = 0) -> Any:
+        asked.append(rows)
+        some = slice(None) if rows is None else rows
+        cut = {name: {"probability": other["probability"][some]} for name, other in others.items()}
+        return compare(data[some], {"probability": own["probability"][some]}, cut, seed=seed)
+
+    units = SimpleNamespace(compare=on_rows, units=lambda data, part, rows: Units(np.arange(300), "", 300, "rows"))
+    task: Any = SimpleNamespace(**{**vars(TASK), **vars(units)})
+    known = gate.decide(task, truth, prediction(truth, 0.3), {"class_prior": PRIOR}, champion=champion)
+    assert known.decision == "challenger"
+    fair = gate.decide(
+        task, truth, prediction(truth, 0.3), {"class_prior": PRIOR}, champion=champion, champion_rows=new
+    )
+    assert fair.decision == "champion"
+    assert any("the champion on the 300 of 600 test rows new to both" in reason for reason in fair.reasons)
+    assert asked[-1] is new
 
 
 def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -> None:
