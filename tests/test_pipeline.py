@@ -59,10 +59,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, store_template: Path) -> Path:
-    """A folder to run in, whose store need not be made first."""
+def made_store(tmp_path: Path, store_template: Path) -> None:
+    """Spare a run in `tmp_path` the seconds in which it would make its store."""
     shutil.copy(store_template, tmp_path / "mlflow.db")
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -219,26 +218,30 @@ def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any]
     assert '"decision": "challenger"' in shown
 
 
-def test_without_signal_nothing_is_promoted(home: Path, ray_cluster: str) -> None:
-    aiops(home, "report", "--n-samples", "800", "--trials", "1", "--signal", "0", "--out", "out", cluster=ray_cluster)
-    content = json.loads((home / "out" / "report.json").read_text())
+@pytest.mark.usefixtures("made_store")
+def test_without_signal_nothing_is_promoted(tmp_path: Path, ray_cluster: str) -> None:
+    aiops(
+        tmp_path, "report", "--n-samples", "800", "--trials", "1", "--signal", "0", "--out", "out", cluster=ray_cluster
+    )
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
     for section in content["tasks"].values():
         assert section["gate"]["decision"] in ("refused", "challenger"), section["gate"]
         assert section["gate"]["reasons"]
-    listed = aiops(home, "models", "list").stdout
+    listed = aiops(tmp_path, "models", "list").stdout
     assert "champion" not in listed
 
 
-def test_a_killed_run_resumes_and_repeats_no_finished_trial(home: Path) -> None:
+@pytest.mark.usefixtures("made_store")
+def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> None:
     arguments = ["report", "--n-samples", "1500", "--trials", "6", "--tasks", "threat", "--out", "out"]
     process = subprocess.Popen(
         [*AIOPS, *arguments],
-        cwd=home,
-        env=environment(home),
+        cwd=tmp_path,
+        env=environment(tmp_path),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    events = home / "out.partial" / "threat" / "search" / "events.jsonl"
+    events = tmp_path / "out.partial" / "threat" / "search" / "events.jsonl"
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if events.is_file() and events.read_text().count('"ended"') >= 2:
@@ -250,64 +253,66 @@ def test_a_killed_run_resumes_and_repeats_no_finished_trial(home: Path) -> None:
     # The kernel notices that its parent is gone; what it wrote until then counts.
     time.sleep(5)
     finished = [json.loads(line)["trial"] for line in events.read_text().splitlines() if '"ended"' in line]
-    assert not (home / "out").exists()
-    wrong = aiops(home, *arguments[:2], "1600", *arguments[3:], "--resume", code=2)
+    assert not (tmp_path / "out").exists()
+    wrong = aiops(tmp_path, *arguments[:2], "1600", *arguments[3:], "--resume", code=2)
     assert "the interrupted run was started with --n-samples 1500, this one with --n-samples 1600" in wrong.stderr
-    aiops(home, *arguments, "--resume")
-    section = json.loads((home / "out" / "report.json").read_text())["tasks"]["threat"]
+    aiops(tmp_path, *arguments, "--resume")
+    section = json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]["threat"]
     assert section["search"]["trials"] == 6
-    kept = pd.read_csv(home / "out" / "threat" / "trials.csv")
+    kept = pd.read_csv(tmp_path / "out" / "threat" / "trials.csv")
     assert set(finished) <= set(kept["trial"])
     assert kept["trial"].is_unique and len(kept) == 6
 
 
-def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(home: Path) -> None:
+@pytest.mark.usefixtures("made_store")
+def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
     arguments = ["report", "--n-samples", "400", "--trials", "6", "--tasks", "threat,capacity", "--out", "out"]
-    with open(home / "log", "wb") as log:
+    with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [*AIOPS, *arguments],
-            cwd=home,
-            env=environment(home),
+            cwd=tmp_path,
+            env=environment(tmp_path),
             stdout=log,
             stderr=log,
             # A shell's background job has Ctrl-C switched off.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         deadline = time.monotonic() + 300
-        work = home / "out.partial"
+        work = tmp_path / "out.partial"
         while process.poll() is None and len(list(work.glob("*/search/events.jsonl"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=120) == 130
-    said = (home / "log").read_text().splitlines()
+    said = (tmp_path / "log").read_text().splitlines()
     assert said[-1] == "stopped; the same command with --resume goes on from here"
     assert "Traceback" not in "".join(said)
-    assert (work / "run.json").is_file() and not (home / "out").exists()
+    assert (work / "run.json").is_file() and not (tmp_path / "out").exists()
     deadline = time.monotonic() + 30
-    while processes_of(home):
-        assert time.monotonic() < deadline, processes_of(home)
+    while processes_of(tmp_path):
+        assert time.monotonic() < deadline, processes_of(tmp_path)
         time.sleep(0.5)
 
 
-def test_a_killed_kernel_fails_its_task_and_no_other(home: Path, ray_cluster: str) -> None:
+@pytest.mark.usefixtures("made_store")
+def test_a_killed_kernel_fails_its_task_and_no_other(tmp_path: Path, ray_cluster: str) -> None:
     arguments = ["report", "--n-samples", "400", "--trials", "1", "--tasks", "threat,capacity", "--out", "out"]
     process = subprocess.Popen(
         [*AIOPS, *arguments],
-        cwd=home,
-        env=environment(home, ray_cluster),
+        cwd=tmp_path,
+        env=environment(tmp_path, ray_cluster),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
-    while not (home / "out.partial" / "threat" / "progress.json").exists():
+    while not (tmp_path / "out.partial" / "threat" / "progress.json").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    kernels = [pid for pid, line in processes_of(home).items() if "ipykernel_launcher" in line]
+    kernels = [pid for pid, line in processes_of(tmp_path).items() if "ipykernel_launcher" in line]
     os.kill(max(kernels), signal.SIGKILL)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 1
-    tasks = json.loads((home / "out" / "report.json").read_text())["tasks"]
+    tasks = json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]
     failed = [task for task, section in tasks.items() if section["status"] == "failed"]
     assert len(failed) == 1 and "its kernel was ended from outside" in tasks[failed[0]]["reason"]
     assert sorted(section["status"] for section in tasks.values()) == ["failed", "skipped", "trained"]
@@ -327,33 +332,35 @@ def processes_of(home: Path) -> dict[int, str]:
     return found
 
 
-def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(home: Path, ray_cluster: str) -> None:
+@pytest.mark.usefixtures("made_store")
+def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_path: Path, ray_cluster: str) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "03_threat_detector.ipynb", as_version=4)
     twice: list[Any] = []
     for cell in notebook.cells:
         again = cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
         twice += [cell, nbformat.v4.new_code_cell(cell.source), nbformat.v4.new_code_cell("i = 3")] if again else [cell]
     notebook.cells = twice
-    nbformat.write(notebook, home / "in.ipynb")
+    nbformat.write(notebook, tmp_path / "in.ipynb")
     command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
     parameters = ["-p", "n_trials", "2", "-p", "n_samples", "2000", "-p", "out", "nb"]
     done = subprocess.run(
         [*command, "in.ipynb", "out.ipynb", *parameters],
-        cwd=home, env=environment(home, ray_cluster), capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=environment(tmp_path, ray_cluster), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    section = json.loads((home / "nb" / "threat" / "section.json").read_text())
+    section = json.loads((tmp_path / "nb" / "threat" / "section.json").read_text())
     assert section["search"]["trials"] == 2
     assert section["metrics"]["accuracy"]["value"] > 0.6
-    said = [o.get("text", "") for c in nbformat.read(home / "out.ipynb", 4).cells for o in c.get("outputs", [])]
+    said = [o.get("text", "") for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])]
     assert any("2 finished trials of the same search are reused" in text for text in said)
     # Run twice, registered once, as it was judged.
     assert section["gate"]["decision"] != "refused", section["gate"]["reasons"]
-    assert aiops(home, "models", "list").stdout.count("threat_detector") == 1
+    assert aiops(tmp_path, "models", "list").stdout.count("threat_detector") == 1
 
 
+@pytest.mark.usefixtures("made_store")
 def test_an_experiment_of_ones_own_searches_its_space_and_logs_its_metric(
-    home: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aiops_core import tracking
     from aiops_core.tracking.store import open_client
@@ -362,10 +369,10 @@ def test_an_experiment_of_ones_own_searches_its_space_and_logs_its_metric(
     done = subprocess.run(
         [sys.executable, "-m", "papermill", "--no-progress-bar",
          str(ROOT / "notebooks" / "00_your_own_experiment.ipynb"), "out.ipynb", *parameters],
-        cwd=home, env=environment(home, ray_cluster), capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=environment(tmp_path, ray_cluster), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     with open_client() as client:
         experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
         assert experiment is not None
@@ -376,7 +383,7 @@ def test_an_experiment_of_ones_own_searches_its_space_and_logs_its_metric(
     assert parent.info.status == "FINISHED"
     assert {"test_specificity", "test_specificity_rules", "test_macro_f1"} <= set(parent.data.metrics)
     assert tracking.list_models() == []
-    outputs = [o for c in nbformat.read(home / "out.ipynb", 4).cells for o in c.get("outputs", [])]
+    outputs = [o for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])]
     pages = "".join(str(o["data"].get("text/html", "")) for o in outputs if "data" in o)
     assert "specificity" in pages and "request_rate" in pages and parent.info.run_id in pages
 
@@ -389,7 +396,8 @@ def stable(section: Any) -> Any:
     return [stable(v) for v in section] if isinstance(section, list) else section
 
 
-def test_a_deterministic_run_repeats_whole(home: Path, content: dict[str, Any], ray_cluster: str) -> None:
+@pytest.mark.usefixtures("made_store")
+def test_a_deterministic_run_repeats_whole(tmp_path: Path, content: dict[str, Any], ray_cluster: str) -> None:
     # In another folder, with another store and on another cluster.
-    aiops(home, *SMALL, cluster=ray_cluster)
-    assert stable(json.loads((home / "out" / "report.json").read_text())) == stable(content)
+    aiops(tmp_path, *SMALL, cluster=ray_cluster)
+    assert stable(json.loads((tmp_path / "out" / "report.json").read_text())) == stable(content)
