@@ -11,8 +11,6 @@ from aiops_core import servable, tracking
 from aiops_core.errors import ServableError
 from aiops_core.judge import gate
 
-__all__ = ["against_champion"]
-
 
 def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool | str) -> tuple[Any, str, list[str]]:
     """Return the champion's prediction on these test rows, its name, and what speaks against replacing it.

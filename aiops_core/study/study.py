@@ -31,8 +31,6 @@ from aiops_core.study.model_card import model_card, version_page, version_tags
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.progress import live_line, note_stage
 
-__all__ = ["Study"]
-
 PROMOTE = (True, False, "first")
 DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
 

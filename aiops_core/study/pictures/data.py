@@ -7,8 +7,6 @@ import pandas as pd
 from aiops_core.data.tables import RESERVED, Dataset, to_grid
 from aiops_core.study.pictures.common import BLUE, RED, WIDTH, Gallery, Picture, canvas, plain
 
-__all__ = ["overview", "overviews"]
-
 
 def overview(dataset: Dataset, table: str) -> Picture:
     """Draw one contract table: series of one resource with its incidents, or the sizes of classes."""
