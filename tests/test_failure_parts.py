@@ -39,7 +39,7 @@ def series(sizes: list[int], until: np.ndarray, **settings: Any) -> failure.Fail
 
 
 def test_incidents_long_before_or_after_the_rows_stay_with_their_resource() -> None:
-    hours = {"a": [(-30, -20), (2, 4), (40, 41)], "b": [(-40, 3), (30, 60)], "c": []}
+    hours = {"a": [(-30, -20), (2, 4), (72, 73)], "b": [(-58, 3), (30, 60)], "c": []}
     frame = pd.concat(
         pd.DataFrame({"resource_id": name, "timestamp": pd.date_range(START, periods=10, freq="h"), "x": 0.0})
         for name in hours
@@ -70,6 +70,7 @@ def test_the_sentence_on_the_split_tells_the_shares_and_the_embargo() -> None:
         "by time in every resource: the first 56% trains, the next 14% validates, the last 30% tests, "
         "18 steps of embargo between"
     )
+    assert not prepared.by_resource
     counts = [int((prepared.part[prepared.resource == 0] == part).sum()) for part in (TRAIN, VALIDATION, TEST)]
     assert counts == [224, 56 - 18, 120 - 18]
 
@@ -174,6 +175,15 @@ def test_events_are_those_of_counting_by_hand() -> None:
     }  # fmt: skip
 
 
+def test_one_alarm_catches_one_incident() -> None:
+    data, ends = two_resources()
+    found = failure.events(data, ends, np.isin(ends, [18, 20]))
+    assert (found["caught"], found["leads_hours"]) == (2, [0.75, 1.0])
+    assert failure.policies(data, ends[3:5], np.array([0.2, 0.1]))["recall"] == [0.5, 1.0]
+    assert failure.policies(data, ends[2:4], np.array([0.2, 0.1]))["recall"] == [0.0, 1.0]
+    assert failure.policies(data, ends[:2], np.array([0.2, 0.1]))["recall"] == [0.0, 0.0]
+
+
 def test_no_rows_have_no_events_and_no_rates() -> None:
     data, ends = two_resources()
     found = failure.events(data, ends[:0], np.zeros(0, dtype=bool))
@@ -192,9 +202,9 @@ def test_a_summary_counts_incidents_not_rows() -> None:
 def test_each_threshold_lies_between_two_scores_and_means_what_its_alarms_mean() -> None:
     data, ends = two_resources()
     truth = data.label(ends)
-    score = np.array([0.1, 0.5, 0.1, 0.8, 0.7, 0.2, 0.4, 0.4, 0.3, 0.9, 0.6, 0.2])
+    score = np.array([0.1, 0.5, 0.14, 0.8, 0.7, 0.2, 0.4, 0.4, 0.3, 0.9, 0.6, 0.2])
     found = failure.policies(data, ends, score)
-    assert found["threshold"] == pytest.approx([0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15, 0.095])
+    assert found["threshold"] == pytest.approx([0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.17, 0.12, 0.095])
     for i, threshold in enumerate(found["threshold"]):
         alarm = score >= threshold
         assert found["f1"][i] == pytest.approx(f1_score(truth, alarm))

@@ -75,6 +75,8 @@ def test_a_group_of_several_classes_belongs_to_the_rarest() -> None:
     assert {label: names.tolist() for label, names in _leading_class(y, group).items()} == {
         0: [0, 1], 1: [2, 4], 2: [3],
     }  # fmt: skip
+    turned = _leading_class(y[::-1], 4 - group[::-1])
+    assert {label: names.tolist() for label, names in turned.items()} == {0: [3, 4], 1: [0, 2], 2: [1]}
 
 
 # Folds ---------------------------------------------------------------------------------------------------------
@@ -108,7 +110,15 @@ def test_without_groups_to_leave_out_rows_are_dealt_to_the_folds_alone(grouped: 
 
 
 @pytest.mark.parametrize(
-    ("most", "counts"), [(1120, [1000, 100, 20]), (1119, [999, 100, 20]), (300, [180, 100, 20]), (62, [21, 21, 20])]
+    ("most", "counts"),
+    [
+        (1120, [1000, 100, 20]),
+        (1119, [999, 100, 20]),
+        (300, [180, 100, 20]),
+        (299, [179, 100, 20]),
+        (62, [21, 21, 20]),
+        (2, [1, 1, 1]),
+    ],
 )
 def test_the_rows_to_learn_from_are_as_many_as_allowed(most: int, counts: list[int]) -> None:
     y = np.repeat([0, 1, 2], [1000, 100, 20])
