@@ -8,7 +8,7 @@ import pytest
 
 from aiops_core.data import tables
 from aiops_core.errors import DataError
-from aiops_core.tasks.capacity.band import bucket_edges
+from aiops_core.tasks.capacity.band import bucket_edges, upper_quantile
 from aiops_core.tasks.capacity.split import right_aligned, split_origins
 
 
@@ -55,3 +55,9 @@ def test_a_record_must_hold_half_a_season_and_a_forecast_before_the_first_origin
 )
 def test_buckets_end_half_way_to_the_next_scored_step_or_grow_by_a_factor(steps: list[int], edges: list[int]) -> None:
     assert bucket_edges(np.array(steps)).tolist() == edges
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(8, 8), (9, 9), (10, 10), (19, 18), (20, 19), (99, 90)])
+def test_the_offset_is_the_score_that_nine_in_ten_and_the_next_row_do_not_exceed(rows: int, rank: int) -> None:
+    scores = np.random.default_rng(0).permutation(np.arange(1.0, rows + 1))
+    assert upper_quantile(scores) == rank
