@@ -146,6 +146,15 @@ def test_steps_and_nearness_end_with_the_resource() -> None:
     assert np.flatnonzero(near(data, np.arange(8) == 0, 1)).tolist() == [0, 1]
 
 
+def test_a_window_ends_with_its_row_and_begins_with_its_resource() -> None:
+    values = np.arange(7, dtype=np.float32)[:, None]
+    data = series([3, 4], np.full(7, np.inf), window=3, values=values)
+    found = data.windows(np.array([0, 2, 3, 6]))
+    nan = np.nan
+    np.testing.assert_array_equal(found[:, :, 0], [[nan, nan, 0], [0, 1, 2], [nan, nan, 3], [4, 5, 6]])
+    assert found.dtype == np.float32 and found.shape == (4, 3, 1)
+
+
 def test_clusters_are_stretches_of_window_and_horizon_of_one_resource() -> None:
     data = series([3, 9], np.full(12, np.inf), window=2, horizon=1)
     assert data.clusters("test").tolist() == [0] * 3 + [3] * 3 + [4] * 3 + [5] * 3
