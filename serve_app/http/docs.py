@@ -11,9 +11,7 @@ from typing import Any
 __all__ = ["HEADERS", "page"]
 
 #: Nothing is loaded from anywhere, and the page says so to the browser.
-HEADERS = [
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'")
-]
+HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"}
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1.5rem;color:#1b1f24;background:#fff}
