@@ -15,7 +15,8 @@ from starlette.responses import Response
 from aiops_core.facts import BY_MODEL, MODELS
 from serve_app.answers import legacy
 from serve_app.champions.client import Registry
-from serve_app.http import docs, openapi
+from serve_app.http import openapi
+from serve_app.http.docs import Docs
 from serve_app.http.routes import PREFIX
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator, catalogue
@@ -88,6 +89,8 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._started = time.time()
+        files = Docs()
+        self.docs, self.docs_file = files.page, files.file
 
     async def health(self, request: Request) -> Response:
         """Say whether the service is up, and what it serves."""
@@ -117,11 +120,6 @@ class Handlers:
     async def schema(self, request: Request) -> Response:
         """Return the OpenAPI description."""
         return _Json(openapi.describe(await self._services.backend.cards()))
-
-    async def docs(self, request: Request) -> Response:
-        """Return the documentation page."""
-        page = docs.page(openapi.describe(await self._services.backend.cards()))
-        return Response(page, headers=docs.HEADERS, media_type="text/html")
 
     async def actions(self, request: Request) -> Response:
         """List the catalogue of actions."""
