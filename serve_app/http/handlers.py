@@ -115,7 +115,9 @@ class Handlers:
 
     async def prometheus(self, request: Request) -> Response:
         """Render the metrics of all replicas."""
-        return Response(self._services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        # All replicas' files are read, which takes milliseconds.
+        text = await asyncio.to_thread(self._services.metrics.render)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def schema(self, request: Request) -> Response:
         """Return the OpenAPI description."""
