@@ -97,6 +97,8 @@ OWNERS = {
     "mlflow": ("aiops_core.tracking",),
     "ray": ("aiops_core.search", "serve_app.app", "serve_app.run"),
     "pooch": ("aiops_core.data.sources",),
+    "starlette": ("serve_app.http",),
+    "prometheus_client": ("serve_app.operations",),
     "pydantic_settings": ("aiops_core.settings",),
     "tensorflow": ("aiops_core.tasks.failure",),
     "keras": ("aiops_core.tasks.failure",),
