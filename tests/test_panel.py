@@ -53,8 +53,8 @@ def test_the_best_trial_is_the_one_of_the_lowest_value_where_that_is_searched() 
 def test_parameters_that_do_not_fit_are_counted_and_text_is_escaped() -> None:
     names = [f"<{i}>" for i in range(8)]
     html = trial_table("<line>", state([0.5]), names)
-    assert "&lt;line&gt;" in html and "&lt;5&gt;" in html and "&lt;6&gt;" not in html and "<6>" not in html
-    assert "Not shown: 2 more parameters." in html
+    assert "&lt;line&gt;" in html and "&lt;4&gt;" in html and "&lt;5&gt;" not in html and "<4>" not in html
+    assert "Not shown: 3 more parameters." in html
     assert "<table" not in trial_table("line", state([]), names)
 
 

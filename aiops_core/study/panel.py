@@ -15,7 +15,7 @@ __all__ = ["Panel", "trial_table"]
 #: Trials in the table.
 ROWS = 12
 #: Parameters in the table: more would not fit beside the notebook's margins.
-PARAMETERS = 6
+PARAMETERS = 5
 
 
 class Panel:
@@ -41,6 +41,7 @@ class Panel:
             tooltip="End the search with the trials that have ended. Where this does not answer, use ■ of the toolbar.",
         )
         self._button.on_click(self._pressed)
+        _let_subshells_answer(self._button)
         self._table = ipywidgets.HTML(self._html)
         self._box = ipywidgets.VBox([self._button, self._table])
         self._handle = display(self._box, display_id=True)
@@ -59,6 +60,15 @@ class Panel:
     def _pressed(self, button: Any) -> None:
         self._stop.set()
         button.disabled, button.description = True, "Stopping …"
+
+
+def _let_subshells_answer(widget: ipywidgets.Widget) -> None:
+    """Let a widget's messages go to the subshell that the front end chose for them.
+
+    ipykernel (from 7.4 on) sends them to the shell that wrote to the widget last: here the main one, which is busy until
+    the search ends. The attribute has no public name; without it ipykernel does what the front end asks.
+    """
+    vars(widget.comm).pop("_reply_subshell_id", None)
 
 
 def trial_table(line: str, state: Mapping[str, Any], parameters: Sequence[str]) -> str:
