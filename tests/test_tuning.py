@@ -196,7 +196,9 @@ def test_a_search_that_is_asked_to_stop_ends_with_what_is_done_and_goes_on_later
     done = found.counts["trials"]
     assert 2 <= done < 10
     assert found.counts["errored"] == 0 and set(found.trials["status"]) <= {"completed", "pruned"}
-    assert found.best_score == max(trial["value"] for trial in states[-1]["trials"] if trial["status"] != "running")
+    last = states[-1]
+    assert last["running"] == 0 and len(last["trials"]) == done
+    assert found.best_score == max(trial["value"] for trial in last["trials"])
     # Whoever watches the trials sees none that goes on for ever.
     assert {event[1] for event in log.events if event[0] == "ended"} == {
         event[1] for event in log.events if event[0] == "started"

@@ -99,10 +99,12 @@ class Watcher(tune.Callback):
             self._end(trial, "errored", (text.splitlines() or ["unknown error"])[-1].strip())
 
     def abandon(self) -> None:
-        """Close the trials that were running when the search was told to end; they are tried again when it goes on."""
-        if self.log:
-            for name in self.params.keys() - self.ends.keys():
+        """Drop the trials that were running when the search was told to end; they are tried again when it goes on."""
+        for name in [n for n in self.params if n not in self.ends]:
+            del self.params[name], self.steps[name]
+            if self.log:
                 self.log.ended(name, "interrupted", None)
+        self.show()
 
     def evaluated(self) -> list[tuple[dict[str, Any], float]]:
         """Return parameters and best value of the trials that ended earlier, for the sampler to learn from."""
@@ -123,8 +125,6 @@ class Watcher(tune.Callback):
         """
         rows, curves = [], []
         for name, params in self.params.items():
-            if name not in self.ends:
-                continue
             steps = self.steps[name]
             rows.append(
                 {

@@ -54,7 +54,8 @@ class Progress:
     def close(self) -> None:
         """Show the last state, and end what is live."""
         if self._state is not None:
-            self._draw(self._state)
+            # Whether it ended or was stopped, nothing is left to wait for.
+            self._draw({**self._state, "eta": None})
         if self._view is not None:
             self._view.close()
 
