@@ -92,10 +92,13 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def picture(self, path: Path, height: int = HEIGHT) -> None:
-        """Save a screenshot, as of a window of the given height."""
-        self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
-        time.sleep(1)
+    def resize(self, height: int) -> None:
+        """Give the window another height."""
+        size = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+
+    def picture(self, path: Path) -> None:
+        """Save a screenshot of the window."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
 
@@ -182,6 +185,7 @@ class Book:
 
     def __init__(self, page: Page, address: str) -> None:
         self.page = page
+        page.resize(HEIGHT)
         page.call("Page.navigate", url=address)
         page.wait(f"{PRELUDE} return code.length > 5 && panel.sessionContext.session.kernel.status === 'idle'")
 
@@ -220,10 +224,16 @@ class Book:
         )
         return found
 
-    def height(self) -> int:
-        """Return how tall a window must be to show the whole notebook."""
+    def picture(self, path: Path) -> None:
+        """Save a screenshot of the whole notebook, as in a window that is tall enough; then go back to the usual one."""
         tall = "book.widgets.reduce((sum, cell) => sum + cell.node.offsetHeight + 10, 200)"
-        return int(self.page.lab(f"return Math.ceil({tall})"))
+        # Cells out of sight have no height yet, so that it takes a second look.
+        for _ in range(2):
+            self.page.resize(int(self.page.lab(f"return Math.ceil({tall})")))
+            self.page.lab("book.node.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+            time.sleep(1)
+        self.page.picture(path)
+        self.page.resize(HEIGHT)
 
 
 SPACE, SEARCH, STOP = "IntDistribution(8, 18)", "study.search(", ".jupyter-widgets.jupyter-button"
@@ -260,13 +270,13 @@ def walk(folder: Path, pictures: Path) -> dict[str, Any]:
         page.picture(pictures / "1-searching.png")
         book.finish()
         found |= {"first": book.outputs(SEARCH), "errors": book.errors()}
-        page.picture(pictures / "2-whole.png", book.height())
+        book.picture(pictures / "2-whole.png")
 
         book.change(SPACE, "IntDistribution(3, 4)")
         book.start("run-all-below", "IntDistribution(3, 4)")
         book.finish()
         found |= {"changed": book.outputs(SEARCH), "errors": found["errors"] + book.errors()}
-        page.picture(pictures / "3-another-space.png", book.height())
+        book.picture(pictures / "3-another-space.png")
 
         book.change("n_trials=n_trials", "n_trials=200")
         book.start("run-cell", SEARCH)
