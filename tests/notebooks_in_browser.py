@@ -237,8 +237,10 @@ class Book:
 
 
 SPACE, SEARCH, STOP = "IntDistribution(8, 18)", "study.search(", ".jupyter-widgets.jupyter-button"
-#: A trial that ended, in the live table.
-ENDED = "return /completed|pruned/.test(document.querySelector('.widget-html-content')?.textContent ?? '')"
+TABLE = "document.querySelector('.widget-html-content')?.textContent ?? ''"
+#: A trial that ended in the live table; the fifth of many.
+ENDED = f"return /completed|pruned/.test({TABLE})"
+FIFTH = f"return /([5-9]|[1-9][0-9])\\/200 trials done/.test({TABLE})"
 
 
 def walk(folder: Path, pictures: Path) -> dict[str, Any]:
@@ -280,8 +282,7 @@ def walk(folder: Path, pictures: Path) -> dict[str, Any]:
 
         book.change("n_trials=n_trials", "n_trials=200")
         book.start("run-cell", SEARCH)
-        page.wait(ENDED)
-        time.sleep(2)
+        page.wait(FIFTH)
         page.picture(pictures / "4-long-search.png")
         page.click(STOP)
         book.finish(60)
