@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
-        ". champion measured model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
+        ". champion measured model_card notebook origin panel pictures pictures.capacity pictures.common pictures.data "
         "pictures.failure pictures.of_study pictures.search pictures.threat progress report study words",
     ),
     "aiops_core.job": (

@@ -351,8 +351,13 @@ def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_
     section = json.loads((tmp_path / "nb" / "threat" / "section.json").read_text())
     assert section["search"]["trials"] == 2
     assert section["metrics"]["accuracy"]["value"] > 0.6
-    said = [o.get("text", "") for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])]
-    assert any("2 finished trials of the same search are reused" in text for text in said)
+    executed = nbformat.read(tmp_path / "out.ipynb", 4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert any("2 finished trials of the same search are reused" in output.get("text", "") for output in outputs)
+    # Nobody can press a button in an executed notebook: a line of text, and no widgets.
+    assert any("2/2 trials done" in output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert "widgets" not in executed.metadata
+    assert not any("widget-view" in kind for output in outputs for kind in output.get("data", {}))
     # Run twice, registered once, as it was judged.
     assert section["gate"]["decision"] != "refused", section["gate"]["reasons"]
     assert aiops(tmp_path, "models", "list").stdout.count("threat_detector") == 1
