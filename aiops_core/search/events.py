@@ -104,7 +104,6 @@ class Watcher(tune.Callback):
             del self.params[name], self.steps[name]
             if self.log:
                 self.log.ended(name, "interrupted", None)
-        self.show()
 
     def evaluated(self) -> list[tuple[dict[str, Any], float]]:
         """Return parameters and best value of the trials that ended earlier, for the sampler to learn from."""

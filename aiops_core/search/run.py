@@ -200,6 +200,7 @@ def _search(
                 # Tune takes an interrupt for a request to return early with what there is.
                 done = f"{len(watcher.ends)} of {n_trials} trials are done"
                 raise KeyboardInterrupt(f"{done}; the same search goes on here")
+            watcher.show()
             if not watcher.ends:
                 raise SearchStopped(f"stopped before any of {n_trials} trials ended; run this again to search")
     return watcher.result()
