@@ -237,10 +237,13 @@ class Book:
 
 
 SPACE, SEARCH, STOP = "IntDistribution(8, 18)", "study.search(", ".jupyter-widgets.jupyter-button"
-TABLE = "document.querySelector('.widget-html-content')?.textContent ?? ''"
-#: A trial that ended in the live table; the fifth of many.
-ENDED = f"return /completed|pruned/.test({TABLE})"
-FIFTH = f"return /([5-9]|[1-9][0-9])\\/200 trials done/.test({TABLE})"
+#: A row of the live table; the fifth trial of many. JupyterLab builds only the cells that are in sight.
+IN_SIGHT = f"{PRELUDE} book.scrollToItem(find('{SEARCH}'), 'start');"
+ROW = f"{IN_SIGHT} return document.querySelector('.widget-html-content td') !== null"
+FIFTH = (
+    f"{IN_SIGHT} const said = document.querySelector('.widget-html-content')?.textContent ?? '';"
+    "return /([5-9]|[1-9][0-9])\\/200 trials done/.test(said)"
+)
 
 
 def walk(folder: Path, pictures: Path) -> dict[str, Any]:
@@ -267,8 +270,7 @@ def walk(folder: Path, pictures: Path) -> dict[str, Any]:
         book.change("n_samples: int = None", "n_samples: int = 800")
         book.change("n_trials: int = 20", "n_trials: int = 3")
         book.start("run-all-cells")
-        page.wait(ENDED)
-        page.run(f"document.querySelector('{STOP}').scrollIntoView({{block: 'center'}})")
+        page.wait(ROW)
         page.picture(pictures / "1-searching.png")
         book.finish()
         found |= {"first": book.outputs(SEARCH), "errors": book.errors()}
