@@ -219,7 +219,10 @@ class Metrics:
             return True
         name, pid, started, _ = path.stem.rsplit("-", 3)
         if name != f"{_FILES['gauge'][1]}_{self._host}":
-            return time.time() - path.stat().st_mtime < 10 * FLUSH_SECONDS
+            try:
+                return time.time() - path.stat().st_mtime < 10 * FLUSH_SECONDS
+            except OSError:
+                return False
         return _process_started(int(pid)) == started
 
     def collect(self) -> list[Metric]:
