@@ -39,7 +39,7 @@ def series(sizes: list[int], until: np.ndarray, **settings: Any) -> failure.Fail
 
 
 def test_incidents_long_before_or_after_the_rows_stay_with_their_resource() -> None:
-    hours = {"a": [(-30, -20), (2, 4), (72, 73)], "b": [(-58, 3), (30, 60)], "c": []}
+    hours = {"a": [(-30, -20), (2, 4), (72, 73)], "b": [(-70, 3), (30, 60)], "c": []}
     frame = pd.concat(
         pd.DataFrame({"resource_id": name, "timestamp": pd.date_range(START, periods=10, freq="h"), "x": 0.0})
         for name in hours

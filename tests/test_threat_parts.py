@@ -170,6 +170,11 @@ def test_decision_weights_are_powers_of_the_prior_of_mean_one() -> None:
     np.testing.assert_allclose(decision_weights(np.array([0.64, 0.36]), 0.5), np.array([0.75, 1.0]) / 0.875)
 
 
+def test_alpha_is_zero_where_no_exponent_changes_a_decision() -> None:
+    truth, probability = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    assert choose_alpha(truth, probability, np.ones(3), np.array([0.5, 0.5])) == pytest.approx((0.0, 2 / 3))
+
+
 def test_alpha_is_the_best_of_the_curve_smoothed_over_five_exponents() -> None:
     rng = np.random.default_rng(2)
     truth = np.repeat([0, 1, 2], [300, 60, 15])
