@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
-        ". champion measured model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
+        ". champion measured model_card notebook origin panel pictures pictures.capacity pictures.common pictures.data "
         "pictures.failure pictures.of_study pictures.search pictures.threat policy progress report study words",
     ),
     "aiops_core.job": (
@@ -83,7 +83,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.http": (
         "wire answers operations champions aiops_core.facts",
-        ". api bodies components docs examples handlers meanings openapi request_ids routes",
+        ". api bodies components docs examples handlers meanings openapi request_ids router routes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": ("answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
@@ -97,6 +97,8 @@ OWNERS = {
     "mlflow": ("aiops_core.tracking",),
     "ray": ("aiops_core.search", "serve_app.app", "serve_app.run"),
     "pooch": ("aiops_core.data.sources",),
+    "starlette": ("serve_app.http",),
+    "prometheus_client": ("serve_app.operations",),
     "pydantic_settings": ("aiops_core.settings",),
     "tensorflow": ("aiops_core.tasks.failure",),
     "keras": ("aiops_core.tasks.failure",),

@@ -234,6 +234,34 @@ def test_cards_are_comparable_only_with_the_same_schema() -> None:
     assert "window is 12" in str(gate.comparable(card, {"features": [{"name": "a"}], "window": 12}))
 
 
+@pytest.mark.parametrize("key", ["window", "horizon", "step_seconds", "classes", "targets", "season"])
+def test_cards_that_differ_in_one_part_of_the_schema_are_not_comparable(key: str) -> None:
+    card = {"features": [{"name": "a"}], key: 1}
+    assert gate.comparable(card, card) is None
+    assert gate.comparable(card, {**card, key: 2}) == f"its {key} is 2 instead of 1"
+
+
+def test_margins_are_two_hundredths_a_tenth_of_the_others_value_or_of_an_error_a_twentieth() -> None:
+    names = ("roc_auc", "macro_f1", "log_loss", "f1", "average_precision", "mase", "nmae", "mae")
+    assert [gate.margin(name, 0.5) for name in names] == [0.02, 0.02, 0.05, 0.05, 0.05, 0.025, 0.025, 0.025]
+    assert gate.margin("r2", -0.5) == 0.05
+
+
+def test_the_seed_of_the_gate_is_that_of_the_bootstrap_and_one_better_probability_metric_is_enough() -> None:
+    seeds: list[int] = []
+
+    def compared(*args: Any, seed: int) -> dict[str, Any]:
+        seeds.append(seed)
+        return {"class_prior": {"roc_auc": WELL, "brier": gain(0.0, -0.1), "log_loss": WELL}}
+
+    task: Any = SimpleNamespace(
+        GATE_METRICS=("roc_auc",), PROBABILITY_METRICS=("brier", "log_loss"), SIMPLE_BASELINES=("class_prior",),
+        STRONG_BASELINES=(), compare=compared,
+    )  # fmt: skip
+    assert gate.decide(task, None, {}, {"class_prior": {}}, seed=5).decision == "champion"
+    assert seeds == [5]
+
+
 # At the limits -------------------------------------------------------------------------------------------------------
 
 WELL = {"value": 0.2, "low": 0.1, "high": 0.3, "own": 0.9, "other": 0.5}

@@ -16,8 +16,6 @@ from aiops_core.data.tables import CONFIG, REQUIRED, TABLES, Dataset, check_sect
 from aiops_core.data.validation import collecting, validate_all
 from aiops_core.errors import DataError, UsageError
 
-__all__ = ["load_folder", "save_folder"]
-
 
 def load_folder(folder: str | Path) -> Dataset:
     """Load a folder of contract tables, Parquet or CSV, with its optional ``dataset.toml``.

@@ -20,22 +20,10 @@ from aiops_core.data.tables import (
 )
 from aiops_core.servable.threat import NORMAL
 
-__all__ = ["lines", "natural_season"]
-
 DAY = 86_400
 #: What others call ordinary activity.
-_ORDINARY = {
-    "benign",
-    "legitimate",
-    "legit",
-    "clean",
-    "background",
-    "good",
-    "ok",
-    "none",
-    "no attack",
-    "normal traffic",
-}
+_ORDINARY = {"benign", "legitimate", "legit", "clean", "background", "good", "ok", "none"}
+_ORDINARY |= {"no attack", "normal traffic"}
 
 
 def lines(dataset: Dataset) -> list[str]:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["FILE", "Seen", "read_seen", "row_hashes", "write_seen"]
-
 FILE = "seen.npz"
 
 

@@ -11,8 +11,6 @@ from scipy import stats
 
 from aiops_core.errors import UsageError
 
-__all__ = ["OverSeeds", "over_seeds"]
-
 
 class OverSeeds(TypedDict):
     """A metric over trainings that differ in their seed only.

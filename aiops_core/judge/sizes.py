@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from aiops_core.judge.intervals import Gain
 from aiops_core.judge.units import Units
 
-__all__ = ["how_many_more", "times_larger"]
-
 
 def times_larger(gain: Gain, limit: float) -> float:
     """Return how many times larger a test must be for the lower end of a gain to lie above a limit.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-__all__ = ["Summed", "per_row"]
-
 
 @dataclass(frozen=True)
 class Summed:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Units", "of_labels", "of_rows"]
-
 #: Resamples, and weights of them, that are held in memory at a time.
 AT_ONCE, CELLS = 1_000, 4_000_000
 

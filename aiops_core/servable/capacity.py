@@ -18,8 +18,6 @@ from aiops_core.servable.capacity_features import assemble, design, features, fi
 from aiops_core.servable.capacity_layout import Layout, feature_groups
 from aiops_core.servable.folder import Driver, Servable
 
-__all__ = ["LINEAR", "QUANTILES", "CapacityServable"]
-
 QUANTILES = (0.1, 0.5, 0.9)
 #: Name of the linear graph.
 LINEAR = "linear"

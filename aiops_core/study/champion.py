@@ -16,8 +16,6 @@ from aiops_core.data.seen import read_seen
 from aiops_core.errors import ServableError
 from aiops_core.judge import gate
 
-__all__ = ["Rival", "against_champion"]
-
 #: Parts of a lineage that fix which rows are for test.
 SAME_SPLIT = ("digest", "split", "seed")
 

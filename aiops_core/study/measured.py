@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["largest_difference", "metric_table", "shown", "way_to_oracle"]
-
 
 def metric_table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row a prediction and one column a metric, as ``value (low to high)``; those of single classes left out."""

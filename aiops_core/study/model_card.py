@@ -15,8 +15,6 @@ from aiops_core.study.words import (
     with_interval,
 )
 
-__all__ = ["model_card", "version_page", "version_tags"]
-
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Return the model card of a servable as Markdown (after Mitchell et al. 2019)."""

@@ -10,8 +10,6 @@ from aiops_core import servable
 from aiops_core.errors import UsageError
 from aiops_core.servable.failure import choose_threshold
 
-__all__ = ["DECISION_KEYS", "check_policy", "follow_policy"]
-
 DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
 
 

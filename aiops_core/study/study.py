@@ -18,7 +18,7 @@ import aiops_core
 from aiops_core import search, servable, tracking
 from aiops_core.data.seen import write_seen
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset
-from aiops_core.errors import UsageError
+from aiops_core.errors import SearchStopped, UsageError
 from aiops_core.files import write_json
 from aiops_core.judge import gate
 from aiops_core.judge.intervals import ExtraMetrics
@@ -30,9 +30,7 @@ from aiops_core.study.measured import largest_difference, metric_table, shown, w
 from aiops_core.study.model_card import model_card, version_page, version_tags
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.policy import check_policy, follow_policy
-from aiops_core.study.progress import live_line, note_stage
-
-__all__ = ["Study"]
+from aiops_core.study.progress import followed, note_stage
 
 PROMOTE = (True, False, "first")
 
@@ -61,8 +59,7 @@ class Study:
     Attributes
     ----------
     metrics, baselines, oracle, share, looks
-        Filled by `evaluate`: metrics by prediction, how much of the way from naive to the oracle's the candidate goes,
-        and how often these test rows have been scored.
+        Filled by `evaluate`; ``looks``: how often these test rows have been scored.
     details : dict
         What the pictures show; filled by `evaluate`.
     """
@@ -140,15 +137,18 @@ class Study:
         n_trials: int = 20,
         deterministic: bool = False,
     ) -> SearchResult:
-        """Search a space, by default the task's, with a live line; every trial is an MLflow run.
+        """Search a space, by default the task's, with a live view; every trial is an MLflow run.
 
         Finished trials of the same search in the run's folder are taken over, which is said. With ``deterministic`` one
-        trial runs at a time, so that the result repeats.
+        trial runs at a time, so that the result repeats. In a notebook run by hand a Stop button ends the search with
+        the trials that have ended.
 
         Raises
         ------
         UsageError
             If ``n_trials`` is below 1 or the space does not fit the task.
+        SearchStopped
+            If it was stopped before any trial had ended.
         """
         if n_trials < 1:
             raise UsageError(f"n_trials = {n_trials} must be at least 1")
@@ -159,24 +159,29 @@ class Study:
         search.connect()
         log = self._open_run(n_trials)
         self.drawn.clear()
+        varied = [name for name, one in (space or self.task.space(self.data)).items() if not one.single()]
         try:
-            self.result = search.search(
-                self.task,
-                self.data,
-                space=space,
-                n_trials=n_trials,
-                seed=self.seed,
-                folder=folder,
-                log=log,
-                deterministic=deterministic,
-                progress=live_line(self.folder),
-            )
+            with followed(self.folder, varied) as progress:
+                self.result = search.search(
+                    self.task,
+                    self.data,
+                    space=space,
+                    n_trials=n_trials,
+                    seed=self.seed,
+                    folder=folder,
+                    log=log,
+                    deterministic=deterministic,
+                    progress=progress.show,
+                    stop=progress.stop,
+                )
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            interrupted = isinstance(error, KeyboardInterrupt | SearchStopped)
             tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
             raise
         # Not left open: nobody may ever go on from here.
         tracking.close_search(self.run_id)
+        if (done := self.result.counts["trials"]) < n_trials:
+            print(f"stopped after {done} of {n_trials} trials, which are used from here on; run this again to go on")
         return self.result
 
     def _open_run(self, n_trials: int) -> tracking.SearchLog:

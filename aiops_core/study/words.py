@@ -9,21 +9,6 @@ from typing import Any
 from aiops_core.facts import FACTS, MODELS
 from aiops_core.judge import intervals, metrics
 
-__all__ = [
-    "FEW_INCIDENTS",
-    "KIND_WORDS",
-    "METRIC_WORDS",
-    "TASK_WORDS",
-    "best_baseline",
-    "few_incidents",
-    "looks_words",
-    "next_steps",
-    "share_words",
-    "short",
-    "verdict_words",
-    "with_interval",
-]
-
 TASK_WORDS = {task: facts.title for task, facts in FACTS.items()}
 METRIC_WORDS = metrics.WORDS
 KIND_WORDS = {facts.kind: facts.kind_words for facts in FACTS.values()}

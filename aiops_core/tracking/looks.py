@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from aiops_core.tracking.store import experiment_id, open_client
 
-__all__ = ["count_look"]
-
 #: Tags of the experiment, followed by the task and what its test rows are known by.
 PREFIX = "test_looks"
 

@@ -26,10 +26,8 @@ from aiops_core.tasks.capacity.data import (
     PROBABILITY_METRICS,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
-    Block,
     CapacityData,
     Effort,
-    Pairs,
     steps,
 )
 from aiops_core.tasks.capacity.evaluation import compare, details, evaluate, oracle, predictions, share
@@ -52,11 +50,9 @@ __all__ = [
     "PROBABILITY_METRICS",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
-    "Block",
     "CapacityData",
     "CapacityModel",
     "Effort",
-    "Pairs",
     "baselines",
     "compare",
     "defaults",

@@ -72,6 +72,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     with threadpool_limits(1):  # small matrices: more threads only get into each other's way
         ridge, linear = fit_backbone(search, checked, layout, rows=effort.linear_rows)
     oracle = dataset.oracles.get("capacity")
+    numeric = tables.feature_columns("usage", frame)
+    left_out = f"neither a target nor one of {MAX_EXOGENOUS} other columns"
     return CapacityData(
         **vars(usage),
         parts=parts,
@@ -84,16 +86,10 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
         oracle=None if oracle is None else np.asarray(oracle(keys_of(usage, parts["test"])), dtype=np.float64),
         info={
             **_info(usage, parts, len(frame), len(test), len(validation), config["origin_step"]),
-            "ignored": _ignored(frame, usage.columns),
+            "ignored": tables.ignored_columns("usage", frame, usage.columns, dict.fromkeys(numeric, left_out)),
         },
         facts={name: tables.column_facts(frame[name]) for name in usage.columns},
     )
-
-
-def _ignored(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, str]:
-    left_out = f"neither a target nor one of {MAX_EXOGENOUS} other columns"
-    numeric = tables.feature_columns("usage", frame)
-    return tables.ignored_columns("usage", frame, columns, dict.fromkeys(numeric, left_out))
 
 
 def _usage(frame: pd.DataFrame, config: Mapping[str, Any], effort: Effort) -> tuple[Usage, np.ndarray, np.ndarray]:

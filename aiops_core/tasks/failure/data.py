@@ -11,27 +11,6 @@ import pandas as pd
 
 from aiops_core.facts import FACTS
 
-__all__ = [
-    "CHUNK",
-    "FULL_EFFORT",
-    "GATE_METRICS",
-    "KIND",
-    "MAIN_METRIC",
-    "MODE",
-    "MODEL",
-    "NAIVE_BASELINES",
-    "NAME",
-    "OBJECTIVE",
-    "PROBABILITY_METRICS",
-    "SIMPLE_BASELINES",
-    "STRONG_BASELINES",
-    "Effort",
-    "FailureData",
-    "Params",
-    "Prediction",
-    "Report",
-]
-
 NAME = "failure"
 MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
 MAIN_METRIC = "average_precision"

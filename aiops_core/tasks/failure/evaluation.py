@@ -17,8 +17,6 @@ from aiops_core.tasks.failure.export import score
 from aiops_core.tasks.failure.split import thin_rows
 from aiops_core.tasks.failure.units import units
 
-__all__ = ["compare", "details", "evaluate", "importance", "oracle", "predictions", "share"]
-
 
 def oracle(data: FailureData) -> Prediction | None:
     """Return the oracle's prediction of the test part; synthetic data only."""
@@ -123,10 +121,7 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
     return {
         "precision_recall": curves.precision_recall_curve(truth, probability),
         "reliability": curves.reliability_curve(truth, probability),
-        "confusion": [
-            [int((~alarm & (truth == 0)).sum()), int((alarm & (truth == 0)).sum())],
-            [int((~alarm & (truth == 1)).sum()), int((alarm & (truth == 1)).sum())],
-        ],
+        "confusion": np.bincount(2 * truth + alarm, minlength=4).reshape(2, 2).tolist(),
         "events": seen,
         "policies": curve,
         "sentence": _sentence(seen),
@@ -249,11 +244,5 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
         for driver in model.explain(data.windows(np.array([end]))[0], top=len(model.features), last=data.time[end]):
             totals[driver["feature"]] += [abs(driver["contribution"]), driver["contribution"]]
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
-    return [
-        {
-            "feature": n,
-            "mean_abs_contribution": float(t[0] / len(chosen)),
-            "mean_contribution": float(t[1] / len(chosen)),
-        }
-        for n, t in ranked
-    ]
+    means = [(name, *(total / len(chosen)).tolist()) for name, total in ranked]
+    return [{"feature": n, "mean_abs_contribution": size, "mean_contribution": change} for n, size, change in means]

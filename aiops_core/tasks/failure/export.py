@@ -17,8 +17,6 @@ from aiops_core.tasks.failure.model import FailureModel, combine_networks
 from aiops_core.tasks.failure.network import import_tensorflow
 from aiops_core.tasks.failure.split import thin_rows
 
-__all__ = ["GOLDEN_ROWS", "export", "score"]
-
 GOLDEN_ROWS = 24
 
 

@@ -16,19 +16,6 @@ from aiops_core.tasks.failure.network import MAIN, import_tensorflow, patch_size
 from aiops_core.tasks.failure.split import near, steps_to_next, thin_rows
 from aiops_core.tasks.failure.training import train_network
 
-__all__ = [
-    "LEAST_SLOPE",
-    "FailureModel",
-    "combine_networks",
-    "defaults",
-    "finish",
-    "fit",
-    "platt",
-    "predict",
-    "space",
-    "steps",
-]
-
 LEAST_SLOPE = 0.05
 
 

@@ -45,32 +45,20 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     frame, incidents = dataset.tables["telemetry"], dataset.tables["incidents"]
     columns = tables.feature_columns("telemetry", frame)
     grid = tables.to_grid(frame, columns)
-    n = len(grid.resource)
-    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
-    lengths = np.diff(np.r_[starts, n])
-    start = np.repeat(starts, lengths)
-    position = np.arange(n) - start
-    if lengths.max() < window:
-        raise DataError(
-            f"the longest resource has {int(lengths.max())} steps, fewer than a window of {window}", table="telemetry"
-        )
+    starts, lengths, start, position = _places(grid, window)
     table = incident_table(incidents, grid)
     until, inside, known = labels(grid, table, starts, lengths)
     example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
 
-    part, by_resource, sentence = assign_parts(
-        frame, grid, config, position, start, np.random.default_rng([seed, 11]), folds=effort.folds
-    )
+    part_rng, fold_rng = (np.random.default_rng([seed, stream]) for stream in (11, 12))
+    part, by_resource, sentence = assign_parts(frame, grid, config, position, start, part_rng, folds=effort.folds)
     on_stride = (position - (window - 1)) % stride == 0
     ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
+    settings = f"window {window}, horizon {horizon} steps, {len(table)} incidents"
     for name, rows in ends.items():
-        _refuse_one_class(
-            name, until[rows] <= horizon, f"window {window}, horizon {horizon} steps, {len(table)} incidents"
-        )
+        _refuse_one_class(name, until[rows] <= horizon, settings)
     train = grid.values[(part == splits.TRAIN) & grid.present]
-    useful = [i for i in range(len(columns)) if len(np.unique(train[~np.isnan(train[:, i]), i])) > 1]
-    if not useful:
-        raise DataError("all feature columns are constant or missing in the training part", table="telemetry")
+    useful = _varying_columns(train)
     values, train = np.ascontiguousarray(grid.values[:, useful]), train[:, useful]
     names = [columns[i] for i in useful]
     center, scale = _scaling(train)
@@ -84,9 +72,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         example=example,
         part=part,
         ends=ends,
-        fold=assign_folds(
-            part, grid.resource, start, by_resource, np.random.default_rng([seed, 12]), folds=effort.folds
-        ),
+        fold=assign_folds(part, grid.resource, start, by_resource, fold_rng, folds=effort.folds),
         by_resource=by_resource,
         incidents=table,
         resources=grid.resources,
@@ -111,6 +97,32 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         ignored=tables.ignored_columns("telemetry", frame, names),
     )
     return data
+
+
+def _places(grid: tables.Grid, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the first row and the length of every resource, and for every row its resource's first row and its place.
+
+    Raises
+    ------
+    DataError
+        If no resource is as long as a window.
+    """
+    starts = tables.run_starts(grid.resource)
+    lengths = np.diff(np.r_[starts, len(grid.resource)])
+    if lengths.max() < window:
+        raise DataError(
+            f"the longest resource has {int(lengths.max())} steps, fewer than a window of {window}", table="telemetry"
+        )
+    start = np.repeat(starts, lengths)
+    return starts, lengths, start, np.arange(len(start)) - start
+
+
+def _varying_columns(train: np.ndarray) -> list[int]:
+    """Return the columns that hold at least two different values in the training rows."""
+    useful = [i for i in range(train.shape[1]) if len(np.unique(train[~np.isnan(train[:, i]), i])) > 1]
+    if not useful:
+        raise DataError("all feature columns are constant or missing in the training part", table="telemetry")
+    return useful
 
 
 def _refuse_one_class(name: str, positive: np.ndarray, settings: str) -> None:

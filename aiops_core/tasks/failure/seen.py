@@ -10,8 +10,6 @@ from aiops_core.tasks.failure.data import FailureData
 from aiops_core.tasks.failure.split import near
 from aiops_core.tasks.failure.units import incidents_of
 
-__all__ = ["MIN_INCIDENTS", "MIN_ROWS", "seen", "too_few", "unseen"]
-
 #: Fewest examples, and incidents ahead of them, that a comparison with a champion may rest on.
 MIN_ROWS, MIN_INCIDENTS = 100, 10
 

@@ -8,8 +8,6 @@ from aiops_core.judge.units import Units, of_labels
 from aiops_core.tasks.failure.data import FailureData
 from aiops_core.tasks.failure.decision import DAY_SECONDS
 
-__all__ = ["MIN_RESOURCES", "incidents_of", "units"]
-
 #: Fewer resources with an incident than this say nothing of others: stretches of their time are drawn.
 MIN_RESOURCES = 8
 

@@ -28,15 +28,11 @@ from aiops_core.tasks.threat.data import (
     SIMPLE_BASELINES,
     STRONG_BASELINES,
     Effort,
-    Params,
-    Prediction,
-    Report,
     ThreatData,
     steps,
 )
 from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions, share
 from aiops_core.tasks.threat.export import export, score
-from aiops_core.tasks.threat.inputs import Inputs
 from aiops_core.tasks.threat.model import ThreatModel, defaults, finish, fit, predict, space
 from aiops_core.tasks.threat.prepare import prepare
 from aiops_core.tasks.threat.seen import seen, too_few, unseen
@@ -45,7 +41,6 @@ from aiops_core.tasks.threat.units import units
 __all__ = [
     "Effort",
     "GATE_METRICS",
-    "Inputs",
     "KIND",
     "MAIN_METRIC",
     "MODE",
@@ -54,9 +49,6 @@ __all__ = [
     "NAME",
     "OBJECTIVE",
     "PROBABILITY_METRICS",
-    "Params",
-    "Prediction",
-    "Report",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
     "ThreatData",

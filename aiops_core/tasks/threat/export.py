@@ -60,7 +60,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
 def build_graph(model: ThreatModel) -> bytes:
     """Return the ONNX model: ``X`` (n, n_features) float32, NaN allowed, to ``probability`` (n, n_classes)."""
     import skl2onnx
-    from onnx import TensorProto, checker, helper
+    from onnx import TensorProto, checker, helper, numpy_helper
     from skl2onnx.common.data_types import FloatTensorType
 
     inputs = model.inputs
@@ -80,21 +80,21 @@ def build_graph(model: ThreatModel) -> bytes:
         helper.make_node("ReduceSum", ["flags", "axis"], ["count"], keepdims=1),
     ]
     pieces = ["filled", "count"]
-    initializers = [
-        _constant("fill", inputs.fill[None, :]),
-        _constant("axis", np.array([1], dtype=np.int64)),
-        _constant("floor", np.array([model.floor], dtype=np.float32)),
-        _constant("offset", model.offset.astype(np.float32)[None, :]),
-        _constant("temperature", np.array([model.temperature], dtype=np.float32)),
-    ]
+    constants = {
+        "fill": inputs.fill[None, :],
+        "axis": np.array([1], dtype=np.int64),
+        "floor": np.array([model.floor], dtype=np.float32),
+        "offset": model.offset.astype(np.float32)[None, :],
+        "temperature": np.array([model.temperature], dtype=np.float32),
+    }
     if len(inputs.intercept):
-        nodes, constants = _evidence_nodes(inputs)
+        nodes, own = _evidence_nodes(inputs)
         before += nodes
-        initializers += constants
+        constants |= own
         pieces.append("evidence")
     if len(inputs.flagged):
         before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
-        initializers.append(_constant("flagged", inputs.flagged.astype(np.int64)))
+        constants["flagged"] = inputs.flagged.astype(np.int64)
         pieces.insert(1, "indicators")
     before.append(helper.make_node("Concat", pieces, ["expanded"], axis=1))
     after = [
@@ -109,14 +109,14 @@ def build_graph(model: ThreatModel) -> bytes:
         "threat_detector",
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, n_features])],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, len(model.prior)])],
-        [*forest.graph.initializer, *initializers],
+        [*forest.graph.initializer, *(numpy_helper.from_array(value, name) for name, value in constants.items())],
     )
     built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
     checker.check_model(built)
     return bytes(built.SerializeToString())
 
 
-def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], list[Any]]:
+def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Return the nodes from ``filled``, ``missing`` and ``flags`` to ``evidence``, and their constants; see `Inputs.expand`."""
     from onnx import helper
 
@@ -136,25 +136,19 @@ def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], list[Any]]:
         helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
         helper.make_node("Round", ["steps"], ["evidence"]),
     ]
-    constants = [
-        _constant("scale", inputs.scale[None, :]),
-        _constant("mean", inputs.mean[None, :]),
-        _constant("std", inputs.std[None, :]),
-        _constant("coefficients", inputs.coefficients),
-        _constant("intercept", inputs.intercept[None, :]),
-        _constant("z_low", np.array(-Z_LIMIT, dtype=np.float32)),
-        _constant("z_high", np.array(Z_LIMIT, dtype=np.float32)),
-        _constant("zero", np.array([0.0], dtype=np.float32)),
-        _constant("evidence_floor", np.array([EVIDENCE_FLOOR], dtype=np.float32)),
-        _constant("evidence_steps", np.array([EVIDENCE_STEPS], dtype=np.float32)),
-    ]
+    constants = {
+        "scale": inputs.scale[None, :],
+        "mean": inputs.mean[None, :],
+        "std": inputs.std[None, :],
+        "coefficients": inputs.coefficients,
+        "intercept": inputs.intercept[None, :],
+        "z_low": np.array(-Z_LIMIT, dtype=np.float32),
+        "z_high": np.array(Z_LIMIT, dtype=np.float32),
+        "zero": np.array([0.0], dtype=np.float32),
+        "evidence_floor": np.array([EVIDENCE_FLOOR], dtype=np.float32),
+        "evidence_steps": np.array([EVIDENCE_STEPS], dtype=np.float32),
+    }
     return nodes, constants
-
-
-def _constant(name: str, value: np.ndarray) -> Any:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(value, name)
 
 
 def _golden_rows(data: ThreatData) -> np.ndarray:

@@ -49,13 +49,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     frame = dataset.tables["activity"]
     config = dataset.config.get(NAME, {})
     rng = np.random.default_rng([seed, 3])
-    classes = sorted(frame["threat_type"].unique(), key=lambda name: (name != NORMAL, name))
-    position = {name: i for i, name in enumerate(classes)}
-    y = frame["threat_type"].map(position).to_numpy(dtype=np.int64)
-    group, group_names = None, None
-    if "group" in frame.columns:
-        codes, names = pd.factorize(frame["group"], sort=True)
-        group, group_names = codes.astype(np.int64), [str(name) for name in names]
+    classes, y = _classes(frame)
+    group, group_names = _groups(frame)
     test, split = _test_rows(frame, y, group, float(config.get("test_fraction", 0.3)), rng)
     part = np.where(test, TEST, TRAIN).astype(np.int8)
     train = np.flatnonzero(~test)
@@ -74,10 +69,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         if grouped
         else f"; validation out of fold on training rows, {effort.folds} stratified folds"
     )
-    oracle = None
-    if dataset.oracles.get(NAME) is not None:
-        oracle = dataset.oracles[NAME].reindex(columns=classes).fillna(0.0).to_numpy(dtype=float)
-    costs = config.get("costs")
+    costs, oracle = config.get("costs"), dataset.oracles.get(NAME)
     data = ThreatData(
         X=X,
         y=y,
@@ -91,7 +83,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         row_fold=row_fold,
         inputs={},
         costs=None if costs is None else cost_matrix(costs, classes),
-        oracle=oracle,
+        oracle=None if oracle is None else oracle.reindex(columns=classes).fillna(0.0).to_numpy(dtype=float),
         info={},
         effort=effort,
         row_hashes=hashes_of(frame, features),
@@ -106,6 +98,21 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     for name, strength in EVIDENCE.items():
         data.inputs[name] = [fit_inputs(data, some, strength, seed) for some in [*kept, np.ones(len(rows), dtype=bool)]]
     return data
+
+
+def _classes(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Return the classes, normal first, and the class of each row as an index into them, (n,), int64."""
+    classes = sorted(frame["threat_type"].unique(), key=lambda name: (name != NORMAL, name))
+    position = {name: i for i, name in enumerate(classes)}
+    return classes, frame["threat_type"].map(position).to_numpy(dtype=np.int64)
+
+
+def _groups(frame: pd.DataFrame) -> tuple[np.ndarray | None, list[str] | None]:
+    """Return the group of each row as an index into the names, (n,), int64, and the names; None without groups."""
+    if "group" not in frame.columns:
+        return None, None
+    codes, names = pd.factorize(frame["group"], sort=True)
+    return codes.astype(np.int64), [str(name) for name in names]
 
 
 def _test_rows(
