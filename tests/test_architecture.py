@@ -24,27 +24,28 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
     "aiops_core.judge": ("errors markup", ". curves gate intervals metrics"),
+    "aiops_core.derive": ("errors", ". expression graph values"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
-        "errors markup files",
+        "errors markup files derive",
         ". capacity capacity_features capacity_layout failure folder series threat",
     ),
     "aiops_core.data": (
-        "errors markup facts files settings units rules servable",
-        ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
+        "errors markup facts files settings units derive rules servable",
+        ". derive folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
         "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
     ),
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
-        "errors facts units judge rules servable data tasks.cards",
+        "errors facts units derive judge rules servable data tasks.cards",
         ". baselines data decision evaluation export model network prepare split training",
     ),
     "aiops_core.tasks.threat": (
-        "errors facts units judge rules servable data tasks.cards",
+        "errors facts units derive judge rules servable data tasks.cards",
         ". baselines data decision evaluation evidence export forest inputs model prepare rows split",
     ),
     "aiops_core.tasks.capacity": (
-        "errors facts units judge rules servable data tasks.cards",
+        "errors facts units derive judge rules servable data tasks.cards",
         ". backbone band baselines data evaluation export model pairs prediction prepare split",
     ),
     "aiops_core.tasks": ("", "."),
