@@ -27,8 +27,8 @@ __all__ = ["FUNCTIONS", "MAX_REACH", "SERIES", "ExpressionError", "Node", "colum
 
 #: Most steps before a row that a feature may look back on.
 MAX_REACH = 1000
-#: Bounds that keep a mistyped expression from becoming a graph of any size.
-MAX_NODES, MAX_TEXT = 500, 4000
+#: Bounds that keep a mistyped expression from becoming a graph of any size, and its text readable by Python's parser.
+MAX_NODES, MAX_DEPTH, MAX_TEXT = 500, 150, 100_000
 #: Functions with the least and the most arguments that they take.
 FUNCTIONS: dict[str, tuple[int, int]] = {
     "min": (2, 16), "max": (2, 16), "abs": (1, 1), "log1p": (1, 1), "sqrt": (1, 1), "clip": (3, 3),
@@ -95,6 +95,8 @@ def parse(written: str, known: Mapping[str, Node | str], *, series: bool) -> Nod
         raise ExpressionError("is no expression, or nested too deeply") from None
     if size > MAX_NODES:
         raise ExpressionError(f"has {size} operations, more than {MAX_NODES}")
+    if _depth(node) > MAX_DEPTH:
+        raise ExpressionError(f"is nested {_depth(node)} deep, more than {MAX_DEPTH}")
     if not columns_of(node):
         raise ExpressionError("holds no column")
     if reach(node) > MAX_REACH:
@@ -144,6 +146,10 @@ def _is_word(name: str) -> bool:
 
 def _size(node: Node) -> int:
     return 1 + sum(_size(arg) for arg in node.args)
+
+
+def _depth(node: Node) -> int:
+    return 1 + max((_depth(arg) for arg in node.args), default=0)
 
 
 class _Reader:

@@ -83,7 +83,8 @@ class Derived:
                     raise ExpressionError("has the name of a column; give it another")
                 node = parse(written, {**later, **known}, series=series)
             except ExpressionError as error:
-                raise UsageError(f"{where} {name} = {written!r}: {error}") from None
+                shown = repr(written) if len(repr(written)) <= 120 else f"{repr(written)[:117]}..."
+                raise UsageError(f"{where} {name} = {shown}: {error}") from None
             # In terms of columns: an expression stands for itself wherever it is read again.
             own = all(part in taken for part in _names(written, known))
             found.append((name, written if own else text(node), node))
