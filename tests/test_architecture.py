@@ -53,11 +53,11 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors facts files settings servable data",
         ". native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
+    "aiops_core.search": ("errors files settings data tracking", ". ablation connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
-        ". champion measured model_card notebook origin panel pictures pictures.capacity pictures.common pictures.data "
-        "pictures.failure pictures.of_study pictures.search pictures.threat progress report study words",
+        ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "
+        "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat progress report study words",
     ),
     "aiops_core.job": (
         "errors facts files settings data tracking search study",

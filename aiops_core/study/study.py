@@ -25,6 +25,7 @@ from aiops_core.markup import Link, html_table
 from aiops_core.search import SearchResult
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
+from aiops_core.study.ablation import derived_features, with_table
 from aiops_core.study.champion import against_champion
 from aiops_core.study.measured import largest_difference, metric_table, shown
 from aiops_core.study.model_card import model_card, version_page, version_tags
@@ -92,6 +93,7 @@ class Study:
         self.baselines: dict[str, dict[str, Any]] = {}
         self.oracle: dict[str, Any] | None = None
         self.details: dict[str, Any] = {}
+        self.ablation: list[dict[str, Any]] = []
         self.parity = math.nan
         self.verdict: gate.Verdict | None = None
         self._extra: tuple[str, ...] = ()
@@ -217,6 +219,7 @@ class Study:
         note_stage(self.folder, "final model")
         native = search.final_model(self.task, ranked, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native}
+        self.ablation = derived_features(self.task, self.dataset, self.data, seed=self.seed)
         if self.name == "failure":
             servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset))
         policy = self.dataset.config.get(self.name, {}).get("decision")
@@ -261,7 +264,7 @@ class Study:
         self.metrics = self._measured(prediction, extra_metrics)
         self.baselines = {name: self._measured(other, extra_metrics) for name, other in baselines.items()}
         self.oracle = None if best is None else self._measured(best, extra_metrics)
-        self.details = self.task.details(self.data, prediction)
+        self.details = with_table(self.task.details(self.data, prediction), self.ablation, self.task.OBJECTIVE)
         self.drawn = {name: figure for name, figure in self.drawn.items() if name in pictures.OF_SEARCH}
         return self.table()
 

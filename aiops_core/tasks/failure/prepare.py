@@ -45,15 +45,13 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     """
     dataset.require("failure")
     config = {**tables.DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}
-    window, horizon, stride = int(config["window"]), int(config["horizon"]), int(config["stride"])
-    frame, incidents = dataset.tables["telemetry"], dataset.tables["incidents"]
-    columns, derived = tables.feature_columns("telemetry", frame), derived_of(dataset, "failure")
-    grid = tables.to_grid(frame, columns)
+    window, horizon, stride = (int(config[name]) for name in ("window", "horizon", "stride"))
+    frame, derived = dataset.tables["telemetry"], derived_of(dataset, "failure")
+    grid = tables.to_grid(frame, tables.feature_columns("telemetry", frame))
     starts, lengths, start, position = _places(grid, window)
-    table = incident_table(incidents, grid)
+    table = incident_table(dataset.tables["incidents"], grid)
     until, inside, known = labels(grid, table, starts, lengths)
     example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
-
     part_rng, fold_rng = (np.random.default_rng([seed, stream]) for stream in (11, 12))
     served = {**config, "window": window + derived.reach}
     part, by_resource, sentence = assign_parts(frame, grid, served, position, start, part_rng, folds=effort.folds)
@@ -63,8 +61,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     for name, rows in ends.items():
         _refuse_one_class(name, until[rows] <= horizon, settings)
     seen = (part == splits.TRAIN) & grid.present
-    useful = _useful_columns(grid.values[seen], columns, derived)
-    names = [columns[i] for i in useful]
+    useful = _useful_columns(grid.values[seen], grid.columns, derived)
+    names = [grid.columns[i] for i in useful]
     values, derived, left_out = _with_derived(grid.values[:, useful], names, derived, start, seen)
     train = values[seen]
     center, scale = _scaling(train)
@@ -102,8 +100,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         unlabelled=grid.present & ~inside & ~example,
         inside=grid.present & inside,
         ignored=tables.ignored_columns("telemetry", frame, names),
+        left_out=left_out,
     )
-    data.info |= {"derived": derived.entries(), "derived_left_out": left_out}
     return data
 
 
@@ -174,6 +172,7 @@ def _info(
     unlabelled: np.ndarray,
     inside: np.ndarray,
     ignored: dict[str, str],
+    left_out: dict[str, str],
 ) -> dict[str, Any]:
     """Return what reports and runs say about the data."""
     ends = data.ends
@@ -190,6 +189,8 @@ def _info(
         "step_seconds": data.step_seconds,
         "features": [feature["name"] for feature in data.metrics],
         "ignored": ignored,
+        "derived": data.derived.entries(),
+        "derived_left_out": left_out,
         "resources": len(data.resources),
         "incidents": len(data.incidents),
         "base_rate": float(data.truth("train").mean()),
