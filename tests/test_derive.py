@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from onnx import TensorProto, helper
 
-from aiops_core.data import folder
+from aiops_core.data import folder, overview
 from aiops_core.data.derive import derived_of
 from aiops_core.data.tables import Dataset
 from aiops_core.derive import Derived
@@ -258,6 +258,7 @@ def test_a_folder_with_derived_features_is_loaded_saved_and_loaded_again(tmp_pat
     loaded = folder.load_folder(tmp_path)
     derived = derived_of(loaded, "threat")
     assert derived.names == ("share", "high share") and derived.columns == ["failed", "all"]
+    assert "    derived: high share = share > 0.5" in overview.lines(loaded)
     again = folder.load_folder(folder.save_folder(loaded, tmp_path / "again"))
     assert again.config == loaded.config and again.digest("threat") == loaded.digest("threat")
     config: dict[str, Any] = {"threat": {**loaded.config["threat"], "derive": {"share": "failed / (all + 1)"}}}

@@ -13,6 +13,8 @@ from aiops_core.data import sources
 from aiops_core.data.tables import Dataset, suggestion
 from aiops_core.errors import UsageError
 
+DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
+
 
 def check_parameters(namespace: Mapping[str, Any]) -> None:
     """Refuse parameters that a notebook was given and does not have: papermill itself would only warn.
@@ -27,6 +29,18 @@ def check_parameters(namespace: Mapping[str, Any]) -> None:
     UsageError
     """
     parameters(namespace, annotated(namespace.get("In") or []))
+
+
+def check_decision(policy: Mapping[str, Any]) -> None:
+    """Refuse a decision policy with unknown keys before anything is trained for it.
+
+    Raises
+    ------
+    UsageError
+    """
+    unknown = set(policy) - set(DECISION_KEYS)
+    if unknown:
+        raise UsageError(f"decision has no key '{min(unknown)}'; known: {', '.join(DECISION_KEYS)}")
 
 
 def open_dataset(namespace: Mapping[str, Any]) -> Dataset:

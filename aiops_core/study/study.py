@@ -29,11 +29,11 @@ from aiops_core.study.ablation import derived_features, with_table
 from aiops_core.study.champion import against_champion
 from aiops_core.study.measured import largest_difference, metric_table, shown
 from aiops_core.study.model_card import model_card, version_page, version_tags
+from aiops_core.study.notebook import check_decision
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.progress import followed, note_stage
 
 PROMOTE = (True, False, "first")
-DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
 
 
 class Study:
@@ -84,7 +84,7 @@ class Study:
         self.task: ModuleType = importlib.import_module(f"aiops_core.tasks.{task}")
         self.name, self.source, self.seed, self.promote = task, source, int(seed), promote
         self.out = folder_of(out, source)
-        _check_decision(dataset.config.get(task, {}).get("decision") or {})
+        check_decision(dataset.config.get(task, {}).get("decision") or {})
         self.dataset, self.data = dataset, data
         self.digest = dataset.digest(task)
         self.result: SearchResult | None = None
@@ -379,13 +379,6 @@ class Study:
             "run_id": self.run_id,
             "model_version": version,
         }
-
-
-def _check_decision(policy: Mapping[str, Any]) -> None:
-    """Refuse a decision policy with unknown keys before anything is trained for it."""
-    unknown = set(policy) - set(DECISION_KEYS)
-    if unknown:
-        raise UsageError(f"decision has no key '{min(unknown)}'; known: {', '.join(DECISION_KEYS)}")
 
 
 def _need(value: Any, step: str) -> Any:
