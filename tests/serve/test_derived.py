@@ -93,6 +93,15 @@ def test_a_card_lists_raw_columns_as_features_and_the_derived_ones_with_their_ex
     assert one.data.info["derived_left_out"] == left_out
 
 
+def test_the_schema_asks_for_raw_columns_and_says_what_is_derived(service: Service) -> None:
+    parts = service.client.get("/schema").json()["components"]["schemas"]
+    for name, task in (("TelemetryRow", "failure"), ("ThreatRequest", "threat"), ("CapacityRequest", "capacity")):
+        for feature, expression in DERIVE[task].items():
+            said = f"{feature} = {expression}" in parts[name]["description"]
+            assert said == (feature != "always"), (name, feature)
+            assert feature not in parts[name]["properties"]
+
+
 def test_failure_sees_in_training_what_pandas_derives(trained: dict[str, Trained]) -> None:
     data = trained["failure"].data
     names = [feature["name"] for feature in data.features]
