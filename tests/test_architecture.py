@@ -24,27 +24,29 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
     "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sizes summed units"),
+    "aiops_core.derive": ("errors", ". expression graph values"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
-        "errors markup files",
+        "errors markup files derive",
         ". capacity capacity_features capacity_layout failure folder series threat",
     ),
     "aiops_core.data": (
-        "errors markup facts files settings units rules servable",
-        ". folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity synthetic.draws "
-        "synthetic.failure synthetic.failure_chain synthetic.failure_metrics synthetic.threat tables validation",
+        "errors markup facts files settings units rules servable derive",
+        ". derive folder overview seen sources sources.prometheus sources.public splits synthetic "
+        "synthetic.capacity synthetic.draws synthetic.failure synthetic.failure_chain synthetic.failure_metrics "
+        "synthetic.threat tables validation",
     ),
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
-        "errors facts units judge rules servable data tasks.cards",
+        "errors facts units judge rules servable data tasks.cards derive",
         ". baselines data decision evaluation export model network prepare seen split training units",
     ),
     "aiops_core.tasks.threat": (
-        "errors facts units judge rules servable data tasks.cards",
+        "errors facts units judge rules servable data tasks.cards derive",
         ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units",
     ),
     "aiops_core.tasks.capacity": (
-        "errors facts units judge rules servable data tasks.cards",
+        "errors facts units judge rules servable data tasks.cards derive",
         ". backbone band baselines data evaluation export model pairs prediction prepare seen split units",
     ),
     "aiops_core.tasks": ("", "."),
@@ -52,11 +54,12 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors facts files settings servable data",
         ". looks native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
+    "aiops_core.search": ("errors files settings data tracking", ". ablation connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
-        ". champion measured model_card notebook origin panel pictures pictures.capacity pictures.common pictures.data "
-        "pictures.failure pictures.of_study pictures.search pictures.threat policy progress report study words",
+        ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "
+        "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
+        "study words",
     ),
     "aiops_core.job": (
         "errors facts files settings data tracking search study",
@@ -77,8 +80,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "service threat windows",
     ),
     "serve_app.champions": (
-        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable "
-        "aiops_core.tracking",
+        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
         ". client follower node supervisor verify watcher",
     ),
     "serve_app.http": (

@@ -125,7 +125,8 @@ def test_a_wrong_dataset_toml_is_refused(tmp_path: Path, text: str, words: str) 
 
 def test_a_saved_folder_loads_back_equal(tmp_path: Path) -> None:
     checked, notes = validation.validate_all({"telemetry": telemetry(), "incidents": incidents()})
-    dataset = tables.Dataset("x", 'a "title"', "MIT", checked, {"failure": {"window": 3, "horizon": 2}}, {}, notes)
+    config = {"failure": {"window": 3, "horizon": 2, "decision": {"rule": "alert_budget", "alerts_per_day": 2}}}
+    dataset = tables.Dataset("x", 'a "title"', "MIT", checked, config, {}, notes)
     loaded = folder.load_folder(folder.save_folder(dataset, tmp_path / "x"))
     assert loaded.config == dataset.config
     assert loaded.title == dataset.title

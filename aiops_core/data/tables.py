@@ -48,8 +48,9 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "stride": (int, 1),
         "test_fraction": (float, 0.01),
         "decision": (dict, 0),
+        "derive": (dict, 0),
     },
-    "threat": {"test_fraction": (float, 0.01), "costs": (dict, 0)},
+    "threat": {"test_fraction": (float, 0.01), "costs": (dict, 0), "derive": (dict, 0)},
     "capacity": {
         "target": ((str, list), 0),
         "season": (int, 1),
@@ -57,6 +58,7 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "origins": (int, 1),
         "origin_step": (int, 1),
         "score_steps": (list, 0),
+        "derive": (dict, 0),
     },
 }
 DEFAULT_CONFIG: dict[str, dict[str, Any]] = {

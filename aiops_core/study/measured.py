@@ -40,7 +40,7 @@ def way_to_oracle(
     data: Any,
     prediction: Mapping[str, Any],
     baselines: Mapping[str, Mapping[str, Any]],
-    oracle: Mapping[str, Any],
+    oracle: Mapping[str, Any] | None,
     seed: int,
 ) -> dict[str, Any] | None:
     """Return how much of the way from the best naive baseline to the oracle a prediction goes, in the main metric.
@@ -48,10 +48,10 @@ def way_to_oracle(
     Returns
     -------
     dict or None
-        ``value, low, high`` and ``naive``, the baseline's name; None where no naive baseline was made.
+        ``value, low, high`` and ``naive``, the baseline's name; None where there is no oracle, or no naive baseline.
     """
     naive = {name: baselines[name] for name in task.NAIVE_BASELINES if name in baselines}
-    if not naive:
+    if oracle is None or not naive:
         return None
     # The better of two naive ones is that which leaves the shorter way.
     found = {name: task.share(data, prediction, other, oracle, seed=seed) for name, other in naive.items()}

@@ -25,6 +25,7 @@ from aiops_core.judge.intervals import ExtraMetrics
 from aiops_core.markup import Link, html_table
 from aiops_core.search import SearchResult
 from aiops_core.study import pictures
+from aiops_core.study.ablation import derived_features, with_table
 from aiops_core.study.champion import against_champion
 from aiops_core.study.measured import largest_difference, metric_table, shown, way_to_oracle
 from aiops_core.study.model_card import model_card, version_page, version_tags
@@ -79,13 +80,12 @@ class Study:
             raise UsageError(f"promote = {promote!r} is none of True, False and 'first'")
         if task not in TASKS:
             raise UsageError(f"unknown task '{task}'; known: {', '.join(TASKS)}")
+        check_policy(dataset.config.get(task, {}).get("decision") or {})
         self.began = time.monotonic()
         self.task: ModuleType = importlib.import_module(f"aiops_core.tasks.{task}")
         self.name, self.source, self.seed, self.promote = task, source, int(seed), promote
-        self.out = folder_of(out, source)
-        check_policy(dataset.config.get(task, {}).get("decision") or {})
+        self.out, self.digest = folder_of(out, source), dataset.digest(task)
         self.dataset, self.data = dataset, data
-        self.digest = dataset.digest(task)
         self.result: SearchResult | None = None
         self.run_id = ""
         self.metrics: dict[str, Any] = {}
@@ -94,6 +94,7 @@ class Study:
         self.share: dict[str, Any] | None = None
         self.looks = 0
         self.details: dict[str, Any] = {}
+        self.ablation: list[dict[str, Any]] = []
         self.parity = math.nan
         self.verdict: gate.Verdict | None = None
         self._extra: tuple[str, ...] = ()
@@ -219,6 +220,7 @@ class Study:
         note_stage(self.folder, "final model")
         native = search.final_model(self.task, ranked, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native}
+        self.ablation = derived_features(self.task, self.dataset, self.data, seed=self.seed)
         if self.name == "failure":
             servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset))
         follow_policy(self.servable, self.dataset.config.get(self.name, {}).get("decision"))
@@ -262,10 +264,8 @@ class Study:
         self.metrics = self._measured(prediction, extra_metrics)
         self.baselines = {name: self._measured(other, extra_metrics) for name, other in baselines.items()}
         self.oracle = None if best is None else self._measured(best, extra_metrics)
-        self.share = (
-            None if best is None else way_to_oracle(self.task, self.data, prediction, baselines, best, self.seed)
-        )
-        self.details = self.task.details(self.data, prediction)
+        self.share = way_to_oracle(self.task, self.data, prediction, baselines, best, self.seed)
+        self.details = with_table(self.task.details(self.data, prediction), self.ablation, self.task.OBJECTIVE)
         self.drawn = {name: figure for name, figure in self.drawn.items() if name in pictures.OF_SEARCH}
         return self.table()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aiops_core.derive import Derived
 from aiops_core.facts import FACTS
 
 NAME = "failure"
@@ -78,7 +79,7 @@ class FailureData:
     Attributes
     ----------
     values : ndarray, (n_rows, n_features), float32
-        Metrics on the regular grid, raw units; NaN is missing.
+        Metrics on the regular grid, raw units, then derived features; NaN is missing.
     start : ndarray, (n_rows,), int64
         Position of the first row of the row's resource.
     resource : ndarray, (n_rows,), int32
@@ -102,7 +103,7 @@ class FailureData:
     incidents : DataFrame
         ``resource`` (index), ``start`` and ``end``, datetime64[s].
     features : list of dict
-        As in the card.
+        The metrics as in the card, then the derived features.
     center, scale : ndarray, (n_features,), float32
         Median and robust standard deviation of training rows.
     oracle : ndarray, (n_test,) or None
@@ -135,6 +136,17 @@ class FailureData:
     info: dict[str, Any] = field(default_factory=dict)
     #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    derived: Derived = field(default_factory=Derived)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Features that are columns of the table: what a request holds."""
+        return self.features[: len(self.features) - len(self.derived)]
+
+    @property
+    def served_window(self) -> int:
+        """Steps that a request must hold: a window, and what derived features look back on before it."""
+        return self.window + self.derived.reach
 
     def windows(self, ends: np.ndarray) -> np.ndarray:
         """Cut out the windows that end at the given rows, padded on the left with NaN.
@@ -143,8 +155,20 @@ class FailureData:
         -------
         ndarray, (n, window, n_features), float32
         """
-        index = ends[:, None] + np.arange(1 - self.window, 1)
-        out = self.values[np.maximum(index, 0)]
+        return self._cut(ends, self.window, self.values.shape[1])
+
+    def served_windows(self, ends: np.ndarray) -> np.ndarray:
+        """Cut out what a request would hold at the given rows, without derived features.
+
+        Returns
+        -------
+        ndarray, (n, served_window, n_metrics), float32
+        """
+        return self._cut(ends, self.served_window, len(self.metrics))
+
+    def _cut(self, ends: np.ndarray, steps: int, columns: int) -> np.ndarray:
+        index = ends[:, None] + np.arange(1 - steps, 1)
+        out = self.values[np.maximum(index, 0), :columns]
         out[index < self.start[ends][:, None]] = np.nan
         return out
 

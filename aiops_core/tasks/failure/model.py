@@ -129,7 +129,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     """
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     networks, used, checks, outputs = [], [], [], []
-    embargo = data.window + data.horizon
+    embargo = data.served_window + data.horizon
     strided = np.zeros(len(data.part), dtype=bool)
     strided[np.concatenate([data.ends["train"], data.ends["validation"]])] = True
     for k in range(data.effort.folds):

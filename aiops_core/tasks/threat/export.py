@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aiops_core import servable
+from aiops_core.derive.graph import prepend
 from aiops_core.servable.threat import GRAPH, ThreatServable
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.threat.data import NAME, Prediction, ThreatData
@@ -18,12 +19,14 @@ from aiops_core.tasks.threat.model import ThreatModel
 def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     """Write the servable: one graph from raw features to calibrated probabilities, the card and golden examples."""
     graph = build_graph(model)
+    if len(data.derived):
+        graph = prepend(graph, data.derived, [feature["name"] for feature in data.columns], "X")
     golden = _golden_rows(data)
-    probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(golden)))
+    probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(data.whole(golden))))
     importance = _importance(graph, data)
     features = [
         {**feature, **data.facts.get(feature["name"], {}), "importance": value}
-        for feature, value in zip(data.features, importance.tolist(), strict=True)
+        for feature, value in zip(data.columns, importance.tolist(), strict=True)
     ]
     decision: dict[str, Any] = {
         "rule": "expected_cost",
@@ -39,6 +42,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     card = {
         **head(NAME),
         "features": features,
+        "derived": data.derived.entries(),
         "ignored": data.info["ignored"],
         "classes": data.classes,
         "decision": decision,
@@ -155,20 +159,20 @@ def _golden_rows(data: ThreatData) -> np.ndarray:
     """Return training rows of every class, some with missing features, one with none known."""
     rng = np.random.default_rng(5)
     picked = [rng.choice(data.rows[data.y[data.rows] == label], 4) for label in np.unique(data.y[data.rows])]
-    rows = data.X[np.concatenate(picked)].copy()
+    rows = data.raw(np.concatenate(picked))
     masked = rows.copy()
     masked[rng.random(rows.shape) < 0.5] = np.nan
     return np.concatenate([rows, masked, np.full((1, rows.shape[1]), np.nan, dtype=np.float32)])
 
 
 def _importance(graph: bytes, data: ThreatData) -> np.ndarray:
-    """Return how far shuffling each feature moves the probabilities: mean total variation, (n_features,), in [0, 1]."""
+    """Return how far shuffling each column moves the probabilities: mean total variation, (n_columns,), in [0, 1]."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(11)
     rows = rng.choice(data.rows, size=min(1000, len(data.rows)), replace=False, p=data.weight / data.weight.sum())
-    X = data.X[rows]
+    X = data.raw(rows)
     base = session.run(None, {"X": X})[0]
     out = np.empty(X.shape[1])
     for j in range(X.shape[1]):
@@ -191,5 +195,5 @@ def score(loaded: ThreatServable, data: ThreatData, part: str) -> Prediction:
     dict
         ``probability`` (n, n_classes) and ``label`` (n,) int.
     """
-    probability = loaded.predict(data.X[data.index(part)])
+    probability = loaded.predict(data.raw(data.index(part)))
     return {"probability": probability, "label": loaded.decide(probability)}
