@@ -137,7 +137,7 @@ def test_threat_draws_attack_names_within_their_class_and_rows_of_what_is_one_gr
         assert len(np.unique(data.group[rows][found.code == unit])) == 1
     assert found.size == normal.sum() + len(np.unique(data.group[rows][~normal]))
     assert all(len(np.unique(found.strata[found.code[data.y[rows] == k]])) == 1 for k in range(3))
-    assert found.words == f"{found.count} groups within their class, and rows of 1 classes of one group"
+    assert found.words == f"{found.count} groups within their class, and the rows of normal"
     without = threat.units(threat_without_groups(data))
     assert (without.size, without.counted) == (len(rows), "rows")
 

@@ -41,6 +41,7 @@ def units_at(data: ThreatData, index: np.ndarray) -> Units:
     drawn = groups - int(lone.sum())
     if drawn == 0:
         return of_rows(len(index))
-    alone = f", and rows of {int(lone.sum())} classes of one group" if lone.any() else ""
+    alone = ", ".join(sorted(data.classes[label] for label, members in by_class.items() if len(members) == 1))
+    alone = f", and the rows of {alone}" if alone else ""
     found = of_labels(labels, f"{drawn} groups within their class{alone}", drawn, "groups")
     return Units(found.code, found.words, found.count, found.counted, strata=stratum[group[first]])
