@@ -7,7 +7,7 @@ import pytest
 
 from aiops_core.judge import curves
 from aiops_core.tasks.threat.decision import calibrate, choose_alpha, decision_weights, fit_calibration
-from aiops_core.tasks.threat.split import _divisible, _leading_class, deal_folds, hold_out, sample
+from aiops_core.tasks.threat.split import _divisible, deal_folds, groups_by_class, hold_out, sample
 
 SEEDS = range(5)
 
@@ -72,10 +72,10 @@ def test_only_a_pure_group_that_is_all_of_its_class_may_be_divided() -> None:
 def test_a_group_of_several_classes_belongs_to_the_rarest() -> None:
     y = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1])
     group = np.array([0, 1, 1, 2, 2, 3, 3, 4, 4])
-    assert {label: names.tolist() for label, names in _leading_class(y, group).items()} == {
+    assert {label: names.tolist() for label, names in groups_by_class(y, group).items()} == {
         0: [0, 1], 1: [2, 4], 2: [3],
     }  # fmt: skip
-    turned = _leading_class(y[::-1], 4 - group[::-1])
+    turned = groups_by_class(y[::-1], 4 - group[::-1])
     assert {label: names.tolist() for label, names in turned.items()} == {0: [3, 4], 1: [0, 2], 2: [1]}
 
 
