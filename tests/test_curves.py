@@ -17,12 +17,6 @@ def test_bins_hold_equal_mass_and_equal_scores_share_one() -> None:
     assert curves.mass_bins(np.zeros(0)).tolist() == []
 
 
-def test_the_binned_error_weighs_the_gap_of_each_bin_by_its_mass() -> None:
-    bins, score, truth = np.array([0, 0, 1]), np.array([0.5, 0.5, 0.2]), np.array([1.0, 0.0, 1.0])
-    assert curves.binned_error(bins, score, truth, np.array([1.0, 1.0, 2.0])) == pytest.approx(1.6 / 4)
-    assert curves.binned_error(bins, score, truth, np.zeros(3)) == 0.0
-
-
 def test_rows_of_equal_score_keep_their_order_and_share_a_cut() -> None:
     order, ranked, last = curves.descending(np.array([1, 3, 2, 3, 2]))
     assert order.tolist() == [1, 3, 2, 4, 0]

@@ -155,14 +155,6 @@ def test_a_window_ends_with_its_row_and_begins_with_its_resource() -> None:
     assert found.dtype == np.float32 and found.shape == (4, 3, 1)
 
 
-def test_clusters_are_stretches_of_window_and_horizon_of_one_resource() -> None:
-    data = series([3, 9], np.full(12, np.inf), window=2, horizon=1)
-    assert data.clusters("test").tolist() == [0] * 3 + [3] * 3 + [4] * 3 + [5] * 3
-    assert series([3, 9], np.full(12, np.inf), by_resource=True).clusters("test").tolist() == [0] * 3 + [1] * 9
-    data.ends["test"] = np.array([], dtype=np.int64)
-    assert data.clusters("test").tolist() == []
-
-
 # Alarms --------------------------------------------------------------------------------------------------------
 
 
