@@ -19,8 +19,6 @@ from rich.text import Text
 from aiops_core.study import origin, progress, words
 from aiops_core.tracking import ModelVersion
 
-__all__ = ["live", "models", "paragraphs", "verdicts"]
-
 STAGES = {
     "validation": "Validate data",
     "data": "Look at the data, start Ray",
@@ -99,7 +97,7 @@ def _detail(folder: Path) -> str:
 
 def verdicts(content: Mapping[str, Any]) -> None:
     """Print what was reached in each task, and what the gate made of it."""
-    console = _console()
+    console = Console(soft_wrap=True)
     for task, section in content["tasks"].items():
         decision = section["gate"]["decision"] if section["gate"] else section["status"]
         console.print(Text.assemble((f"{words.TASK_WORDS[task]}: ", "bold"), (decision, COLOURS.get(decision, ""))))
@@ -108,7 +106,7 @@ def verdicts(content: Mapping[str, Any]) -> None:
 
 def paragraphs(lines: Iterable[str]) -> None:
     """Print lines, wrapped at words to the width of a terminal; what follows is indented as its line is, and more."""
-    console = _console()
+    console = Console(soft_wrap=True)
     for line in lines:
         text = line.lstrip(" ")
         margin = " " * (len(line) - len(text))
@@ -121,13 +119,9 @@ def paragraphs(lines: Iterable[str]) -> None:
         )  # fmt: skip
 
 
-def _console() -> Console:
-    return Console(soft_wrap=True)
-
-
 def models(versions: list[ModelVersion]) -> None:
     """Print registered versions, one a line; in a narrow terminal under the name of their model."""
-    console = _console()
+    console = Console(soft_wrap=True)
     if not versions:
         console.print("no registered model yet; train with: aiops report")
         return

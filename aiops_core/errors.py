@@ -58,5 +58,13 @@ class ClusterError(AiopsError):
     """The Ray cluster cannot be started or reached."""
 
 
+class SearchStopped(AiopsError):
+    """A search was asked to stop before any of its trials had ended, so that there is nothing to go on with."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show a notebook the sentence alone: whoever pressed Stop looks for no fault in the code."""
+        return [str(self)]
+
+
 class ServableError(AiopsError):
     """A servable folder is missing, damaged, or does not reproduce its golden examples."""

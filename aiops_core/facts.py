@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BY_MODEL", "FACTS", "MODELS", "TASKS", "Facts"]
-
 
 @dataclass(frozen=True)
 class Facts:

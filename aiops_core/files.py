@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["write_json", "write_text"]
-
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; a reader sees the old file or the new one, never a part.

@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Link", "html_table"]
-
 
 class Link:
     """A file or folder that a notebook can open.

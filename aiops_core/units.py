@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["UNITS", "Feature", "unit_of"]
-
 
 @dataclass(frozen=True)
 class Feature:

@@ -105,6 +105,7 @@ class LocalModels:
                 keep = (
                     "task",
                     "features",
+                    "derived",
                     "ignored",
                     "classes",
                     "window",

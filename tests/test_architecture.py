@@ -23,42 +23,44 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.markup": ("", "."),
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
-    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics"),
+    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sizes summed units"),
+    "aiops_core.derive": ("errors", ". expression graph values"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
-        "errors markup files",
+        "errors markup files derive",
         ". capacity capacity_features capacity_layout failure folder series threat",
     ),
     "aiops_core.data": (
-        "errors markup facts files settings units rules servable",
-        ". folder overview sources sources.prometheus sources.public splits synthetic synthetic.capacity "
+        "errors markup facts files settings units rules servable derive",
+        ". derive folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
         "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.failure synthetic.failure_chain "
         "synthetic.failure_effects synthetic.failure_filter synthetic.failure_metrics synthetic.threat "
         "synthetic.threat_tactics tables validation",
     ),
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
-        "errors facts units judge rules servable data tasks.cards",
-        ". baselines data decision evaluation export model network prepare split training",
+        "errors facts units judge rules servable data tasks.cards derive",
+        ". baselines data decision evaluation export model network prepare seen split training units",
     ),
     "aiops_core.tasks.threat": (
-        "errors facts units judge rules servable data tasks.cards",
-        ". baselines data decision evaluation evidence export forest inputs model prepare rows split",
+        "errors facts units judge rules servable data tasks.cards derive",
+        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units",
     ),
     "aiops_core.tasks.capacity": (
-        "errors facts units judge rules servable data tasks.cards",
-        ". backbone band baselines data evaluation export model pairs prediction prepare split",
+        "errors facts units judge rules servable data tasks.cards derive",
+        ". backbone band baselines data evaluation export model pairs prediction prepare seen split units",
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors facts files settings servable data",
-        ". native registry runs scoring servables store",
+        ". looks native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings data tracking", ". connection events final result run space"),
+    "aiops_core.search": ("errors files settings data tracking", ". ablation connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
-        ". champion measured model_card notebook origin pictures pictures.capacity pictures.common pictures.data "
-        "pictures.failure pictures.of_study pictures.search pictures.threat progress report study words",
+        ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "
+        "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
+        "study words",
     ),
     "aiops_core.job": (
         "errors facts files settings data tracking search study",
@@ -79,13 +81,12 @@ ROOMS: dict[str, tuple[str, str]] = {
         "service threat windows",
     ),
     "serve_app.champions": (
-        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable "
-        "aiops_core.tracking",
+        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
         ". client follower node supervisor verify watcher",
     ),
     "serve_app.http": (
         "wire answers operations champions aiops_core.facts",
-        ". api bodies components docs examples handlers meanings openapi request_ids routes",
+        ". api bodies components docs examples handlers meanings openapi request_ids router routes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": ("answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
@@ -99,6 +100,8 @@ OWNERS = {
     "mlflow": ("aiops_core.tracking",),
     "ray": ("aiops_core.search", "serve_app.app", "serve_app.run"),
     "pooch": ("aiops_core.data.sources",),
+    "starlette": ("serve_app.http",),
+    "prometheus_client": ("serve_app.operations",),
     "pydantic_settings": ("aiops_core.settings",),
     "tensorflow": ("aiops_core.tasks.failure",),
     "keras": ("aiops_core.tasks.failure",),
@@ -201,7 +204,7 @@ def test_the_tasks_are_built_alike_and_do_not_know_each_other() -> None:
     assert common >= {
         "Effort", "GATE_METRICS", "KIND", "MAIN_METRIC", "MODE", "MODEL", "NAME", "OBJECTIVE", "SIMPLE_BASELINES",
         "STRONG_BASELINES", "baselines", "compare", "defaults", "details", "evaluate", "export", "finish", "fit", "oracle",
-        "predict", "prepare", "score", "space", "steps",
+        "predict", "prepare", "score", "seen", "share", "space", "steps", "too_few", "units", "unseen", "NAIVE_BASELINES",
     }  # fmt: skip
     for task in ("failure", "threat", "capacity"):
         files = {m.rsplit(".", 1)[1] for m in MODULES if m.startswith(f"aiops_core.tasks.{task}.")}

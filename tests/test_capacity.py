@@ -231,7 +231,7 @@ def test_defaults_lie_in_the_space(data: capacity.CapacityData) -> None:
 def test_the_forecast_beats_the_simple_baselines(loaded: served.CapacityServable, data: capacity.CapacityData) -> None:
     forecast = capacity.score(loaded, data, "test")
     found = capacity.evaluate(data, forecast)
-    assert set(found) == {"mae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"}
+    assert set(found) == {"mae", "nmae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"}
     others = capacity.baselines(data, seed=0)
     assert set(others) == {*capacity.SIMPLE_BASELINES, *capacity.STRONG_BASELINES}
     for name in capacity.SIMPLE_BASELINES:

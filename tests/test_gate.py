@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from aiops_core.judge import gate, intervals, metrics
+from aiops_core.judge.units import Units
 from aiops_core.study.words import verdict_words
+from aiops_core.tasks import capacity, failure, threat
 
 N = 600
 METRICS = ("roc_auc", "average_precision", "f1", "brier")
@@ -25,7 +28,7 @@ def compare(
 
 
 TASK: Any = SimpleNamespace(
-    GATE_METRICS=("roc_auc", "average_precision", "f1"),
+    GATE_METRICS=failure.GATE_METRICS,
     PROBABILITY_METRICS=("brier",),
     SIMPLE_BASELINES=("class_prior",),
     STRONG_BASELINES=("trees",),
@@ -64,7 +67,9 @@ def test_equal_auc_and_a_wide_interval_do_not_hide_half_the_average_precision() 
     truth, candidate, trees, prior = rare()
     gains = compare(truth, candidate, {"trees": trees})["trees"]
     assert abs(gains["roc_auc"]["value"]) < 0.002
+    assert gains["roc_auc"]["low"] < -0.02 < 0.02 < gains["roc_auc"]["high"]
     assert gains["average_precision"]["own"] < gains["average_precision"]["other"] / 2
+    assert gains["f1"]["own"] < gains["f1"]["other"] / 2
     verdict = gate.decide(TASK, truth, candidate, {"class_prior": prior, "trees": trees})
     assert verdict.decision == "challenger"
     assert "is inferior to trees: " in verdict.reasons[0] and "average precision" in verdict.reasons[0]
@@ -73,12 +78,52 @@ def test_equal_auc_and_a_wide_interval_do_not_hide_half_the_average_precision() 
 
 def test_a_wide_interval_is_no_pass(truth: np.ndarray) -> None:
     few = np.r_[np.arange(12), np.arange(300, 340)]
-    one, other = prediction(truth[few], 0.25, 1), prediction(truth[few], 0.25, 8)
-    gain = compare(truth[few], one, {"trees": other})["trees"]
-    assert gain["roc_auc"]["low"] < -0.02 < 0 < gain["roc_auc"]["high"]
-    verdict = gate.decide(TASK, truth[few], one, {"trees": other})
+    one, other = prediction(truth[few], 0.15, 1), prediction(truth[few], 0.15, 10)
+    gain = compare(truth[few], one, {"trees": other})["trees"]["average_precision"]
+    assert gain["low"] < -0.1 < 0 < gain["high"]
+    units = Units(np.arange(len(few)), "", 24, "incidents")
+    verdict = gate.decide(TASK, truth[few], one, {"trees": other}, units=units)
     assert verdict.decision == "challenger"
-    assert "must not reach below -0.020" in verdict.reasons[0] or "is inferior" in verdict.reasons[0]
+    assert "is not shown to be as good as trees, the test is too small" in verdict.reasons[0]
+    assert "which must not reach below" in verdict.reasons[0]
+    assert re.search(r"; about [\d,]+ more incidents \([\d,]+ instead of 24\) would settle it", verdict.reasons[0])
+
+
+def test_what_the_gate_compares_first_is_what_the_search_works_for() -> None:
+    assert (failure.OBJECTIVE, failure.MAIN_METRIC) == (failure.GATE_METRICS[0],) * 2
+    assert capacity.OBJECTIVE in capacity.GATE_METRICS and capacity.MAIN_METRIC == capacity.GATE_METRICS[0] == "mase"
+    # The search of threats works for macro-F1 less a share of the log loss.
+    assert threat.GATE_METRICS == ("macro_f1", "log_loss") and threat.MAIN_METRIC == "macro_f1"
+
+
+def test_a_model_that_cannot_be_told_apart_is_called_so(truth: np.ndarray) -> None:
+    one = prediction(truth, 0.8)
+    verdict = gate.decide(TASK, truth, one, {"class_prior": PRIOR, "trees": one})
+    assert verdict.decision == "champion"
+    assert any("is not inferior to trees and not distinguishable from it: " in reason for reason in verdict.reasons)
+
+
+def test_a_champion_is_judged_on_the_rows_that_are_new_to_it(truth: np.ndarray) -> None:
+    new = np.arange(N) >= 300
+    champion = {"probability": np.where(new, prediction(truth, 0.1, 5)["probability"], truth)}
+    asked: list[np.ndarray | None] = []
+
+    def on_rows(data: Any, own: Any, others: Any, *, rows: np.ndarray | None = None, seed: int = 0) -> Any:
+        asked.append(rows)
+        some = slice(None) if rows is None else rows
+        cut = {name: {"probability": other["probability"][some]} for name, other in others.items()}
+        return compare(data[some], {"probability": own["probability"][some]}, cut, seed=seed)
+
+    units = SimpleNamespace(compare=on_rows, units=lambda data, part, rows: Units(np.arange(300), "", 300, "rows"))
+    task: Any = SimpleNamespace(**{**vars(TASK), **vars(units)})
+    known = gate.decide(task, truth, prediction(truth, 0.3), {"class_prior": PRIOR}, champion=champion)
+    assert known.decision == "challenger"
+    fair = gate.decide(
+        task, truth, prediction(truth, 0.3), {"class_prior": PRIOR}, champion=champion, champion_rows=new
+    )
+    assert fair.decision == "champion"
+    assert any("the champion on the 300 of 600 test rows new to both" in reason for reason in fair.reasons)
+    assert asked[-1] is new
 
 
 def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -> None:
@@ -96,7 +141,7 @@ def test_the_first_words_of_a_report_name_the_better_baseline_and_what_to_do() -
 
 
 def test_a_comparison_takes_five_thousand_draws() -> None:
-    assert intervals.N_PAIRED >= 5_000
+    assert intervals.N_BOOT >= 5_000
 
 
 def test_a_model_that_beats_all_becomes_champion(truth: np.ndarray) -> None:
@@ -104,7 +149,7 @@ def test_a_model_that_beats_all_becomes_champion(truth: np.ndarray) -> None:
         TASK, truth, prediction(truth, 0.5), {"class_prior": PRIOR, "trees": prediction(truth, 0.3, 2)}
     )
     assert verdict.decision == "champion"
-    assert any("is not inferior to trees" in reason for reason in verdict.reasons)
+    assert any("is better than trees" in reason for reason in verdict.reasons)
 
 
 def test_a_model_that_trees_beat_is_a_challenger(truth: np.ndarray) -> None:
@@ -189,6 +234,34 @@ def test_cards_are_comparable_only_with_the_same_schema() -> None:
     assert "window is 12" in str(gate.comparable(card, {"features": [{"name": "a"}], "window": 12}))
 
 
+@pytest.mark.parametrize("key", ["window", "horizon", "step_seconds", "classes", "targets", "season"])
+def test_cards_that_differ_in_one_part_of_the_schema_are_not_comparable(key: str) -> None:
+    card = {"features": [{"name": "a"}], key: 1}
+    assert gate.comparable(card, card) is None
+    assert gate.comparable(card, {**card, key: 2}) == f"its {key} is 2 instead of 1"
+
+
+def test_margins_are_two_hundredths_a_tenth_of_the_others_value_or_of_an_error_a_twentieth() -> None:
+    names = ("roc_auc", "macro_f1", "log_loss", "f1", "average_precision", "mase", "nmae", "mae")
+    assert [gate.margin(name, 0.5) for name in names] == [0.02, 0.02, 0.05, 0.05, 0.05, 0.025, 0.025, 0.025]
+    assert gate.margin("r2", -0.5) == 0.05
+
+
+def test_the_seed_of_the_gate_is_that_of_the_bootstrap_and_one_better_probability_metric_is_enough() -> None:
+    seeds: list[int] = []
+
+    def compared(*args: Any, seed: int) -> dict[str, Any]:
+        seeds.append(seed)
+        return {"class_prior": {"roc_auc": WELL, "brier": gain(0.0, -0.1), "log_loss": WELL}}
+
+    task: Any = SimpleNamespace(
+        GATE_METRICS=("roc_auc",), PROBABILITY_METRICS=("brier", "log_loss"), SIMPLE_BASELINES=("class_prior",),
+        STRONG_BASELINES=(), compare=compared,
+    )  # fmt: skip
+    assert gate.decide(task, None, {}, {"class_prior": {}}, seed=5).decision == "champion"
+    assert seeds == [5]
+
+
 # At the limits -------------------------------------------------------------------------------------------------------
 
 WELL = {"value": 0.2, "low": 0.1, "high": 0.3, "own": 0.9, "other": 0.5}
@@ -261,7 +334,7 @@ def test_what_decides_is_said_first_and_what_passed_last() -> None:
         "decision": "refused", "reasons": bad.reasons, "advice": bad.advice, "gains": bad.gains,
     }  # fmt: skip
     good = decided()
-    assert [reason.split(":")[0] for reason in good.reasons] == ["beats class_prior", "is not inferior to trees"]
+    assert [reason.split(":")[0] for reason in good.reasons] == ["beats class_prior", "is better than trees"]
     assert good.reasons[0].endswith("ROC AUC 0.900 against 0.500 (gain +0.200, +0.100 to +0.300)")
 
 

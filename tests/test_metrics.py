@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from aiops_core.judge import curves, intervals, metrics
+from aiops_core.judge.units import of_labels
 
 RNG = np.random.default_rng(0)
 
@@ -66,9 +67,9 @@ def test_clusters_widen_the_interval() -> None:
     truth = np.repeat(RNG.integers(0, 2, 40), 50)
     probability = 0.2 * truth + 0.8 * np.repeat(RNG.random(40), 50)
     rows = metrics.failure(truth, probability, probability > 0.5, seed=1)["roc_auc"]
-    whole = metrics.failure(truth, probability, probability > 0.5, seed=1, clusters=np.repeat(np.arange(40), 50))[
-        "roc_auc"
-    ]
+    whole = metrics.failure(
+        truth, probability, probability > 0.5, seed=1, units=of_labels(np.repeat(np.arange(40), 50))
+    )["roc_auc"]
     assert whole["high"] - whole["low"] > 2 * (rows["high"] - rows["low"])
 
 
@@ -126,8 +127,9 @@ def test_resamples_draw_as_many_clusters_as_there_are_and_whole_ones(clusters: n
         seen.append(weight)
         return {"f1": float(weight.sum())}
 
-    intervals.bootstrap(values, 30, clusters, 3, 200)
-    intervals.paired(values, {}, 30, only=("f1",), clusters=clusters, seed=3, n_boot=200)
+    units = None if clusters is None else of_labels(clusters)
+    intervals.bootstrap(values, 30, units, 3, 200)
+    intervals.paired(values, {}, 30, only=("f1",), units=units, seed=3, n_boot=200)
     own = np.arange(30) if clusters is None else clusters
     first = np.unique(own, return_index=True)[1]
     for weight in seen:

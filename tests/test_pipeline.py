@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,20 +25,26 @@ AIOPS = [sys.executable, "-m", "aiops_core.cli"]
 METRICS = {
     "failure": {"roc_auc", "average_precision", "f1", "precision", "recall", "brier", "ece"},
     "threat": {"accuracy", "macro_f1", "log_loss", "ece"},
-    "capacity": {"mae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"},
+    "capacity": {"mae", "nmae", "rmse", "r2", "mase", "wape", "pinball", "coverage_80"},
 }
 
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(1500)]
 
 
-def environment(home: Path) -> dict[str, str]:
+#: Options of the run that most tests look at; deterministic, so that a second one must equal it.
+SMALL = ("report", "--n-samples", "1000", "--trials", "2", "--deterministic", "--out", "out")
+
+
+def environment(home: Path, cluster: str | None = None) -> dict[str, str]:
+    """Return the environment of a process: a store of its own, and a Ray cluster of its own unless one is given."""
     kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    return {**kept, "AIOPS_HOME": str(home), "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}"}
+    given = {} if cluster is None else {"RAY_ADDRESS": cluster}
+    return {**kept, **given, "AIOPS_HOME": str(home), "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}"}
 
 
-def aiops(home: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def aiops(home: Path, *arguments: str, code: int = 0, cluster: str | None = None) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*AIOPS, *arguments], cwd=home, env=environment(home), capture_output=True, text=True, timeout=1200
+        [*AIOPS, *arguments], cwd=home, env=environment(home, cluster), capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == code, done.stderr[-3000:]
     return done
@@ -45,10 +52,16 @@ def aiops(home: Path, *arguments: str, code: int = 0) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One small run of all three tasks."""
+    """One small run of all three tasks, with a store and a cluster that it makes itself."""
     home = tmp_path_factory.mktemp("home")
-    aiops(home, "report", "--n-samples", "1000", "--trials", "2", "--out", "out")
+    aiops(home, *SMALL)
     yield home
+
+
+@pytest.fixture
+def made_store(tmp_path: Path, store_template: Path) -> None:
+    """Spare a run in `tmp_path` the seconds in which it would make its store."""
+    shutil.copy(store_template, tmp_path / "mlflow.db")
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +204,11 @@ def test_scoring_a_file_equals_the_servable(small: Path) -> None:
     assert scored["probability"].nunique() > 10
 
 
-def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any]) -> None:
+def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any], ray_cluster: str) -> None:
     version = content["tasks"]["capacity"]["model_version"]
     aiops(small, "models", "promote", "capacity_forecaster", str(version))
-    aiops(
-        small, "report", "--n-samples", "900", "--trials", "1", "--tasks", "capacity", "--out", "smoke", "--no-promote"
-    )
+    less = ["report", "--n-samples", "900", "--trials", "1", "--tasks", "capacity", "--out", "smoke", "--no-promote"]
+    aiops(small, *less, cluster=ray_cluster)
     gate = json.loads((small / "smoke" / "report.json").read_text())["tasks"]["capacity"]["gate"]
     assert gate["decision"] == "challenger"
     said = " ".join(gate["reasons"])
@@ -206,8 +218,11 @@ def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any]
     assert '"decision": "challenger"' in shown
 
 
-def test_without_signal_nothing_is_promoted(tmp_path: Path) -> None:
-    aiops(tmp_path, "report", "--n-samples", "1500", "--trials", "1", "--signal", "0", "--out", "out")
+@pytest.mark.usefixtures("made_store")
+def test_without_signal_nothing_is_promoted(tmp_path: Path, ray_cluster: str) -> None:
+    aiops(
+        tmp_path, "report", "--n-samples", "800", "--trials", "1", "--signal", "0", "--out", "out", cluster=ray_cluster
+    )
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     for section in content["tasks"].values():
         assert section["gate"]["decision"] in ("refused", "challenger"), section["gate"]
@@ -216,6 +231,7 @@ def test_without_signal_nothing_is_promoted(tmp_path: Path) -> None:
     assert "champion" not in listed
 
 
+@pytest.mark.usefixtures("made_store")
 def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> None:
     arguments = ["report", "--n-samples", "1500", "--trials", "6", "--tasks", "threat", "--out", "out"]
     process = subprocess.Popen(
@@ -248,8 +264,9 @@ def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> N
     assert kept["trial"].is_unique and len(kept) == 6
 
 
+@pytest.mark.usefixtures("made_store")
 def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
-    arguments = ["report", "--n-samples", "1000", "--trials", "6", "--tasks", "threat,capacity", "--out", "out"]
+    arguments = ["report", "--n-samples", "400", "--trials", "6", "--tasks", "threat,capacity", "--out", "out"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [*AIOPS, *arguments],
@@ -277,10 +294,15 @@ def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.5)
 
 
-def test_a_killed_kernel_fails_its_task_and_no_other(tmp_path: Path) -> None:
-    arguments = ["report", "--n-samples", "1000", "--trials", "1", "--tasks", "threat,capacity", "--out", "out"]
+@pytest.mark.usefixtures("made_store")
+def test_a_killed_kernel_fails_its_task_and_no_other(tmp_path: Path, ray_cluster: str) -> None:
+    arguments = ["report", "--n-samples", "400", "--trials", "1", "--tasks", "threat,capacity", "--out", "out"]
     process = subprocess.Popen(
-        [*AIOPS, *arguments], cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*AIOPS, *arguments],
+        cwd=tmp_path,
+        env=environment(tmp_path, ray_cluster),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
     while not (tmp_path / "out.partial" / "threat" / "progress.json").exists():
@@ -310,7 +332,8 @@ def processes_of(home: Path) -> dict[int, str]:
     return found
 
 
-def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("made_store")
+def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_path: Path, ray_cluster: str) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "03_threat_detector.ipynb", as_version=4)
     twice: list[Any] = []
     for cell in notebook.cells:
@@ -322,21 +345,27 @@ def test_a_notebook_runs_under_plain_papermill_and_every_cell_can_run_twice(tmp_
     parameters = ["-p", "n_trials", "2", "-p", "n_samples", "2000", "-p", "out", "nb"]
     done = subprocess.run(
         [*command, "in.ipynb", "out.ipynb", *parameters],
-        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=environment(tmp_path, ray_cluster), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     section = json.loads((tmp_path / "nb" / "threat" / "section.json").read_text())
     assert section["search"]["trials"] == 2
     assert section["metrics"]["accuracy"]["value"] > 0.6
-    said = [o.get("text", "") for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])]
-    assert any("2 finished trials of the same search are reused" in text for text in said)
+    executed = nbformat.read(tmp_path / "out.ipynb", 4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert any("2 finished trials of the same search are reused" in output.get("text", "") for output in outputs)
+    # Nobody can press a button in an executed notebook: a line of text, and no widgets.
+    assert any("2/2 trials done" in output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert "widgets" not in executed.metadata
+    assert not any("widget-view" in kind for output in outputs for kind in output.get("data", {}))
     # Run twice, registered once, as it was judged.
     assert section["gate"]["decision"] != "refused", section["gate"]["reasons"]
     assert aiops(tmp_path, "models", "list").stdout.count("threat_detector") == 1
 
 
+@pytest.mark.usefixtures("made_store")
 def test_an_experiment_of_ones_own_searches_its_space_and_logs_its_metric(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aiops_core import tracking
     from aiops_core.tracking.store import open_client
@@ -345,7 +374,7 @@ def test_an_experiment_of_ones_own_searches_its_space_and_logs_its_metric(
     done = subprocess.run(
         [sys.executable, "-m", "papermill", "--no-progress-bar",
          str(ROOT / "notebooks" / "00_your_own_experiment.ipynb"), "out.ipynb", *parameters],
-        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=environment(tmp_path, ray_cluster), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -372,11 +401,8 @@ def stable(section: Any) -> Any:
     return [stable(v) for v in section] if isinstance(section, list) else section
 
 
-def test_a_deterministic_run_repeats_whole(tmp_path: Path) -> None:
-    reports = []
-    for name in ("a", "b"):
-        home = tmp_path / name
-        home.mkdir()
-        aiops(home, "report", "--n-samples", "600", "--trials", "2", "--deterministic", "--out", "out")
-        reports.append(json.loads((home / "out" / "report.json").read_text()))
-    assert stable(reports[0]) == stable(reports[1])
+@pytest.mark.usefixtures("made_store")
+def test_a_deterministic_run_repeats_whole(tmp_path: Path, content: dict[str, Any], ray_cluster: str) -> None:
+    # In another folder, with another store and on another cluster.
+    aiops(tmp_path, *SMALL, cluster=ray_cluster)
+    assert stable(json.loads((tmp_path / "out" / "report.json").read_text())) == stable(content)

@@ -147,13 +147,12 @@ def test_a_file_of_another_content_and_a_missing_one_are_refused(
 
 
 def test_every_public_data_set_has_pinned_files_and_every_file_a_data_set() -> None:
-    folders = {file.split("/", 1)[0] for file in public._SHA256}
-    assert folders == set(public._UPSTREAM)
-    assert {name.removesuffix("-improved") for name in folders} == set(sources.PUBLIC)
-    assert all(len(sha) == 64 and int(sha, 16) for sha in public._SHA256.values())
+    pins = [line.split() for line in public.PINS.read_text().splitlines()]
+    assert {file.split("/", 1)[0].removesuffix("-improved") for file, _, _ in pins} == set(sources.PUBLIC)
+    assert all(len(sha256) == 64 and int(sha256, 16) for _, sha256, _ in pins)
     # A branch would change under the checksums.
-    assert all(len(path.split("/")[2]) == 40 and int(path.split("/")[2], 16) for path in public._UPSTREAM.values())
-    assert set(public._RENAMED) <= set(public._SHA256)
+    commits = [url.removeprefix("https://raw.githubusercontent.com/").split("/")[2] for _, _, url in pins]
+    assert all(len(commit) == 40 and int(commit, 16) for commit in commits)
 
 
 def test_a_cicids_label_that_is_not_known_is_named() -> None:

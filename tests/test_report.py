@@ -185,6 +185,30 @@ def test_a_metric_without_interval_or_value_says_so() -> None:
     assert words.with_interval(metric(None)) == words.with_interval(None) == "–"
 
 
+def test_a_verdict_says_how_far_a_model_goes_toward_the_oracle_and_not_what_share_of_its_value_it_has() -> None:
+    oracle = {"oracle": {"roc_auc": metric(0.9)}}
+    share = {"value": 0.654, "low": 0.5, "high": 0.75, "naive": "prior"}
+    said = words.verdict_words(section(**oracle, share_of_oracle=share))
+    assert "the oracle reaches 0.900, and the model goes 65% (50% to 75%) of the way there from prior" in said
+    assert "89%" not in said
+    for unknown in (None, {**share, "value": None}, {**share, "value": float("nan")}):
+        assert "the oracle reaches 0.900. It passes" in words.verdict_words(section(**oracle, share_of_oracle=unknown))
+
+
+def test_the_best_baseline_of_an_error_is_the_one_with_the_smallest() -> None:
+    errors = {"last_value": {"mase": metric(0.9)}, "trees": {"mase": metric(0.7)}}
+    assert words.best_baseline({"main_metric": "mase", "baselines": errors})[0] == "trees"
+    assert words.best_baseline(section())[0] == "trees"
+
+
+def test_the_page_says_over_which_units_its_intervals_are_and_how_often_the_test_was_scored(tmp_path: Path) -> None:
+    told = section(intervals_over="25 resources, 9 of them with an incident", test_looks=14)
+    files.write_json(tmp_path / "failure" / "section.json", told)
+    text = rendered(tmp_path).text
+    assert "Test metrics, with 95 % intervals over 25 resources, 9 of them with an incident" in text
+    assert "This test set has been scored 14 times" in text
+
+
 # Model card ----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 from aiops_core import rules
 from aiops_core.data import synthetic
 from aiops_core.errors import UsageError
+from aiops_core.rules.failure import severity
 
 SNAPSHOT = {"cpu_usage": 85.5, "memory_usage": 78.2, "disk_io": 1200, "network_errors": 15}
 
@@ -54,6 +55,24 @@ def test_risk_never_falls_as_a_metric_rises(predictor: rules.RuleBasedFailurePre
     risk = predictor.predict(steps, [metric])
     assert (np.diff(risk) >= 0).all()
     assert risk[-1] > risk[0]
+
+
+@pytest.mark.parametrize("metric", list(rules.FAILURE_RULES))
+def test_evidence_grows_from_the_warning_limit_to_twice_the_way_to_the_critical_one(
+    predictor: rules.RuleBasedFailurePredictor, metric: str
+) -> None:
+    rule = rules.FAILURE_RULES[metric]
+    assert metric in synthetic.TELEMETRY_METRICS and rule.warn < rule.critical
+    places = np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 5.0])
+    risk = predictor.predict((rule.warn + places * (rule.critical - rule.warn))[:, None], [metric])
+    evidence = np.log(risk / (1 - risk)) - np.log(0.1 / 0.9)
+    np.testing.assert_allclose(evidence, rule.weight * np.array([0, 0, 0.5, 1, 2, 2]), atol=1e-9)
+
+
+def test_severities_begin_at_their_probability() -> None:
+    least = {"low": 0.0, "medium": 0.25, "high": 0.5, "critical": 0.8}
+    assert {name: severity(p) for name, p in least.items()} == {name: name for name in least}
+    assert [severity(p - 1e-9) for p in (0.25, 0.5, 0.8)] == ["low", "medium", "high"]
 
 
 def test_many_rows_give_what_one_row_gives(predictor: rules.RuleBasedFailurePredictor) -> None:
@@ -189,6 +208,21 @@ def test_three_features_are_enough_to_see_a_brute_force_attack() -> None:
     names = ["failed_auth_count", "request_rate", "unique_ips"]
     P = rules.threat_rules(np.array([[25.0, 1500.0, 50.0]]), names, list(synthetic.CLASSES))
     assert list(synthetic.CLASSES)[int(P.argmax())] == "brute_force"
+
+
+@pytest.mark.parametrize("label", list(rules.THREAT_RULES))
+def test_the_leading_feature_of_an_attack_alone_decides_from_its_limit_on(label: str) -> None:
+    classes = list(synthetic.CLASSES)
+    (leading, limit), *supporting = rules.THREAT_RULES[label]
+    assert label in classes and {leading, *(name for name, _ in supporting)} <= set(synthetic.ACTIVITY_FEATURES)
+    P = rules.threat_rules(np.array([[limit], [np.nextafter(limit, 0)]]), [leading], classes)
+    assert [classes[i] for i in P.argmax(axis=1)] == [label, "normal"]
+    # Against the lead of normal, 3, an attack has 4 for its leading feature and 1 for each supporting one.
+    row = [limit, *(value for _, value in supporting)]
+    found = rules.threat_rules(np.array([row]), [leading, *(name for name, _ in supporting)], ["normal", label])[0]
+    assert np.log(found[1] / found[0]) == pytest.approx(4 + len(supporting) - 3)
+    many = rules.threat_rules(np.array([row, np.zeros(len(row))]), [leading, *(n for n, _ in supporting)], classes)
+    np.testing.assert_allclose(many.sum(axis=1), 1.0)
 
 
 def test_a_row_without_any_value_is_normal() -> None:

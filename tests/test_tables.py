@@ -125,7 +125,8 @@ def test_a_wrong_dataset_toml_is_refused(tmp_path: Path, text: str, words: str) 
 
 def test_a_saved_folder_loads_back_equal(tmp_path: Path) -> None:
     checked, notes = validation.validate_all({"telemetry": telemetry(), "incidents": incidents()})
-    dataset = tables.Dataset("x", 'a "title"', "MIT", checked, {"failure": {"window": 3, "horizon": 2}}, {}, notes)
+    config = {"failure": {"window": 3, "horizon": 2, "decision": {"rule": "alert_budget", "alerts_per_day": 2}}}
+    dataset = tables.Dataset("x", 'a "title"', "MIT", checked, config, {}, notes)
     loaded = folder.load_folder(folder.save_folder(dataset, tmp_path / "x"))
     assert loaded.config == dataset.config
     assert loaded.title == dataset.title
@@ -155,15 +156,3 @@ def test_off_grid_rows_move_to_the_grid_point_before_them() -> None:
     frame, notes = validation.validate("telemetry", telemetry(timestamp=stamps))
     assert any("off the 3600 s grid" in note for note in notes)
     np.testing.assert_array_equal(tables.to_grid(frame, ["cpu_usage"]).values[:, 0], np.arange(6))
-
-
-def test_windows_of_a_grid_never_reach_into_another_resource() -> None:
-    a, b = telemetry().iloc[:4], telemetry().iloc[1:5].assign(resource_id="b")
-    frame, _ = validation.validate("telemetry", pd.concat([a, b]))
-    grid = tables.to_grid(frame, ["cpu_usage"])
-    assert grid.starts.tolist() == [0, 4]
-    assert grid.first.tolist() == [0] * 4 + [4] * 4
-    values = grid.values[:, 0]
-    cut = grid.windows(np.array([3, 4, 6]), 3)[:, :, 0]
-    nan = np.nan
-    np.testing.assert_array_equal(cut, [values[1:4], [nan, nan, values[4]], values[4:7]])

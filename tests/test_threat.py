@@ -17,7 +17,7 @@ from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.judge import curves
-from aiops_core.servable.threat import UNKNOWN, ThreatServable, cost_matrix, expected_cost_label
+from aiops_core.servable.threat import ThreatServable, cost_matrix, expected_cost_label
 from aiops_core.tasks import threat
 from aiops_core.tasks.threat.decision import best_weights, choose_alpha, decision_weights, fit_calibration
 from aiops_core.tasks.threat.evaluation import attack_cost
@@ -430,12 +430,6 @@ def test_the_cost_matrix_of_the_settings_reaches_the_card(tmp_path: Path) -> Non
 def test_a_bad_cost_matrix_is_refused(costs: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         cost_matrix(costs, ["normal", "scan"])  # type: ignore[arg-type]
-
-
-def test_uncertain_rows_can_be_answered_unknown() -> None:
-    P = np.array([[0.4, 0.35, 0.25], [0.95, 0.03, 0.02]])
-    assert expected_cost_label(P, abstain=0.6).tolist() == [UNKNOWN, 0]
-    assert expected_cost_label(P).tolist() == [0, 0]
 
 
 # Servable ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import toy_task
 
 from aiops_core import search as tuning
-from aiops_core.errors import AiopsError, ClusterError, UsageError
+from aiops_core.errors import AiopsError, ClusterError, SearchStopped, UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -178,3 +179,55 @@ def test_an_interrupt_before_the_first_trial_is_no_failed_search(ray_cluster: st
 
     with pytest.raises(KeyboardInterrupt):
         tuning.search(toy_task, data(tmp_path, pause=0.1), n_trials=5, folder=tmp_path / "s", progress=stop)
+
+
+def test_a_search_that_is_asked_to_stop_ends_with_what_is_done_and_goes_on_later(
+    ray_cluster: str, tmp_path: Path
+) -> None:
+    folder, given, log, stop = tmp_path / "s", data(tmp_path, pause=0.1), Log(), threading.Event()
+    states: list[dict[str, Any]] = []
+
+    def press(state: dict[str, Any]) -> None:
+        states.append(state)
+        if state["done"] == 2:
+            threading.Thread(target=stop.set).start()
+
+    found = tuning.search(toy_task, given, n_trials=30, folder=folder, log=log, progress=press, stop=stop)
+    done = found.counts["trials"]
+    assert 2 <= done < 10
+    assert found.counts["errored"] == 0 and set(found.trials["status"]) <= {"completed", "pruned"}
+    last = states[-1]
+    assert last["running"] == 0 and len(last["trials"]) == done
+    assert found.best_score == max(trial["value"] for trial in last["trials"])
+    # Whoever watches the trials sees none that goes on for ever.
+    assert {event[1] for event in log.events if event[0] == "ended"} == {
+        event[1] for event in log.events if event[0] == "started"
+    }
+    later = tuning.search(toy_task, given, n_trials=done + 2, folder=folder, stop=threading.Event())
+    assert (later.counts["trials"], later.reused) == (done + 2, done)
+    assert set(found.trials["trial"]) < set(later.trials["trial"])
+
+
+def test_a_search_that_is_asked_to_stop_before_any_trial_ends_says_so(ray_cluster: str, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(SearchStopped, match="stopped before any of 5 trials ended") as raised:
+        tuning.search(toy_task, data(tmp_path, pause=0.2), n_trials=5, folder=tmp_path / "s", stop=stop)
+    # What a notebook shows of it: one line, no traceback.
+    assert raised.value._render_traceback_() == [str(raised.value)]
+
+
+def test_who_follows_a_search_sees_every_trial_with_its_best_value(ray_cluster: str, tmp_path: Path) -> None:
+    states: list[dict[str, Any]] = []
+    given = data(tmp_path, fail_below=-0.2)
+    found = tuning.search(toy_task, given, n_trials=6, folder=tmp_path / "s", progress=states.append)
+    trials = states[-1]["trials"]
+    assert [trial["number"] for trial in trials] == list(range(1, 7))
+    assert Counter(trial["status"] for trial in trials) == Counter(found.trials["status"])
+    for trial, (_, row) in zip(trials, found.trials.iterrows(), strict=True):
+        assert trial["params"] == {"x": row["param:x"]} and trial["step"] == row["steps"]
+        assert trial["value"] == (None if row["status"] == "errored" else row["score"])
+    # A search that has nothing left to do shows where it stands all the same.
+    states.clear()
+    tuning.search(toy_task, given, n_trials=6, folder=tmp_path / "s", progress=states.append)
+    assert [state["done"] for state in states] == [6]

@@ -6,17 +6,17 @@ import difflib
 import os
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from aiops_core import files
+from aiops_core.data.derive import check_derived
 from aiops_core.data.tables import CONFIG, REQUIRED, TABLES, Dataset, check_section, suggestion
 from aiops_core.data.validation import collecting, validate_all
 from aiops_core.errors import DataError, UsageError
-
-__all__ = ["load_folder", "save_folder"]
 
 
 def load_folder(folder: str | Path) -> Dataset:
@@ -27,7 +27,7 @@ def load_folder(folder: str | Path) -> Dataset:
     DataError
         If no table is there, or a table breaks its contract.
     UsageError
-        If ``dataset.toml`` cannot be parsed or holds an unknown key.
+        If ``dataset.toml`` cannot be parsed, or holds an unknown key or an expression that cannot be read.
     """
     folder = Path(folder)
     paths: dict[str, Path] = {}
@@ -56,6 +56,7 @@ def load_folder(folder: str | Path) -> Dataset:
     if misnamed:
         notes["folder"] = misnamed
     config, title, licence = _read_config(folder / "dataset.toml", folder.name)
+    check_derived(config, tables, "dataset.toml")
     return Dataset(folder.resolve().name, title, licence, tables, config, {}, notes)
 
 
@@ -96,6 +97,10 @@ def _toml(value: Any) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return repr(value)
 
 

@@ -20,22 +20,10 @@ from aiops_core.data.tables import (
 )
 from aiops_core.servable.threat import NORMAL
 
-__all__ = ["lines", "natural_season"]
-
 DAY = 86_400
 #: What others call ordinary activity.
-_ORDINARY = {
-    "benign",
-    "legitimate",
-    "legit",
-    "clean",
-    "background",
-    "good",
-    "ok",
-    "none",
-    "no attack",
-    "normal traffic",
-}
+_ORDINARY = {"benign", "legitimate", "legit", "clean", "background", "good", "ok", "none"}
+_ORDINARY |= {"no attack", "normal traffic"}
 
 
 def lines(dataset: Dataset) -> list[str]:
@@ -51,6 +39,7 @@ def lines(dataset: Dataset) -> list[str]:
     for task in TASKS:
         absent = [table for table in TASK_TABLES[task] if table not in dataset.tables]
         out += [f"  {task}: no {' and no '.join(absent)} table"] if absent else _settings(dataset, task)
+        out += [] if absent else [f"    derived: {name} = {text}" for name, text in _derived(dataset, task).items()]
     return out
 
 
@@ -162,6 +151,10 @@ def _settings(dataset: Dataset, task: str) -> list[str]:
         f"{config['origin_step']} steps apart, target {', '.join(targets)}",
         *([] if "season" in own else _season(frame, targets, step, config["season"])),
     ]
+
+
+def _derived(dataset: Dataset, task: str) -> dict[str, str]:
+    return dict(dataset.config.get(task, {}).get("derive") or {})
 
 
 def _season(frame: pd.DataFrame, targets: list[str], step: int, used: int) -> list[str]:

@@ -7,8 +7,6 @@ import numpy as np
 from aiops_core.data.tables import run_starts
 from aiops_core.errors import DataError
 
-__all__ = ["NONE", "TEST", "TRAIN", "VALIDATION", "by_group", "by_time", "rolling_origins"]
-
 #: Codes in a part array; `NONE` marks rows that belong to no part (the embargo).
 TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
 

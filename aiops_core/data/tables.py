@@ -9,37 +9,15 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from aiops_core.errors import DataError, UsageError
-from aiops_core.facts import FACTS, TASKS
+from aiops_core.facts import FACTS
+from aiops_core.facts import TASKS as TASKS
 from aiops_core.markup import html_table
-
-__all__ = [
-    "CONFIG",
-    "DEFAULT_CONFIG",
-    "REQUIRED",
-    "RESERVED",
-    "TABLES",
-    "TASKS",
-    "TASK_TABLES",
-    "TIME_COLUMNS",
-    "Dataset",
-    "Grid",
-    "check_section",
-    "column_facts",
-    "epoch_seconds",
-    "feature_columns",
-    "ignored_columns",
-    "run_starts",
-    "step_of",
-    "suggestion",
-    "to_grid",
-]
 
 TABLES = ("telemetry", "incidents", "activity", "usage")
 TASK_TABLES: dict[str, tuple[str, ...]] = {task: facts.tables for task, facts in FACTS.items()}
@@ -70,8 +48,9 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "stride": (int, 1),
         "test_fraction": (float, 0.01),
         "decision": (dict, 0),
+        "derive": (dict, 0),
     },
-    "threat": {"test_fraction": (float, 0.01), "costs": (dict, 0)},
+    "threat": {"test_fraction": (float, 0.01), "costs": (dict, 0), "derive": (dict, 0)},
     "capacity": {
         "target": ((str, list), 0),
         "season": (int, 1),
@@ -79,6 +58,7 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "origins": (int, 1),
         "origin_step": (int, 1),
         "score_steps": (list, 0),
+        "derive": (dict, 0),
     },
 }
 DEFAULT_CONFIG: dict[str, dict[str, Any]] = {
@@ -201,36 +181,6 @@ class Grid:
     present: np.ndarray
     step_seconds: int
     columns: list[str]
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        """First row of each resource, (n_resources,), ascending."""
-        return run_starts(self.resource)
-
-    @cached_property
-    def first(self) -> np.ndarray:
-        """First row of the resource of each row, (n_rows,)."""
-        return np.repeat(self.starts, np.diff(np.r_[self.starts, len(self.resource)]))
-
-    def windows(self, ends: np.ndarray, window: int) -> np.ndarray:
-        """Cut the windows that end with given rows.
-
-        Parameters
-        ----------
-        ends : ndarray, (n,), int
-            Last row of each window.
-        window : int
-            Rows of a window.
-
-        Returns
-        -------
-        ndarray, (n, window, n_columns), float32
-            NaN before the first row of the resource: a window never reaches into another one.
-        """
-        index = ends[:, None] + np.arange(-window + 1, 1)
-        cut = self.values[np.maximum(index, 0)]
-        cut[index < self.first[ends][:, None]] = np.nan
-        return cut
 
 
 def run_starts(codes: np.ndarray) -> np.ndarray:

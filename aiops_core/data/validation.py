@@ -42,14 +42,10 @@ from aiops_core.data.tables import (
 )
 from aiops_core.errors import DataError
 
-__all__ = ["collecting", "validate", "validate_all", "validated"]
-
 _OFFSET = re.compile(r"(?:[zZ]|UTC|[+-]\d{2}:?\d{2})$")
 
 
-def validate(
-    table: str, frame: pd.DataFrame, *, origin: str = "", learning: bool = True
-) -> tuple[pd.DataFrame, list[str]]:
+def validate(table: str, frame: pd.DataFrame, *, learning: bool = True) -> tuple[pd.DataFrame, list[str]]:
     """Check one contract table and bring it to its canonical form.
 
     Parameters
@@ -57,8 +53,6 @@ def validate(
     table : {"telemetry", "incidents", "activity", "usage"}
     frame : DataFrame
         As read from a file.
-    origin : str, optional
-        File name, for messages.
     learning : bool, default True
         Refuse what nothing can be learned from: empty columns, and tables where every column is constant.
 
@@ -76,7 +70,7 @@ def validate(
     """
     frame = frame.reset_index(drop=True)
     frame.columns = frame.columns.map(str)
-    _check_columns(table, frame, origin)
+    _check_columns(table, frame)
     if frame.empty:
         raise DataError("has no rows", table=table)
     faults: list[DataError] = []
@@ -152,7 +146,7 @@ def validated(
     return Dataset(name, title, licence, checked, config, {}, notes)
 
 
-def _check_columns(table: str, frame: pd.DataFrame, origin: str) -> None:
+def _check_columns(table: str, frame: pd.DataFrame) -> None:
     columns = [str(c) for c in frame.columns]
     repeated = sorted({c for c in columns if columns.count(c) > 1})
     if repeated:
@@ -164,10 +158,8 @@ def _check_columns(table: str, frame: pd.DataFrame, origin: str) -> None:
         cases = errors.failure_cases
         absent = [str(c) for c in cases.loc[cases["check"] == "column_in_dataframe", "failure_case"]]
         if absent:
-            where = f" ({origin})" if origin else ""
-            raise DataError.all_of(
-                [DataError(f"is missing{_looks_like(c, columns)}{where}", table=table, column=c) for c in absent]
-            ) from None
+            faults = [DataError(f"is missing{_looks_like(c, columns)}", table=table, column=c) for c in absent]
+            raise DataError.all_of(faults) from None
 
 
 def _looks_like(absent: str, columns: list[str]) -> str:
@@ -260,8 +252,10 @@ def _faults_of_values(table: str, frame: pd.DataFrame, learning: bool) -> list[D
         else:
             frame[column] = as_number.astype(float)
     for column in features:
-        infinite = ~_finite(frame[column]) if _number(frame[column]) else None
-        if infinite is not None and infinite.any():
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            continue
+        infinite = np.isinf(frame[column].to_numpy(dtype=float, na_value=np.nan))
+        if infinite.any():
             text = f"{_count(infinite)} an infinite value; write a missing one instead"
             faults.append(DataError(text, table=table, column=column))
     if learning:
@@ -345,14 +339,6 @@ def _value_notes(table: str, frame: pd.DataFrame) -> list[str]:
     if constant:
         notes.append(f"{len(constant)} constant columns carry no information: {', '.join(constant[:6])}")
     return notes
-
-
-def _number(values: pd.Series) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(values))
-
-
-def _finite(values: pd.Series) -> pd.Series:
-    return pd.Series(~np.isinf(values.to_numpy(dtype=float, na_value=np.nan)), index=values.index)
 
 
 def _count(mask: Any) -> str:

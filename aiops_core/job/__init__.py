@@ -119,14 +119,14 @@ def run(
         # Before Ray starts: a fork while another thread computes can stop both for good.
         _preflight(options, dataset, tasks)
         tell("validation", "done")
-        given = {
-            "source": source,
-            "seed": options.seed,
-            "out": str(work),
-            "n_samples": options.n_samples,
-            "signal": options.signal,
-        }
-        waiting = [(task, _search_parameters(task, given, options)) for task in _untrained(tasks, options, work, tell)]
+        given = {"source": source, "out": str(work)}
+        given |= {name: getattr(options, name) for name in ("seed", "n_samples", "signal")}
+        search = {name: getattr(options, name) for name in ("n_trials", "deterministic")}
+        search |= {**given, "promote": PROMOTE[options.promote]}
+        waiting = [
+            (task, {**search, "config": dict(options.config.get(task, {}))})
+            for task in _untrained(tasks, options, work, tell)
+        ]
         with Lanes(work, tell) as lanes:
             look = lanes.begin("data", {**given, "tasks": list(options.tasks)})
             # Neither needs the other, and each keeps one core busy.
@@ -168,17 +168,6 @@ def _untrained(tasks: list[str], options: Options, work: Path, tell: Progress) -
         else:
             waiting.append(task)
     return waiting
-
-
-def _search_parameters(task: str, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """Return every parameter of a task's notebook."""
-    return {
-        **given,
-        "n_trials": options.n_trials,
-        "deterministic": options.deterministic,
-        "promote": PROMOTE[options.promote],
-        "config": dict(options.config.get(task, {})),
-    }
 
 
 def _publish(folder: Path, content: Mapping[str, Any]) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 
 from aiops_core import settings
 
-__all__ = ["check_cluster", "kernel_environment"]
-
 
 def check_cluster() -> None:
     """Refuse a cluster address of the settings where nothing listens.

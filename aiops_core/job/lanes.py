@@ -14,8 +14,6 @@ from aiops_core import files
 from aiops_core.job.notebooks import NotebookError, Progress, run_stage
 from aiops_core.study import report
 
-__all__ = ["LANES", "Lanes"]
-
 #: Task notebooks that run at the same time: while one fits its models in the cluster, another draws and logs.
 LANES = 2
 

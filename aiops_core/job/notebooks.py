@@ -13,8 +13,6 @@ from aiops_core.data.tables import suggestion
 from aiops_core.errors import AiopsError, UsageError
 from aiops_core.facts import FACTS
 
-__all__ = ["NOTEBOOKS", "NotebookError", "Progress", "execute", "notebook_folder", "run_stage", "write_page"]
-
 NOTEBOOKS = {
     "data": "01_data",
     **{task: facts.notebook for task, facts in FACTS.items()},

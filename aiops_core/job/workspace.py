@@ -17,8 +17,6 @@ from typing import Any
 from aiops_core import files
 from aiops_core.errors import AiopsError, UsageError
 
-__all__ = ["as_typed", "refuse_foreign", "replace_report", "workspace"]
-
 STATE = "run.json"
 
 

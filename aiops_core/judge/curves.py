@@ -7,7 +7,6 @@ import numpy as np
 __all__ = [
     "EPS",
     "apply_temperature",
-    "binned_error",
     "descending",
     "f1_threshold",
     "mass_bins",
@@ -25,12 +24,6 @@ def mass_bins(score: np.ndarray, bins: int = BINS) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     edges = np.unique(np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1]))
     return np.searchsorted(edges, score, side="right")
-
-
-def binned_error(bins: np.ndarray, score: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> float:
-    """Return the calibration error: |mean score - frequency| of each bin, weighted by the mass of the bin."""
-    gap = np.bincount(bins, weights=weight * (score - truth), minlength=1)
-    return float(np.abs(gap).sum() / max(float(weight.sum()), EPS))
 
 
 def descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

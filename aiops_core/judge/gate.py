@@ -1,7 +1,7 @@
 """Promotion rules: which candidate may serve, in words.
 
 A candidate is compared with every baseline, and with the current champion, on the same test rows by a paired
-bootstrap:
+bootstrap of their independent units; with the champion only on rows that neither was trained on:
 
 1. it must beat every simple baseline (class prior, rules, last value, seasonal naive, …) beyond chance, by at
    least `MIN_GAIN` of the task's first gate metric: else it is *refused*;
@@ -12,6 +12,7 @@ bootstrap:
 4. nothing else may speak against it, such as a champion that was trained on more: else *challenger*.
 
 The margins are those of a non-inferiority trial: the largest loss that would still be accepted for another advantage.
+Where only the width of an interval decides, the verdict says how much larger a test would settle it.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from aiops_core.judge import metrics
 from aiops_core.judge.intervals import Gain
+from aiops_core.judge.sizes import how_many_more
+from aiops_core.judge.units import Units
 from aiops_core.markup import html_table
 
 __all__ = ["MIN_GAIN", "Verdict", "comparable", "decide", "lesser", "margin", "opponent_words"]
 
-#: Lower end of the gain over a simple baseline that is worth operating a model for; of a scaled error, as a share.
+#: Lower end of the gain over a simple baseline that is worth operating a model for; of an error, as a share.
 MIN_GAIN = 0.01
-#: Margins of metrics that have a scale of their own, in units of the metric.
-ABSOLUTE_MARGIN = {"roc_auc": 0.02, "macro_f1": 0.02}
-#: Margin of all others, as a share of the opponent's value: half an average precision of 0.04 is not "0.02 less".
+#: Margins in units of the metric. Of log loss: the probability of what happens may be 5 % lower, in the geometric mean.
+ABSOLUTE_MARGIN = {"roc_auc": 0.02, "macro_f1": 0.02, "log_loss": 0.05}
+#: Margins of all others, as a share of the opponent's value: half an average precision of 0.04 is not "0.02 less".
+#: Errors are known more sharply than rankings of rare incidents.
 RELATIVE_MARGIN = 0.1
+ERROR_MARGIN = dict.fromkeys(("mae", "nmae", "mase"), 0.05)
 SYNTHETIC = "synthetic"
 #: Parts of a card that must agree before two models can be scored on the same rows.
 SCHEMA_KEYS = ("window", "horizon", "step_seconds", "classes", "targets", "season")
@@ -120,7 +127,7 @@ def margin(metric: str, other: float) -> float:
     >>> margin("roc_auc", 0.9), margin("average_precision", 0.5)
     (0.02, 0.05)
     """
-    return ABSOLUTE_MARGIN.get(metric, RELATIVE_MARGIN * abs(other))
+    return ABSOLUTE_MARGIN.get(metric, ERROR_MARGIN.get(metric, RELATIVE_MARGIN) * abs(other))
 
 
 def opponent_words(name: str) -> str:
@@ -136,7 +143,9 @@ def decide(
     *,
     champion: Mapping[str, Any] | None = None,
     champion_name: str = "the champion",
+    champion_rows: np.ndarray | None = None,
     obstacles: Sequence[str] = (),
+    units: Units | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Judge a candidate on the test rows.
@@ -152,9 +161,13 @@ def decide(
     baselines : dict of str to prediction
     champion_name : str
         For the reasons, such as ``version 3``.
+    champion_rows : ndarray, (n,), bool, optional
+        The test rows that the champion has not seen; all by default.
     obstacles : sequence of str
         What else speaks against a promotion, as ends of a sentence that begins with "it"; each makes the candidate a
         challenger.
+    units : Units, optional
+        Those of the test rows, to say how many more would settle what is open.
     seed : int
         Seed of the bootstrap.
 
@@ -162,33 +175,23 @@ def decide(
     -------
     Verdict
     """
-    opponents = dict(baselines) if champion is None else {**baselines, champion_name: champion}
+    apart = champion is not None and champion_rows is not None and not champion_rows.all()
+    opponents = dict(baselines) if champion is None or apart else {**baselines, champion_name: champion}
     gains = task.compare(data, candidate, opponents, seed=seed)
-    first = task.GATE_METRICS[0]
-    refusing, passing = [], []
-    for name in (n for n in task.SIMPLE_BASELINES if n in gains):
-        gain = gains[name][first]
-        wanted = MIN_GAIN if first in ABSOLUTE_MARGIN else MIN_GAIN * abs(gain["other"])
-        # Written so that an undefined (NaN) gain refuses.
-        if not gain["low"] > wanted:
-            refusing.append(f"does not beat the simple baseline {name} beyond chance: {_words(first, gain)}")
-        else:
-            passing.append(f"beats {name}: {_words(first, gain)}")
-    worse, unsure = [], []
+    units_of = dict.fromkeys(gains, units)
+    names = {champion_name: champion_name}
+    if apart and champion_rows is not None:
+        gains |= task.compare(data, candidate, {champion_name: champion}, rows=champion_rows, seed=seed)
+        units_of[champion_name] = task.units(data, "test", champion_rows)
+        names[champion_name] += f" on the {champion_rows.sum():,} of {len(champion_rows):,} test rows new to both"
+    refusing, passing = _against_simple(task, gains, units)
+    worse: list[str] = []
+    unsure: list[str] = []
     for name in [n for n in (*task.STRONG_BASELINES, champion_name) if n in gains]:
-        failed = {m: gains[name][m] for m in task.GATE_METRICS if not _not_inferior(m, gains[name][m])}
-        shown = opponent_words(name)
-        behind = {m: g for m, g in failed.items() if not g["value"] > -margin(m, g["other"])}
-        if behind:
-            worse.append(f"is inferior to {shown}: {_list(behind)}")
-        elif failed:
-            unsure.append(f"is not shown to be as good as {shown}, the test is too small: {_list(failed, limits=True)}")
-        else:
-            passing.append(f"is not inferior to {shown}: {_list({m: gains[name][m] for m in task.GATE_METRICS})}")
-    guesses = [gains["class_prior"][m] for m in task.PROBABILITY_METRICS] if "class_prior" in gains else []
-    if guesses and not any(gain["low"] > 0 for gain in guesses):
-        found = {m: gains["class_prior"][m] for m in task.PROBABILITY_METRICS}
-        unsure.append(f"has probabilities that are not shown to be better than the base rate: {_list(found)}")
+        shown = names.get(name, opponent_words(name))
+        kind, words = _against_strong(task.GATE_METRICS, gains[name], shown, units_of[name])
+        {"worse": worse, "unsure": unsure, "passing": passing}[kind].append(words)
+    unsure += _against_prior(task.PROBABILITY_METRICS, gains.get("class_prior", {}))
     if refusing:
         advice = "Nothing is registered. Look at the data: other features, a longer record, or more labels."
         return Verdict("refused", refusing + worse + unsure + passing, advice, gains)
@@ -203,9 +206,51 @@ def decide(
     return Verdict("champion", passing, "", gains)
 
 
-def _not_inferior(metric: str, gain: Gain) -> bool:
+def _against_simple(
+    task: ModuleType, gains: Mapping[str, Mapping[str, Gain]], units: Units | None
+) -> tuple[list[str], list[str]]:
+    """Return what refuses a candidate and what it passed, of the simple baselines."""
+    first = task.GATE_METRICS[0]
+    refusing, passing = [], []
+    for name in (n for n in task.SIMPLE_BASELINES if n in gains):
+        gain = gains[name][first]
+        wanted = MIN_GAIN * abs(gain["other"]) if first in ERROR_MARGIN else MIN_GAIN
+        # Written so that an undefined (NaN) gain refuses.
+        if not gain["low"] > wanted:
+            more = how_many_more([(gain, wanted)], units)
+            refusing.append(f"does not beat the simple baseline {name} beyond chance: {_words(first, gain)}{more}")
+        else:
+            passing.append(f"beats {name}: {_words(first, gain)}")
+    return refusing, passing
+
+
+def _against_strong(
+    names: Sequence[str], gains: Mapping[str, Gain], shown: str, units: Units | None
+) -> tuple[str, str]:
+    """Return "worse", "unsure" or "passing", and the sentence that says so."""
+    found = {m: gains[m] for m in names}
     # An undefined (NaN) end is no pass.
-    return gain["low"] > -margin(metric, gain["other"])
+    failed = {m: g for m, g in found.items() if not g["low"] > -margin(m, g["other"])}
+    behind = {m: g for m, g in failed.items() if not g["value"] > -margin(m, g["other"])}
+    if behind:
+        return "worse", f"is inferior to {shown}: {_list(behind)}"
+    if failed:
+        more = how_many_more([(g, -margin(m, g["other"])) for m, g in failed.items()], units)
+        return "unsure", (
+            f"is not shown to be as good as {shown}, the test is too small: {_list(failed, limits=True)}{more}"
+        )
+    if all(g["low"] > 0 for g in found.values()):
+        return "passing", f"is better than {shown}: {_list(found)}"
+    same = all(g["low"] <= 0 <= g["high"] for g in found.values())
+    distinct = " and not distinguishable from it" if same else ""
+    return "passing", f"is not inferior to {shown}{distinct}: {_list(found)}"
+
+
+def _against_prior(names: Sequence[str], gains: Mapping[str, Gain]) -> list[str]:
+    found = {m: gains[m] for m in names if m in gains}
+    if not found or any(gain["low"] > 0 for gain in found.values()):
+        return []
+    return [f"has probabilities that are not shown to be better than the base rate: {_list(found)}"]
 
 
 def _list(gains: Mapping[str, Gain], *, limits: bool = False) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from aiops_core.judge.curves import EPS, binned_error, descending, mass_bins
-from aiops_core.judge.intervals import N_BOOT, Metric, Values, Weighted, bootstrap
+from aiops_core.judge.curves import EPS, mass_bins
+from aiops_core.judge.intervals import N_BOOT, Metric, bootstrap
+from aiops_core.judge.summed import Summed, per_row
+from aiops_core.judge.units import Units
 
 __all__ = [
     "WORDS",
@@ -32,6 +36,7 @@ WORDS = {
     "macro_f1": "macro-F1",
     "log_loss": "log loss",
     "mae": "MAE",
+    "nmae": "MAE in units of the target's usual error",
     "rmse": "RMSE",
     "r2": "R²",
     "mase": "MASE",
@@ -39,9 +44,11 @@ WORDS = {
     "pinball": "pinball loss",
     "coverage_80": "coverage of the 80 % band",
 }
+#: Scores of positives that a resample tells apart.
+MOST_CUTS = 400
 
 
-def failure_values(truth: np.ndarray, probability: np.ndarray, alarm: np.ndarray) -> Weighted:
+def failure_values(truth: np.ndarray, probability: np.ndarray, alarm: np.ndarray) -> Summed:
     """Return a function of row weights giving the failure metrics.
 
     Parameters
@@ -60,36 +67,77 @@ def failure_values(truth: np.ndarray, probability: np.ndarray, alarm: np.ndarray
     truth = np.asarray(truth).astype(float)
     probability = np.asarray(probability, dtype=float)
     alarm = np.asarray(alarm).astype(float)
-    order, _, cut = descending(probability)
-    sorted_truth = truth[order]
-    bins = mass_bins(probability)
-    squared = (probability - truth) ** 2
+    cut, tied, cuts = _positive_cuts(truth, probability)
+    exact = _failure_sums(truth, probability, alarm, cut, tied, cuts)
+    if cuts <= MOST_CUTS:
+        return exact
+    merged = np.minimum(cut, cuts - 1) * MOST_CUTS // cuts
+    # Within a merged cut all rows count as tied; rows behind the last cut stay behind it.
+    behind = cut == cuts
+    coarse = _failure_sums(
+        truth, probability, alarm, np.where(behind, MOST_CUTS, merged), ~behind & (truth == 0), MOST_CUTS
+    )
+    return replace(exact, coarse=coarse)
 
-    def values(weight: np.ndarray) -> Values:
-        w = weight[order]
-        tp = np.cumsum(w * sorted_truth)[cut]
-        fp = np.cumsum(w * (1 - sorted_truth))[cut]
-        positives, negatives = (tp[-1], fp[-1]) if len(tp) else (0.0, 0.0)
-        tpr, fpr = np.r_[0.0, tp] / max(positives, EPS), np.r_[0.0, fp] / max(negatives, EPS)
-        auc = float(np.trapezoid(tpr, fpr)) if positives > 0 and negatives > 0 else float("nan")
-        precisions = tp / np.maximum(tp + fp, EPS)
-        average = float(np.sum(np.diff(tpr) * precisions)) if positives > 0 else float("nan")
-        hit = float(np.sum(weight * alarm * truth))
-        raised = float(np.sum(weight * alarm))
-        precision = hit / raised if raised > 0 else 0.0
-        recall = hit / positives if positives > 0 else float("nan")
-        f1 = 2 * hit / (raised + positives) if raised + positives > 0 else 0.0
+
+def _positive_cuts(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the place of each row among the scores that positives have, from the highest, and how many there are.
+
+    Returns
+    -------
+    cut : ndarray, (n,), int
+        Number of those scores that lie above the row's.
+    tied : ndarray, (n,), bool
+        Negative rows that have one of those scores.
+    cuts : int
+    """
+    scores = np.unique(probability[truth == 1])
+    above = np.searchsorted(scores, probability, side="right")
+    cut = len(scores) - above
+    equal = (above > 0) & (scores[above - 1] == probability) if len(scores) else np.zeros(len(truth), dtype=bool)
+    return cut, equal & (truth == 0), len(scores)
+
+
+def _failure_sums(
+    truth: np.ndarray, probability: np.ndarray, alarm: np.ndarray, cut: np.ndarray, tied: np.ndarray, cuts: int
+) -> Summed:
+    bins = mass_bins(probability)
+    n, width = len(truth), int(bins.max(initial=0)) + 1
+    ones = np.ones(n)
+    rows = per_row(
+        n,
+        [
+            (np.where(truth == 1, cut, -1), ones, cuts),
+            (np.where(truth == 0, cut, -1), ones, cuts + 1),
+            (np.where(tied, cut, -1), ones, cuts),
+            (bins, probability - truth, width),
+            (0, alarm * truth, 1),
+            (0, alarm, 1),
+            (0, (probability - truth) ** 2, 1),
+        ],
+    )
+
+    def of(sums: np.ndarray) -> dict[str, np.ndarray]:
+        found, passed, ties, gap, rest = np.split(sums, np.cumsum([cuts, cuts + 1, cuts, width]), axis=1)
+        hit, raised, squared = rest.T
+        positives, negatives = found.sum(axis=1), passed.sum(axis=1)
+        tp, fp = np.cumsum(found, axis=1), np.cumsum(passed[:, :cuts], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # A cut that no drawn row reaches adds nothing.
+            average = np.sum(found * tp / np.maximum(tp + fp, EPS), axis=1) / positives
+            auc = np.sum(found * (negatives[:, None] - fp + ties / 2), axis=1) / (positives * negatives)
+            recall = hit / positives
         return {
-            "roc_auc": auc,
-            "average_precision": average,
-            "f1": float(f1),
-            "precision": float(precision),
-            "recall": float(recall),
-            "brier": float(np.sum(weight * squared) / max(np.sum(weight), EPS)),
-            "ece": binned_error(bins, probability, truth, weight),
+            "roc_auc": np.where(positives * negatives > 0, auc, np.nan),
+            "average_precision": np.where(positives > 0, average, np.nan),
+            "f1": 2 * hit / np.maximum(raised + positives, EPS),
+            "precision": hit / np.maximum(raised, EPS),
+            "recall": np.where(positives > 0, recall, np.nan),
+            "brier": squared / np.maximum(positives + negatives, EPS),
+            "ece": np.abs(gap).sum(axis=1) / np.maximum(positives + negatives, EPS),
         }
 
-    return values
+    return Summed(rows, of)
 
 
 def failure(
@@ -97,7 +145,7 @@ def failure(
     probability: np.ndarray,
     alarm: np.ndarray,
     *,
-    clusters: np.ndarray | None = None,
+    units: Units | None = None,
     seed: int = 0,
     n_boot: int = N_BOOT,
 ) -> dict[str, Metric]:
@@ -110,16 +158,17 @@ def failure(
     >>> score["roc_auc"]["value"], score["precision"]["value"]
     (0.75, 1.0)
     """
-    return bootstrap(failure_values(truth, probability, alarm), len(truth), clusters, seed, n_boot)
+    return bootstrap(failure_values(truth, probability, alarm), len(truth), units, seed, n_boot)
 
 
 def f1_by_class(confusion: np.ndarray) -> np.ndarray:
-    """Return the F1 of each class, (n_classes,), from counts or weights (true by decided); NaN where a class is in neither."""
-    size = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return np.where(size > 0, 2 * np.diag(confusion) / np.maximum(size, EPS), np.nan)
+    """Return the F1 of each class, (..., n_classes), from counts or weights (..., true, decided); NaN where it is in neither."""
+    size = confusion.sum(axis=-2) + confusion.sum(axis=-1)
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.where(size > 0, 2 * right / np.maximum(size, EPS), np.nan)
 
 
-def threat_values(truth: np.ndarray, probability: np.ndarray, label: np.ndarray, classes: list[str]) -> Weighted:
+def threat_values(truth: np.ndarray, probability: np.ndarray, label: np.ndarray, classes: list[str]) -> Summed:
     """Return a function of row weights giving ``accuracy, macro_f1, log_loss, ece`` and ``f1_<class>``.
 
     Parameters
@@ -140,22 +189,27 @@ def threat_values(truth: np.ndarray, probability: np.ndarray, label: np.ndarray,
     top = probability.max(axis=1)
     top_hit = (probability.argmax(axis=1) == truth).astype(float)
     bins = mass_bins(top)
-    cell = truth * k + label
+    width = int(bins.max(initial=0)) + 1
+    ones = np.ones(n)
+    rows = per_row(n, [(truth * k + label, ones, k * k), (bins, top - top_hit, width), (0, loss, 1)])
 
-    def values(weight: np.ndarray) -> Values:
-        total = max(float(weight.sum()), EPS)
-        confusion = np.bincount(cell, weights=weight, minlength=k * k).reshape(k, k)
+    def of(sums: np.ndarray) -> dict[str, np.ndarray]:
+        cells, gap, losses = np.split(sums, [k * k, k * k + width], axis=1)
+        total = np.maximum(cells.sum(axis=1), EPS)
+        confusion = cells.reshape(-1, k, k)
         f1 = f1_by_class(confusion)
-        out = {
-            "accuracy": float(np.diag(confusion).sum() / total),
-            "macro_f1": float(np.nanmean(f1)) if np.isfinite(f1).any() else float("nan"),
-            "log_loss": float(np.sum(weight * loss) / total),
-            "ece": binned_error(bins, top, top_hit, weight),
+        known = np.isfinite(f1)
+        with np.errstate(invalid="ignore"):
+            macro = np.where(known, f1, 0.0).sum(axis=1) / known.sum(axis=1)
+        return {
+            "accuracy": np.trace(confusion, axis1=1, axis2=2) / total,
+            "macro_f1": macro,
+            "log_loss": losses[:, 0] / total,
+            "ece": np.abs(gap).sum(axis=1) / total,
+            **{f"f1_{name}": f1[:, i] for i, name in enumerate(classes)},
         }
-        out.update({f"f1_{name}": float(f1[i]) for i, name in enumerate(classes)})
-        return out
 
-    return values
+    return Summed(rows, of)
 
 
 def threat(
@@ -164,12 +218,12 @@ def threat(
     label: np.ndarray,
     *,
     classes: list[str],
-    clusters: np.ndarray | None = None,
+    units: Units | None = None,
     seed: int = 0,
     n_boot: int = N_BOOT,
 ) -> dict[str, Metric]:
     """Score class probabilities and decisions, with intervals; see `threat_values`."""
-    return bootstrap(threat_values(truth, probability, label, classes), len(truth), clusters, seed, n_boot)
+    return bootstrap(threat_values(truth, probability, label, classes), len(truth), units, seed, n_boot)
 
 
 def pinball(truth: np.ndarray, prediction: np.ndarray, quantile: float) -> np.ndarray:
@@ -186,8 +240,8 @@ def capacity_values(
     *,
     scale: np.ndarray,
     target: np.ndarray,
-) -> Weighted:
-    """Return a function of row weights giving ``mae, rmse, r2, mase, wape`` and, with a band, ``pinball, coverage_80``.
+) -> Summed:
+    """Return a function of row weights giving ``mae, nmae, rmse, r2, mase, wape`` and, with a band, ``pinball, coverage_80``.
 
     Parameters
     ----------
@@ -199,41 +253,55 @@ def capacity_values(
 
     Notes
     -----
-    ``pinball`` is the mean over the quantiles 0.1, 0.5 and 0.9; ``coverage_80`` the share of rows inside [p10, p90].
+    ``nmae`` is the absolute error in units of the mean ``scale`` of the row's target: what a search minimises. ``mase``
+    counts every series alike, ``nmae`` the large ones of a target more. ``pinball`` is the mean over the quantiles 0.1,
+    0.5 and 0.9; ``coverage_80`` the share of rows inside [p10, p90].
     """
     truth = np.asarray(truth, dtype=float)
     p50 = np.asarray(p50, dtype=float)
     target = np.asarray(target, dtype=np.int64)
     error = np.abs(truth - p50)
-    squared = error**2
+    n, k = len(truth), int(target.max(initial=0)) + 1
     usable = scale > 0
-    scaled = np.where(usable, error / np.where(usable, scale, 1.0), 0.0)
+    count = np.maximum(np.bincount(target, minlength=k), 1)
+    typical = (np.bincount(target, weights=scale, minlength=k) / count)[target]
+    # Around the mean of its target, so that the spread of R² is no difference of two large sums.
+    centred = truth - (np.bincount(target, weights=truth, minlength=k) / count)[target]
+    ones = np.ones(n)
     band = p10 is not None and p90 is not None
+    single = [
+        error,
+        np.divide(error, scale, out=np.zeros(n), where=usable),
+        usable.astype(float),
+        np.divide(error, typical, out=np.zeros(n), where=typical > 0),
+        np.abs(truth),
+    ]
     if p10 is not None and p90 is not None:
-        loss = (pinball(truth, p10, 0.1) + pinball(truth, p50, 0.5) + pinball(truth, p90, 0.9)) / 3
-        inside = ((truth >= p10) & (truth <= p90)).astype(float)
-    k = int(target.max()) + 1 if len(target) else 1
+        single.append((pinball(truth, p10, 0.1) + pinball(truth, p50, 0.5) + pinball(truth, p90, 0.9)) / 3)
+        single.append(((truth >= p10) & (truth <= p90)).astype(float))
+    by_target = [ones, centred, centred**2, error**2]
+    rows = per_row(n, [(target, v, k) for v in by_target] + [(0, v, 1) for v in single])
 
-    def values(weight: np.ndarray) -> Values:
-        total = max(float(weight.sum()), EPS)
-        size = np.bincount(target, weights=weight, minlength=k)
-        mean = np.bincount(target, weights=weight * truth, minlength=k) / np.maximum(size, EPS)
-        spread = np.bincount(target, weights=weight * (truth - mean[target]) ** 2, minlength=k)
-        residual = np.bincount(target, weights=weight * squared, minlength=k)
+    def of(sums: np.ndarray) -> dict[str, np.ndarray]:
+        size, first, second, residual, rest = np.split(sums, k * np.arange(1, 5), axis=1)
+        total = np.maximum(size.sum(axis=1), EPS)
+        spread = second - first**2 / np.maximum(size, EPS)
         some = spread > EPS
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r2 = np.where(some, 1 - residual / spread, 0.0).sum(axis=1) / some.sum(axis=1)
         out = {
-            "mae": float(np.sum(weight * error) / total),
-            "rmse": float(np.sqrt(np.sum(weight * squared) / total)),
-            "r2": float(np.mean(1 - residual[some] / spread[some])) if some.any() else float("nan"),
-            "mase": float(np.sum(weight * scaled) / max(float(np.sum(weight * usable)), EPS)),
-            "wape": float(np.sum(weight * error) / max(float(np.sum(weight * np.abs(truth))), EPS)),
+            "mae": rest[:, 0] / total,
+            "nmae": rest[:, 3] / total,
+            "rmse": np.sqrt(residual.sum(axis=1) / total),
+            "r2": np.where(some.any(axis=1), r2, np.nan),
+            "mase": rest[:, 1] / np.maximum(rest[:, 2], EPS),
+            "wape": rest[:, 0] / np.maximum(rest[:, 4], EPS),
         }
         if band:
-            out["pinball"] = float(np.sum(weight * loss) / total)
-            out["coverage_80"] = float(np.sum(weight * inside) / total)
+            out |= {"pinball": rest[:, 5] / total, "coverage_80": rest[:, 6] / total}
         return out
 
-    return values
+    return Summed(rows, of)
 
 
 def capacity(
@@ -244,10 +312,10 @@ def capacity(
     *,
     scale: np.ndarray,
     target: np.ndarray,
-    clusters: np.ndarray | None = None,
+    units: Units | None = None,
     seed: int = 0,
     n_boot: int = N_BOOT,
 ) -> dict[str, Metric]:
     """Score forecasts, with intervals; see `capacity_values`."""
     values = capacity_values(truth, p50, p10, p90, scale=scale, target=target)
-    return bootstrap(values, len(truth), clusters, seed, n_boot)
+    return bootstrap(values, len(truth), units, seed, n_boot)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiops_core.rules.actions import FAILURE_ACTIONS, THREAT_ACTIONS, failure_actions, threat_actions
 from aiops_core.rules.anomaly import ANOMALY_THRESHOLD, Finding, StatisticalAnomalyDetector
-from aiops_core.rules.failure import FAILURE_RULES, Driver, Rule, RuleBasedFailurePredictor, Verdict, severity
+from aiops_core.rules.failure import FAILURE_RULES, RuleBasedFailurePredictor, Verdict
 from aiops_core.rules.threat import THREAT_RULES, threat_rules
 
 __all__ = [
@@ -17,14 +17,11 @@ __all__ = [
     "FAILURE_RULES",
     "THREAT_ACTIONS",
     "THREAT_RULES",
-    "Driver",
     "Finding",
-    "Rule",
     "RuleBasedFailurePredictor",
     "StatisticalAnomalyDetector",
     "Verdict",
     "failure_actions",
-    "severity",
     "threat_actions",
     "threat_rules",
 ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FAILURE_ACTIONS", "THREAT_ACTIONS", "failure_actions", "threat_actions"]
-
 #: What helps against a metric that drives the risk of failure, most effective first.
 FAILURE_ACTIONS: dict[str, tuple[str, ...]] = {
     "cpu_usage": ("scale_horizontal",),

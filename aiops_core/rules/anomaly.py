@@ -11,8 +11,6 @@ import numpy as np
 
 from aiops_core.errors import UsageError
 
-__all__ = ["ANOMALY_THRESHOLD", "Finding", "StatisticalAnomalyDetector"]
-
 #: Robust z-score from which a point is anomalous. A normal variable never gets there (once in 1.7 million points), but
 #: metrics have heavy tails: up to 6 % of the values on healthy hours of the synthetic fleet do - batch jobs, deploys
 #: and load spikes, which are unusual indeed.
@@ -71,17 +69,13 @@ class StatisticalAnomalyDetector:
             raise UsageError(f"the anomaly threshold must be positive, not {threshold}")
         self.threshold = threshold
 
-    def learn(
-        self, telemetry: Any, metrics: Sequence[str] | None = None, *, max_resources: int = MAX_RESOURCES
-    ) -> dict[str, Any]:
-        """Learn the reference from training telemetry.
+    def learn(self, telemetry: Any, *, max_resources: int = MAX_RESOURCES) -> dict[str, Any]:
+        """Learn the reference of every numeric column from training telemetry.
 
         Parameters
         ----------
         telemetry : DataFrame
             Contract table with ``resource_id`` and ``timestamp``.
-        metrics : sequence of str, optional
-            By default every numeric column.
         max_resources : int
             How many resources, in the order of the table, get statistics of their own; about 4 kB of JSON each.
 
@@ -91,11 +85,10 @@ class StatisticalAnomalyDetector:
             Ready for JSON: ``{"metrics": {name: statistics}, "resources": {id: {name: statistics}}}``. ``metrics``
             describes the fleet and judges resources that have none of their own.
         """
-        if metrics is None:
-            metrics = list(telemetry.select_dtypes("number").columns)
+        metrics = list(telemetry.select_dtypes("number").columns)
         resources = telemetry["resource_id"].to_numpy(dtype=object)
         slots = _slots(telemetry["timestamp"].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
-        values = telemetry[list(metrics)].to_numpy(dtype=float, na_value=np.nan)
+        values = telemetry[metrics].to_numpy(dtype=float, na_value=np.nan)
         cuts = np.flatnonzero(np.r_[True, resources[1:] != resources[:-1], True])
         own: dict[str, dict[str, Any]] = {}
         for a, b in zip(cuts[:-1], cuts[1:], strict=True):

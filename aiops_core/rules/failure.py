@@ -11,8 +11,6 @@ import numpy as np
 
 from aiops_core.rules.inputs import feature_table
 
-__all__ = ["FAILURE_RULES", "Driver", "Rule", "RuleBasedFailurePredictor", "Verdict", "severity"]
-
 
 class Driver(TypedDict):
     """One reason of a verdict; ``contribution`` is in log-odds, positive raises the risk."""
@@ -153,8 +151,9 @@ class RuleBasedFailurePredictor:
         >>> verdict.severity, [driver["feature"] for driver in verdict.drivers[:2]]
         ('high', ['cpu_usage', 'network_errors'])
         """
-        used = [name for name in FAILURE_RULES if _given(metrics.get(name))]
-        row = np.array([[float(metrics[name] or 0.0) for name in used]], dtype=float).reshape(1, len(used))
+        known = {name: metrics.get(name) for name in FAILURE_RULES}
+        given = {name: value for name, value in known.items() if value is not None and math.isfinite(value)}
+        used, row = list(given), np.array([list(given.values())], dtype=float)
         evidence = self._evidence(row, used)[0]
         order = [i for i in np.argsort(-evidence, kind="stable") if evidence[i] > 0]
         drivers = [Driver(feature=used[i], value=float(row[0, i]), contribution=float(evidence[i])) for i in order]
@@ -175,7 +174,3 @@ class RuleBasedFailurePredictor:
                 level = (values[:, j] - rule.warn) / (rule.critical - rule.warn)
                 out[:, j] = rule.weight * np.clip(np.nan_to_num(level, nan=0.0, posinf=LEVEL_CAP), 0.0, LEVEL_CAP)
         return out
-
-
-def _given(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

@@ -8,8 +8,6 @@ import numpy as np
 
 from aiops_core.errors import UsageError
 
-__all__ = ["feature_table"]
-
 
 def feature_table(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Return values as a float array, (n, len(names)); one row may be given flat.

@@ -8,8 +8,6 @@ import numpy as np
 
 from aiops_core.rules.inputs import feature_table
 
-__all__ = ["THREAT_RULES", "threat_rules"]
-
 #: Signature of each attack: its leading feature, then supporting ones, each with its limit. Limits are set to stay
 #: quiet: a busy user fails fifteen logins an hour at most, a busy site answers two thousand requests a second, and a
 #: score above 0.6 means that the sensor itself is rather sure. Stealthy attacks stay below them.

@@ -1,5 +1,6 @@
 """Searches with Ray Tune: its only user, and the owner of the connection to the cluster."""
 
+from aiops_core.search.ablation import default_scores
 from aiops_core.search.connection import check_address, cluster, connect, disconnect
 from aiops_core.search.final import final_model
 from aiops_core.search.result import SearchResult, TrialLog
@@ -11,6 +12,7 @@ __all__ = [
     "check_address",
     "cluster",
     "connect",
+    "default_scores",
     "disconnect",
     "final_model",
     "reusable",

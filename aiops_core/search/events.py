@@ -54,7 +54,7 @@ class Watcher(tune.Callback):
 
     def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
         """Show the empty bar before the first worker is up."""
-        self._show()
+        self.show()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial's parameters."""
@@ -63,7 +63,7 @@ class Watcher(tune.Callback):
         self.params[name], self.steps[name] = params, []
         if self.log:
             self.log.started(name, params)
-        self._show()
+        self.show()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -78,7 +78,7 @@ class Watcher(tune.Callback):
         self.steps[name].append({"step": step, **metrics, "seconds": seconds})
         if self.log:
             self.log.reported(name, step, metrics)
-        self._show()
+        self.show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close a trial that ran to its end or was stopped by the scheduler."""
@@ -87,7 +87,7 @@ class Watcher(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a failed trial; the search goes on, and Tune writes the error down later."""
         self.failed[str(trial.trial_id)] = trial
-        self._show()
+        self.show()
 
     def settle(self) -> None:
         """Close the failed trials with the errors that Tune has written by now."""
@@ -97,6 +97,13 @@ class Watcher(tune.Callback):
             text = str(getattr(error, "cause", None) or error or trial.get_error() or "unknown error").strip()
             # Ray wraps the trial's exception in a remote traceback, whose last line is the exception itself.
             self._end(trial, "errored", (text.splitlines() or ["unknown error"])[-1].strip())
+
+    def abandon(self) -> None:
+        """Drop the trials that were running when the search was told to end; they are tried again when it goes on."""
+        for name in [n for n in self.params if n not in self.ends]:
+            del self.params[name], self.steps[name]
+            if self.log:
+                self.log.ended(name, "interrupted", None)
 
     def evaluated(self) -> list[tuple[dict[str, Any], float]]:
         """Return parameters and best value of the trials that ended earlier, for the sampler to learn from."""
@@ -108,7 +115,7 @@ class Watcher(tune.Callback):
         ]
 
     def result(self) -> SearchResult:
-        """Summarise the events.
+        """Summarise the trials that ended.
 
         Raises
         ------
@@ -116,20 +123,15 @@ class Watcher(tune.Callback):
             If no trial reported.
         """
         rows, curves = [], []
-        sign = 1.0 if self.mode == "max" else -1.0
         for name, params in self.params.items():
             steps = self.steps[name]
-            best = max(
-                (sign * s[self.objective] for s in steps if s[self.objective] == s[self.objective]), default=None
-            )
-            end = self.ends.get(name, {"status": "errored", "error": "did not end"})
             rows.append(
                 {
                     "trial": name,
-                    "status": end["status"],
+                    "status": self.ends[name]["status"],
                     "steps": steps[-1]["step"] if steps else 0,
                     "seconds": steps[-1]["seconds"] if steps else 0.0,
-                    self.objective: None if best is None else sign * best,
+                    self.objective: self._best(name),
                     **{f"param:{k}": v for k, v in params.items()},
                 }
             )
@@ -159,13 +161,33 @@ class Watcher(tune.Callback):
             reused=self.reused,
         )
 
+    def _trials(self) -> list[dict[str, Any]]:
+        """Return one dict a trial, oldest first: ``number, params, step, value, status``, the value being its best."""
+        failed = dict.fromkeys(self.failed, {"status": "errored"})
+        return [
+            {
+                "number": number,
+                "params": params,
+                "step": steps[-1]["step"] if (steps := self.steps[name]) else 0,
+                "value": self._best(name),
+                "status": (self.ends | failed).get(name, {"status": "running"})["status"],
+            }
+            for number, (name, params) in enumerate(self.params.items(), start=1)
+        ]
+
+    def _best(self, name: str) -> float | None:
+        """Return the best value that a trial reported, None where it reported none but NaN."""
+        sign = 1.0 if self.mode == "max" else -1.0
+        values = [step[self.objective] for step in self.steps[name]]
+        return max((value for value in values if value == value), key=lambda value: sign * value, default=None)
+
     def _end(self, trial: Any, status: str, error: str | None) -> None:
         name = str(trial.trial_id)
         self._write("ended", name, status=status, error=error)
         self.ends[name] = {"status": status, "error": error}
         if self.log:
             self.log.ended(name, status, error)
-        self._show()
+        self.show()
 
     def _write(self, event: str, trial: str, **fields: Any) -> None:
         elapsed = self.earlier + time.monotonic() - self.began
@@ -197,7 +219,8 @@ class Watcher(tune.Callback):
             if self.log:
                 self.log.ended(name, "interrupted", None)
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Tell the state of the search to whoever follows it."""
         if self.progress is None:
             return
         sign = 1.0 if self.mode == "max" else -1.0
@@ -217,6 +240,7 @@ class Watcher(tune.Callback):
                 "best": sign * max(scores) if scores else None,
                 "seconds": elapsed,
                 "eta": elapsed / done * (self.total - done) if done else None,
+                "trials": self._trials(),
             }
         )
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from aiops_core import settings
-from aiops_core.errors import UsageError
+from aiops_core.errors import SearchStopped, UsageError
 from aiops_core.search.connection import ONE_THREAD, cluster
 from aiops_core.search.events import Watcher
 from aiops_core.search.result import SearchResult, TrialLog
@@ -93,6 +94,7 @@ def search(
     deterministic: bool = False,
     resume: bool = True,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> SearchResult:
     """Search a task's space with Optuna (TPE) and ASHA; trial errors are recorded and survived.
 
@@ -119,7 +121,11 @@ def search(
     resume : bool, default True
         False starts over even if the folder holds a search.
     progress : callable, optional
-        Called with ``done, running, pruned, errored, total, best, seconds, eta`` after every event.
+        Called with ``done, running, pruned, errored, total, best, seconds, eta`` and, a dict each, the ``trials`` after
+        every event.
+    stop : threading.Event, optional
+        Ends the search soon after another thread sets it: the result is of the trials that have ended by then. Those
+        that are running come first when the same search goes on.
 
     Returns
     -------
@@ -131,6 +137,8 @@ def search(
         If ``n_trials`` is below 1, or the space has other names than the task's.
     AiopsError
         If every trial failed; the first trial's error is quoted.
+    SearchStopped
+        If ``stop`` was set before any trial had ended.
     KeyboardInterrupt
         If the search was interrupted, as by Ctrl-C or a notebook's stop button; the finished trials are kept.
     """
@@ -140,7 +148,7 @@ def search(
     space = checked_space(task, data, space)
     reusable(task, data, seed=seed, folder=folder, space=space)
     with cluster():
-        return _search(task, data, space, n_trials, seed, folder, log, deterministic, resume, progress)
+        return _search(task, data, space, n_trials, seed, folder, log, deterministic, resume, progress, stop)
 
 
 def _search(
@@ -154,6 +162,7 @@ def _search(
     deterministic: bool,
     resume: bool,
     progress: Callable[[dict[str, Any]], None] | None,
+    stop: threading.Event | None,
 ) -> SearchResult:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for noisy in ("ray.tune", "ray.tune.execution.tune_controller", "ray.tune.tune", "ray.tune.tuner"):
@@ -161,7 +170,9 @@ def _search(
     watcher = Watcher(task, n_trials, folder, log, progress, resume)
     shutil.rmtree(folder / "tune", ignore_errors=True)
     left = n_trials - len(watcher.params)
-    if left > 0:
+    if left <= 0:
+        watcher.show()
+    else:
         share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
         tune_config = tune.TuneConfig(
             search_alg=_searcher(task, data, space, watcher, left, seed),
@@ -173,6 +184,7 @@ def _search(
         )
         run_config = tune.RunConfig(
             name="tune",
+            stop=_Request(stop),
             storage_path=str(folder),
             callbacks=[watcher],
             verbose=0,
@@ -183,8 +195,14 @@ def _search(
         tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), tune_config=tune_config, run_config=run_config).fit()
         watcher.settle()
         if len(watcher.ends) < n_trials:
-            # Tune takes an interrupt for a request to return early with what there is.
-            raise KeyboardInterrupt(f"{len(watcher.ends)} of {n_trials} trials are done; the same search goes on here")
+            watcher.abandon()
+            if stop is None or not stop.is_set():
+                # Tune takes an interrupt for a request to return early with what there is.
+                done = f"{len(watcher.ends)} of {n_trials} trials are done"
+                raise KeyboardInterrupt(f"{done}; the same search goes on here")
+            watcher.show()
+            if not watcher.ends:
+                raise SearchStopped(f"stopped before any of {n_trials} trials ended; run this again to search")
     return watcher.result()
 
 
@@ -228,6 +246,25 @@ def _trial(config: dict[str, Any], *, module: str, data: Any, seed: int) -> None
     os.environ.update(ONE_THREAD)
     task = importlib.import_module(module)
     task.fit(config, data, seed=seed, report=lambda step, metrics: tune.report({"step": int(step), **metrics}))
+
+
+class _Request(tune.Stopper):
+    """Ends all trials once it is asked to; Tune looks at it several times a second."""
+
+    def __init__(self, stop: threading.Event | None) -> None:
+        self._stop = stop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the event behind: Tune pickles its settings, and threads share no event through a file."""
+        return {"_stop": None}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no trial by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the search was asked to stop."""
+        return self._stop is not None and self._stop.is_set()
 
 
 class _Asha(ASHAScheduler):

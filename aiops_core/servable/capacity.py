@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from aiops_core.derive import Derived
 from aiops_core.errors import ServableError
 from aiops_core.servable.capacity_features import assemble, design, features, fit_context
 from aiops_core.servable.capacity_layout import Layout, feature_groups
 from aiops_core.servable.folder import Driver, Servable
-
-__all__ = ["LINEAR", "QUANTILES", "CapacityServable"]
 
 QUANTILES = (0.1, 0.5, 0.9)
 #: Name of the linear graph.
@@ -33,6 +32,8 @@ class CapacityServable(Servable):
     targets : list of str
     exogenous : list of str
         Columns whose history sharpens a forecast; each may be missing.
+    derived : Derived
+        Features of the columns, used like other columns.
     season, horizon, step_seconds, context : int
         ``context`` is the longest history in use; more is cut off.
     quantiles : tuple of float
@@ -42,12 +43,20 @@ class CapacityServable(Servable):
         super().__init__(folder, card)
         self.layout = Layout.from_dict(card["layout"])
         self.targets = list(self.layout.targets)
-        self.exogenous = list(self.layout.exogenous)
+        self.exogenous: list[str] = list(card["exogenous"])
+        self.derived = Derived.of_card(card)
         self.season, self.horizon = self.layout.season, self.layout.horizon
         self.step_seconds, self.context = self.layout.step_seconds, self.layout.context
+        if len(self.derived):
+            self.context = max(self.context, self._others_length + self.derived.reach)
         self.quantiles = QUANTILES
         self._graphs: list[list[str]] = card["graphs"]
         self._shares: list[float] = card["backbone_shares"]
+
+    @property
+    def _others_length(self) -> int:
+        """Steps of other columns in use."""
+        return 7 * self.season
 
     def _predict(self, x: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Scaled quantiles (m, 3) of flat features (m, F)."""
@@ -133,13 +142,28 @@ class CapacityServable(Servable):
         if last is not None:
             when[:] = np.asarray(last, dtype="datetime64[s]")
         others: np.ndarray | None = None
-        if exogenous:
-            others = np.full((n, len(self.exogenous), 7 * self.season), np.nan)
-            for i, name in enumerate(self.exogenous):
-                if name in exogenous and name != target:
-                    values = np.atleast_2d(np.asarray(exogenous[name], dtype=np.float32).astype(np.float64))
-                    others[:, i] = fit_context(values, others.shape[-1])
+        if exogenous or len(self.derived):
+            given = {name: values for name, values in (exogenous or {}).items() if name != target}
+            others = self._others({**given, target: history}, target)
         return history, when, ahead, np.full(n, self.targets.index(target)), others
+
+    def _others(self, given: Mapping[str, np.ndarray], target: str) -> np.ndarray:
+        """Return other columns and derived features as `features` takes them, (n, E, steps); the target's slot is NaN."""
+        n, length = len(given[target]), self._others_length
+        columns = {
+            name: np.atleast_2d(np.asarray(values, dtype=np.float32).astype(np.float64))
+            for name, values in given.items()
+        }
+        found = {name: values for name, values in columns.items() if name != target}
+        if len(self.derived):
+            unknown = np.full((n, 1), np.nan)
+            whole = {c: fit_context(columns.get(c, unknown), length + self.derived.reach) for c in self.derived.columns}
+            found |= dict(zip(self.derived.names, self.derived.of_series(whole), strict=True))
+        out = np.full((n, len(self.layout.exogenous), length), np.nan)
+        for i, name in enumerate(self.layout.exogenous):
+            if name in found:
+                out[:, i] = fit_context(found[name], length)
+        return out
 
     def explain(
         self,
@@ -190,6 +214,8 @@ class CapacityServable(Servable):
                 value = float(-rows.scale[0] * value)
             elif group.kind == "exogenous" and exogenous and group.name in exogenous:
                 value = float(np.asarray(exogenous[group.name], dtype=np.float64).reshape(-1)[-1])
+            elif group.name in self.derived.names and others is not None:
+                value = float(others[0, self.layout.exogenous.index(group.name), -1])
             shown = round(value, 6) if np.isfinite(value) else None
             drivers.append({"feature": group.name, "value": shown, "contribution": float(contribution[i])})
         return drivers
@@ -200,4 +226,8 @@ class CapacityServable(Servable):
         out = self.forecast_rows(
             inputs["history"], inputs["last"].astype("datetime64[s]"), inputs["steps"], inputs["target"], exogenous
         )
-        return {"forecast": out}
+        if "raw" not in inputs:
+            return {"forecast": out}
+        columns = dict(zip(self.derived.columns, np.moveaxis(inputs["raw"], 1, 0), strict=True))
+        derived = np.moveaxis(self.derived.of_series(columns), 0, 1)
+        return {"forecast": out, "derived": derived[..., self.derived.reach :]}

@@ -14,8 +14,6 @@ import numpy as np
 
 from aiops_core.servable.capacity_layout import DAY, EXOGENOUS, Layout, decays, feature_names, windows
 
-__all__ = ["Rows", "assemble", "design", "features", "fit_context", "normalise"]
-
 #: Scaled values beyond this are cut for the linear model: one spike must not carry a forecast away.
 CLIP = 6.0
 TINY = 1e-9

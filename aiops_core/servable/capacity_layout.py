@@ -8,28 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["DAY", "EXOGENOUS", "Group", "Layout", "decays", "feature_groups", "feature_names", "windows"]
-
 #: Seasons of history that features look back on, and a bound on the steps that may take.
 SEASONS = 28
 MAX_CONTEXT = 8192
 DAY = 86_400
 _ORIGIN: tuple[str, ...] = ("previous", "previous7", "sd_short", "sd1", "sd7", "move7", "season_move7")
 _ORIGIN += ("max1", "min1", "max7", "min7", "max_all", "min_all")
-_STEP: tuple[str, ...] = (
-    "lag0",
-    "lag1",
-    "lag2",
-    "lag3",
-    "same3",
-    "same7",
-    "same14",
-    "same_all",
-    "same7_median",
-    "smooth0",
-    "smooth3",
-)
-_STEP += ("smooth7", "week0", "week1", "week_mean", "week_smooth", "change7", "last_plus_change7")
+_STEP: tuple[str, ...] = ("lag0", "lag1", "lag2", "lag3", "same3", "same7", "same14", "same_all", "same7_median")
+_STEP += ("smooth0", "smooth3", "smooth7", "week0", "week1", "week_mean", "week_smooth", "change7", "last_plus_change7")
 EXOGENOUS = ("last", "recent", "season", "same")
 _REST = ("same7_sd", "spread", "observed", "height", "step", "hour", "weekday")
 

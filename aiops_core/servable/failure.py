@@ -15,8 +15,6 @@ import numpy as np
 from aiops_core.errors import ServableError
 from aiops_core.servable.folder import Driver, Servable
 
-__all__ = ["GRAPH", "FailureServable", "apply_calibration", "choose_threshold", "clock_of", "fit_to_window"]
-
 GRAPH = "lstm"
 #: Windows a call of the graph: keeps memory flat in batch scoring.
 CHUNK = 4096

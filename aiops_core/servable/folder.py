@@ -17,8 +17,6 @@ from aiops_core import files
 from aiops_core.errors import ServableError
 from aiops_core.markup import Link, html_table
 
-__all__ = ["CARD", "GOLDEN", "Driver", "Servable", "read_card", "update_card", "write"]
-
 CARD = "card.json"
 GOLDEN = "golden.npz"
 GOLDEN_PREFIX = "expected_"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["means_by_step", "steps_back", "window_of", "windows_ending_at"]
-
 
 def steps_back(seconds: np.ndarray, newest: np.ndarray | int, step: int) -> np.ndarray:
     """Return how many steps before the newest row each row lies.

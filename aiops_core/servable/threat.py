@@ -15,26 +15,12 @@ import numpy as np
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable.folder import Driver, Servable
 
-__all__ = [
-    "GRAPH",
-    "NORMAL",
-    "OTHER",
-    "UNKNOWN",
-    "ThreatServable",
-    "cost_matrix",
-    "encode_category",
-    "encode_number",
-    "expected_cost_label",
-]
-
 #: Name of the ONNX graph: input ``X`` (n, n_features) float32, output ``probability`` (n, n_classes) float32.
 GRAPH = "model"
 #: The benign class.
 NORMAL = "normal"
 #: The category that stands for rare and unknown ones.
 OTHER = "(other)"
-#: Label of a row about which the servable was allowed to abstain.
-UNKNOWN = -1
 #: How many features an explanation tries to replace: those furthest from ordinary, weighted by importance.
 CANDIDATES = 6
 
@@ -71,11 +57,7 @@ def encode_category(value: object, codes: Mapping[str, int]) -> float:
 
 
 def expected_cost_label(
-    probability: np.ndarray,
-    *,
-    weights: np.ndarray | None = None,
-    costs: np.ndarray | None = None,
-    abstain: float | None = None,
+    probability: np.ndarray, *, weights: np.ndarray | None = None, costs: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the decision of least expected cost for every row.
 
@@ -86,8 +68,6 @@ def expected_cost_label(
         Cost of missing each class, whatever is decided instead; all 1 when neither this nor ``costs`` is given.
     costs : ndarray, (n_classes, n_classes), optional
         ``costs[true, decided]``, at least 0; replaces ``weights``.
-    abstain : float, optional
-        In (0, 1): rows whose decided class holds less than this share of the cost at stake get `UNKNOWN`.
 
     Returns
     -------
@@ -102,17 +82,9 @@ def expected_cost_label(
     """
     probability = np.asarray(probability, dtype=float)
     if costs is not None:
-        expected = probability @ costs
-        label = expected.argmin(axis=1)
-        worst = np.maximum(expected.max(axis=1), 1e-12)
-        certainty = 1.0 - expected.min(axis=1) / worst
-    else:
-        gain = probability if weights is None else probability * weights
-        label = gain.argmax(axis=1)
-        certainty = gain.max(axis=1) / np.maximum(gain.sum(axis=1), 1e-12)
-    if abstain is not None:
-        label = np.where(certainty < abstain, UNKNOWN, label)
-    return np.asarray(label, dtype=np.int64)
+        return np.asarray((probability @ costs).argmin(axis=1), dtype=np.int64)
+    gain = probability if weights is None else probability * weights
+    return np.asarray(gain.argmax(axis=1), dtype=np.int64)
 
 
 class ThreatServable(Servable):
@@ -196,13 +168,7 @@ class ThreatServable(Servable):
         out = self.session(GRAPH).run(None, {"X": X})[0].astype(np.float64)
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
-    def decide(
-        self,
-        P: np.ndarray,
-        costs: np.ndarray | Mapping[str, Mapping[str, float]] | None = None,
-        *,
-        abstain: float | None = None,
-    ) -> np.ndarray:
+    def decide(self, P: np.ndarray, costs: np.ndarray | Mapping[str, Mapping[str, float]] | None = None) -> np.ndarray:
         """Return the class of least expected cost for every row.
 
         Parameters
@@ -212,8 +178,6 @@ class ThreatServable(Servable):
         costs : ndarray (n_classes, n_classes) or mapping, optional
             ``costs[true][decided]``; in a mapping a pair left out costs 1 (0 when decided rightly). By default the
             costs in the card.
-        abstain : float, optional
-            Answer `UNKNOWN` (-1) where the decided class holds less than this share.
 
         Returns
         -------
@@ -221,7 +185,7 @@ class ThreatServable(Servable):
             Index into `classes`.
         """
         matrix = self.costs if costs is None else cost_matrix(costs, self.classes)
-        return expected_cost_label(P, weights=self.weights, costs=matrix, abstain=abstain)
+        return expected_cost_label(P, weights=self.weights, costs=matrix)
 
     def explain(self, x: np.ndarray, top: int = 3) -> list[Driver]:
         """Name the features behind one prediction; see `occlude`."""
@@ -280,15 +244,12 @@ class ThreatServable(Servable):
             ((sign * (number[0] - n), j) for j, n in zip(order, number[1:], strict=True)),
             key=lambda change: -abs(change[0]),
         )
-        return (
-            P[0],
-            label,
-            [
-                {"feature": self.features[j], "value": self._shown(j, values[j]), "contribution": change}
-                for change, j in changes[:top]
-                if abs(change) > 1e-6
-            ],
-        )
+        drivers: list[Driver] = [
+            {"feature": self.features[j], "value": self._shown(j, values[j]), "contribution": change}
+            for change, j in changes[:top]
+            if abs(change) > 1e-6
+        ]
+        return P[0], label, drivers
 
     def golden(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replay the golden rows: ``X`` to ``probability``."""
@@ -296,9 +257,7 @@ class ThreatServable(Servable):
 
     def _shown(self, index: int, value: float) -> float | str:
         codes = self._codes[index]
-        if codes is None:
-            return value
-        return list(codes)[int(value)]
+        return value if codes is None else list(codes)[int(value)]
 
 
 def cost_matrix(costs: np.ndarray | Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> np.ndarray:

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from aiops_core import servable, tracking
+from aiops_core.data.seen import read_seen
 from aiops_core.errors import ServableError
 from aiops_core.judge import gate
 
-__all__ = ["against_champion"]
+#: Parts of a lineage that fix which rows are for test.
+SAME_SPLIT = ("digest", "split", "seed")
 
 
-def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool | str) -> tuple[Any, str, list[str]]:
-    """Return the champion's prediction on these test rows, its name, and what speaks against replacing it.
+@dataclass(frozen=True)
+class Rival:
+    """The champion that a candidate would replace.
+
+    Attributes
+    ----------
+    name : str
+        For sentences.
+    prediction : mapping or None
+        On the test rows; None where there is no champion or it cannot be compared.
+    rows : ndarray, (n,), bool, or None
+        Test rows that it has not seen; None for all.
+    obstacles : list of str
+        What speaks against replacing it, as ends of a sentence that begins with "it".
+    """
+
+    name: str = "the champion"
+    prediction: Any = None
+    rows: np.ndarray | None = None
+    obstacles: list[str] = field(default_factory=list)
+
+
+def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool | str) -> Rival:
+    """Score the champion on the test rows that it has not seen, and say what speaks against replacing it.
 
     Parameters
     ----------
@@ -26,18 +54,11 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
         Servable of the candidate.
     promote : {True, False, "first"}
         As in `aiops_core.study.study.Study`.
-
-    Returns
-    -------
-    prediction : object or None
-        None where there is no champion or it cannot be compared.
-    name : str
-    obstacles : list of str
     """
     obstacles = [] if promote else ["was not to be promoted (promote=False, --no-promote)"]
     current = tracking.champions().get(task.MODEL)
     if current is None:
-        return None, "the champion", obstacles
+        return Rival(obstacles=obstacles)
     name = f"the champion (version {current.version})"
     if promote == "first":
         obstacles.append(f"was not to replace {name} by itself")
@@ -46,9 +67,34 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
         try:
             loaded = servable.load(tracking.fetch(current.name, current.version, Path(scratch) / "champion"))
         except ServableError as error:
-            return None, name, [*obstacles, f"cannot be compared with {name}: {error}"]
+            return Rival(name, obstacles=[*obstacles, f"cannot be compared with {name}: {error}"])
         obstacles += gate.lesser(mine.get("lineage") or {}, loaded.card.get("lineage") or {}, name)
         reason = gate.comparable(mine, loaded.card)
+        rows = None
+        if reason is None:
+            rows, reason = _fair_rows(task, data, mine.get("lineage") or {}, loaded)
         if reason:
-            return None, name, [*obstacles, f"cannot be compared with {name}: {reason}"]
-        return task.score(loaded, data, "test"), name, obstacles
+            return Rival(name, obstacles=[*obstacles, f"cannot be compared with {name}: {reason}"])
+        return Rival(name, task.score(loaded, data, "test"), rows, obstacles)
+
+
+def _fair_rows(
+    task: ModuleType, data: Any, lineage: Mapping[str, Any], champion: servable.Servable
+) -> tuple[np.ndarray | None, str | None]:
+    """Return the test rows that neither model has seen (None: all of them), or why the two cannot be compared."""
+    theirs = champion.card.get("lineage") or {}
+    if all(lineage.get(key) is not None and lineage[key] == theirs.get(key) for key in SAME_SPLIT):
+        return None, None
+    known = read_seen(champion.folder)
+    if known is None:
+        return None, "its training rows are unknown, so it may have learned from the test rows"
+    rows: np.ndarray = task.unseen(data, known)
+    if rows.all():
+        return None, None
+    few = task.too_few(data, rows)
+    if few is None:
+        return rows, None
+    return (
+        None,
+        f"it has learned from {(~rows).sum():,} of the {len(rows):,} test rows, and what is left is too little: {few}",
+    )

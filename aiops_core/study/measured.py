@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-
-__all__ = ["largest_difference", "metric_table", "shown"]
 
 
 def metric_table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -34,3 +33,27 @@ def largest_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
         if k in b and k not in ("alarm", "label") and np.shape(a[k]) == np.shape(b[k])
     ]
     return max(gaps, default=math.nan)
+
+
+def way_to_oracle(
+    task: ModuleType,
+    data: Any,
+    prediction: Mapping[str, Any],
+    baselines: Mapping[str, Mapping[str, Any]],
+    oracle: Mapping[str, Any] | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Return how much of the way from the best naive baseline to the oracle a prediction goes, in the main metric.
+
+    Returns
+    -------
+    dict or None
+        ``value, low, high`` and ``naive``, the baseline's name; None where there is no oracle, or no naive baseline.
+    """
+    naive = {name: baselines[name] for name in task.NAIVE_BASELINES if name in baselines}
+    if oracle is None or not naive:
+        return None
+    # The better of two naive ones is that which leaves the shorter way.
+    found = {name: task.share(data, prediction, other, oracle, seed=seed) for name, other in naive.items()}
+    name = min(found, key=lambda n: (math.isnan(found[n]["value"]), found[n]["value"]))
+    return {**found[name], "naive": name}

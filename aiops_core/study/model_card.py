@@ -15,8 +15,6 @@ from aiops_core.study.words import (
     with_interval,
 )
 
-__all__ = ["model_card", "version_page", "version_tags"]
-
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Return the model card of a servable as Markdown (after Mitchell et al. 2019)."""
@@ -40,6 +38,7 @@ def model_card(card: Mapping[str, Any]) -> str:
         f"- **Split**: {lineage.get('split', 'unknown')}",
         *_incident_line(lineage.get("incidents")),
         f"- **Features**: {', '.join(f['name'] for f in card['features'])}",
+        *[f"- **Derived feature**: {f['name']} = `{f['expression']}`" for f in card.get("derived", [])],
         f"- **Decision**: {_brief(decision)}",
         f"- **Calibration**: {_brief(calibration)}",
         f"- **Limits**: {limits}",

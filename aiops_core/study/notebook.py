@@ -13,8 +13,6 @@ from aiops_core.data import sources
 from aiops_core.data.tables import Dataset, suggestion
 from aiops_core.errors import UsageError
 
-__all__ = ["check_parameters", "describe", "notes", "open_dataset", "parameters"]
-
 
 def check_parameters(namespace: Mapping[str, Any]) -> None:
     """Refuse parameters that a notebook was given and does not have: papermill itself would only warn.

@@ -15,8 +15,6 @@ from aiops_core.data import sources
 from aiops_core.data.tables import DEFAULT_CONFIG, Dataset
 from aiops_core.rules import StatisticalAnomalyDetector
 
-__all__ = ["anomaly_reference", "folder_of", "lineage_of", "versions"]
-
 PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,17 @@ from aiops_core.study.words import (
     TASK_WORDS,
     best_baseline,
     few_incidents,
+    looks_words,
     next_steps,
     short,
     verdict_words,
     with_interval,
 )
 
-__all__ = ["SCHEMA_VERSION", "empty_section", "render", "summarise", "verdicts", "words"]
-
 #: Of ``report.json``: raised when a key changes its meaning or goes.
 SCHEMA_VERSION = 1
+#: What a report says of a run as a whole.
+FACTS_OF_A_RUN = "source title licence seed n_samples signal deterministic created wall_seconds".split()
 
 
 def empty_section(task: str, status: str, reason: str) -> dict[str, Any]:
@@ -78,15 +78,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         )
     return {
         "schema_version": SCHEMA_VERSION,
-        "source": facts.get("source"),
-        "title": facts.get("title"),
-        "licence": facts.get("licence"),
-        "seed": facts.get("seed"),
-        "n_samples": facts.get("n_samples"),
-        "signal": facts.get("signal"),
-        "deterministic": facts.get("deterministic"),
-        "created": facts.get("created"),
-        "wall_seconds": facts.get("wall_seconds"),
+        **{name: facts.get(name) for name in FACTS_OF_A_RUN},
         "versions": origin.versions(),
         "tasks": {task: sections[task] or empty_section(task, "skipped", "not run") for task in TASKS},
     }
@@ -154,18 +146,15 @@ def render(folder: str | Path) -> dict[str, Any]:
         lower=intervals.LOWER_IS_BETTER,
         verdict=verdict_words,
         few_incidents=few_incidents,
+        looks=looks_words,
         best_baseline=best_baseline,
         steps=next_steps(stored),
     )
-    temporary = folder / ".report.html"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, folder / "report.html")
+    files.write_text(folder / "report.html", page)
     return dict(stored)
 
 
 def _figures(folder: Path) -> dict[str, str]:
-    if not folder.is_dir():
-        return {}
     return {p.stem: base64.b64encode(p.read_bytes()).decode() for p in sorted(folder.glob("*.png"))}
 
 

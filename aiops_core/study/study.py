@@ -16,25 +16,24 @@ from optuna.distributions import BaseDistribution
 
 import aiops_core
 from aiops_core import search, servable, tracking
+from aiops_core.data.seen import write_seen
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset
-from aiops_core.errors import UsageError
+from aiops_core.errors import SearchStopped, UsageError
 from aiops_core.files import write_json
 from aiops_core.judge import gate
 from aiops_core.judge.intervals import ExtraMetrics
 from aiops_core.markup import Link, html_table
 from aiops_core.search import SearchResult
-from aiops_core.servable.failure import choose_threshold
 from aiops_core.study import pictures
+from aiops_core.study.ablation import derived_features, with_table
 from aiops_core.study.champion import against_champion
-from aiops_core.study.measured import largest_difference, metric_table, shown
+from aiops_core.study.measured import largest_difference, metric_table, shown, way_to_oracle
 from aiops_core.study.model_card import model_card, version_page, version_tags
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
-from aiops_core.study.progress import live_line, note_stage
-
-__all__ = ["Study"]
+from aiops_core.study.policy import check_policy, follow_policy
+from aiops_core.study.progress import followed, note_stage
 
 PROMOTE = (True, False, "first")
-DECISION_KEYS = ("rule", "cost_missed", "cost_false_alarm", "alerts_per_day")
 
 
 class Study:
@@ -60,8 +59,8 @@ class Study:
 
     Attributes
     ----------
-    metrics, baselines, oracle : dict
-        Filled by `evaluate`.
+    metrics, baselines, oracle, share, looks
+        Filled by `evaluate`; ``looks``: how often these test rows have been scored.
     details : dict
         What the pictures show; filled by `evaluate`.
     """
@@ -81,19 +80,21 @@ class Study:
             raise UsageError(f"promote = {promote!r} is none of True, False and 'first'")
         if task not in TASKS:
             raise UsageError(f"unknown task '{task}'; known: {', '.join(TASKS)}")
+        check_policy(dataset.config.get(task, {}).get("decision") or {})
         self.began = time.monotonic()
         self.task: ModuleType = importlib.import_module(f"aiops_core.tasks.{task}")
         self.name, self.source, self.seed, self.promote = task, source, int(seed), promote
-        self.out = folder_of(out, source)
-        _check_decision(dataset.config.get(task, {}).get("decision") or {})
+        self.out, self.digest = folder_of(out, source), dataset.digest(task)
         self.dataset, self.data = dataset, data
-        self.digest = dataset.digest(task)
         self.result: SearchResult | None = None
         self.run_id = ""
         self.metrics: dict[str, Any] = {}
         self.baselines: dict[str, dict[str, Any]] = {}
         self.oracle: dict[str, Any] | None = None
+        self.share: dict[str, Any] | None = None
+        self.looks = 0
         self.details: dict[str, Any] = {}
+        self.ablation: list[dict[str, Any]] = []
         self.parity = math.nan
         self.verdict: gate.Verdict | None = None
         self._extra: tuple[str, ...] = ()
@@ -137,15 +138,18 @@ class Study:
         n_trials: int = 20,
         deterministic: bool = False,
     ) -> SearchResult:
-        """Search a space, by default the task's, with a live line; every trial is an MLflow run.
+        """Search a space, by default the task's, with a live view; every trial is an MLflow run.
 
         Finished trials of the same search in the run's folder are taken over, which is said. With ``deterministic`` one
-        trial runs at a time, so that the result repeats.
+        trial runs at a time, so that the result repeats. In a notebook run by hand a Stop button ends the search with
+        the trials that have ended.
 
         Raises
         ------
         UsageError
             If ``n_trials`` is below 1 or the space does not fit the task.
+        SearchStopped
+            If it was stopped before any trial had ended.
         """
         if n_trials < 1:
             raise UsageError(f"n_trials = {n_trials} must be at least 1")
@@ -156,24 +160,29 @@ class Study:
         search.connect()
         log = self._open_run(n_trials)
         self.drawn.clear()
+        varied = [name for name, one in (space or self.task.space(self.data)).items() if not one.single()]
         try:
-            self.result = search.search(
-                self.task,
-                self.data,
-                space=space,
-                n_trials=n_trials,
-                seed=self.seed,
-                folder=folder,
-                log=log,
-                deterministic=deterministic,
-                progress=live_line(self.folder),
-            )
+            with followed(self.folder, varied) as progress:
+                self.result = search.search(
+                    self.task,
+                    self.data,
+                    space=space,
+                    n_trials=n_trials,
+                    seed=self.seed,
+                    folder=folder,
+                    log=log,
+                    deterministic=deterministic,
+                    progress=progress.show,
+                    stop=progress.stop,
+                )
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            interrupted = isinstance(error, KeyboardInterrupt | SearchStopped)
             tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
             raise
         # Not left open: nobody may ever go on from here.
         tracking.close_search(self.run_id)
+        if (done := self.result.counts["trials"]) < n_trials:
+            print(f"stopped after {done} of {n_trials} trials, which are used from here on; run this again to go on")
         return self.result
 
     def _open_run(self, n_trials: int) -> tracking.SearchLog:
@@ -211,15 +220,14 @@ class Study:
         note_stage(self.folder, "final model")
         native = search.final_model(self.task, ranked, self.data, self.servable, seed=self.seed)
         self._predictions = {"native": native}
+        self.ablation = derived_features(self.task, self.dataset, self.data, seed=self.seed)
         if self.name == "failure":
             servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset))
-        policy = self.dataset.config.get(self.name, {}).get("decision")
-        if policy:
-            chosen = choose_threshold(servable.load(self.servable, verify=False).card["decision"]["curve"], **policy)
-            servable.update_card(self.servable, decision={"rule": "max_f1", **policy, "threshold": chosen})
+        follow_policy(self.servable, self.dataset.config.get(self.name, {}).get("decision"))
         lineage = lineage_of(self.dataset, self.data, task=self.name, source=self.source, seed=self.seed)
         lineage |= {"run_id": self.run_id, "trials": result.counts, "best_params": ranked[0]}
         servable.update_card(self.servable, lineage=lineage)
+        write_seen(self.servable, self.task.seen(self.data))
         return servable.load(self.servable).card
 
     def evaluate(
@@ -252,10 +260,12 @@ class Study:
         self.parity = largest_difference(prediction, self._predictions["native"])
         best = self.task.oracle(self.data)
         self._extra = tuple(extra_metrics or ())
+        self.looks = tracking.count_look(self.name, self.task.seen(self.data).test_digest)
         self.metrics = self._measured(prediction, extra_metrics)
         self.baselines = {name: self._measured(other, extra_metrics) for name, other in baselines.items()}
         self.oracle = None if best is None else self._measured(best, extra_metrics)
-        self.details = self.task.details(self.data, prediction)
+        self.share = way_to_oracle(self.task, self.data, prediction, baselines, best, self.seed)
+        self.details = with_table(self.task.details(self.data, prediction), self.ablation, self.task.OBJECTIVE)
         self.drawn = {name: figure for name, figure in self.drawn.items() if name in pictures.OF_SEARCH}
         return self.table()
 
@@ -271,15 +281,17 @@ class Study:
     def decide(self) -> gate.Verdict:
         """Let the gate compare the candidate with the baselines and with the champion of the registry."""
         _need(self.metrics, "evaluate")
-        champion, name, obstacles = against_champion(self.task, self.data, self.servable, promote=self.promote)
+        rival = against_champion(self.task, self.data, self.servable, promote=self.promote)
         self.verdict = gate.decide(
             self.task,
             self.data,
             self._predictions["candidate"],
             self._predictions["baselines"],
-            champion=champion,
-            champion_name=name,
-            obstacles=obstacles,
+            champion=rival.prediction,
+            champion_name=rival.name,
+            champion_rows=rival.rows,
+            obstacles=rival.obstacles,
+            units=self.task.units(self.data),
             seed=self.seed,
         )
         return self.verdict
@@ -362,6 +374,9 @@ class Study:
             "metrics": self.metrics,
             "baselines": self.baselines,
             "oracle": self.oracle,
+            "share_of_oracle": self.share,
+            "intervals_over": self.task.units(self.data).words,
+            "test_looks": self.looks,
             "gate": verdict.as_dict(),
             "main_metric": self.task.MAIN_METRIC,
             "kind": self.task.KIND,
@@ -370,13 +385,6 @@ class Study:
             "run_id": self.run_id,
             "model_version": version,
         }
-
-
-def _check_decision(policy: Mapping[str, Any]) -> None:
-    """Refuse a decision policy with unknown keys before anything is trained for it."""
-    unknown = set(policy) - set(DECISION_KEYS)
-    if unknown:
-        raise UsageError(f"decision has no key '{min(unknown)}'; known: {', '.join(DECISION_KEYS)}")
 
 
 def _need(value: Any, step: str) -> Any:

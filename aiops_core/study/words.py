@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from aiops_core.facts import FACTS, MODELS
-from aiops_core.judge import metrics
-
-__all__ = [
-    "FEW_INCIDENTS",
-    "KIND_WORDS",
-    "METRIC_WORDS",
-    "TASK_WORDS",
-    "best_baseline",
-    "few_incidents",
-    "next_steps",
-    "short",
-    "verdict_words",
-    "with_interval",
-]
+from aiops_core.judge import intervals, metrics
 
 TASK_WORDS = {task: facts.title for task, facts in FACTS.items()}
 METRIC_WORDS = metrics.WORDS
@@ -29,12 +17,13 @@ FEW_INCIDENTS = 10
 
 
 def best_baseline(section: Mapping[str, Any]) -> tuple[str, Mapping[str, float] | None]:
-    """Return name and main metric of a section's best baseline; every main metric is better when higher."""
+    """Return name and main metric of a section's best baseline."""
     main = section["main_metric"]
     values = {name: m[main] for name, m in section["baselines"].items() if m.get(main, {}).get("value") is not None}
     if not values:
         return "", None
-    name = max(values, key=lambda n: values[n]["value"])
+    best = min if main in intervals.LOWER_IS_BETTER else max
+    name = best(values, key=lambda n: values[n]["value"])
     return name, values[name]
 
 
@@ -58,8 +47,7 @@ def verdict_words(section: Mapping[str, Any]) -> str:
     if best:
         words += f"; best baseline, {name}, {best['value']:.3f}"
     if section["oracle"]:
-        ceiling = section["oracle"][main]["value"]
-        words += f"; the best possible, the oracle, {ceiling:.3f}, of which {value['value'] / ceiling:.0%} is reached"
+        words += f"; the oracle reaches {section['oracle'][main]['value']:.3f}{share_words(section)}"
     gate, few = section["gate"], few_incidents(section)
     words = f"{few} {words}" if few else words
     if gate["decision"] == "champion":
@@ -69,6 +57,27 @@ def verdict_words(section: Mapping[str, Any]) -> str:
     if gate["decision"] == "challenger":
         by_hand = f" To serve it all the same: aiops models promote {section['model']} {section['model_version']}."
     return f"{outcome}: it {gate['reasons'][0]}. {gate['advice']}{by_hand} {words}."
+
+
+def share_words(section: Mapping[str, Any]) -> str:
+    """Say how much of the way from a naive baseline to the oracle a model goes, as the end of a sentence."""
+    share = section.get("share_of_oracle") or {}
+    # Undefined where the oracle is no better: NaN, or null once it was written.
+    if share.get("value") is None or math.isnan(share["value"]):
+        return ""
+    found, low, high = (f"{share[key]:.0%}" for key in ("value", "low", "high"))
+    return f", and the model goes {found} ({low} to {high}) of the way there from {share['naive']}"
+
+
+def looks_words(section: Mapping[str, Any]) -> str:
+    """Say how often a section's test rows have been scored in this registry."""
+    looks = section.get("test_looks") or 1
+    if looks == 1:
+        return "This test set has been scored once."
+    return (
+        f"This test set has been scored {looks} times: what was chosen after a look at earlier scores makes these "
+        "figures optimistic."
+    )
 
 
 def next_steps(content: Mapping[str, Any]) -> list[str]:

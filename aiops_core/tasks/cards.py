@@ -10,7 +10,7 @@ import pandas as pd
 from aiops_core.facts import FACTS
 from aiops_core.units import unit_of
 
-__all__ = ["head", "numeric_feature", "reference"]
+STATISTICS = ("median", "p01", "p99", "min", "max", "mean", "std")
 
 
 def head(task: str) -> dict[str, str]:
@@ -24,17 +24,10 @@ def reference(values: np.ndarray) -> dict[str, float]:
     """Return ``median, p01, p99, min, max, mean, std`` of the values (n,) that are not NaN; zeros where all are."""
     seen = values[~np.isnan(values)].astype(np.float64)
     if len(seen) == 0:
-        return dict.fromkeys(("median", "p01", "p99", "min", "max", "mean", "std"), 0.0)
+        return dict.fromkeys(STATISTICS, 0.0)
     low, median, high = np.percentile(seen, [1, 50, 99])
-    return {
-        "median": float(median),
-        "p01": float(low),
-        "p99": float(high),
-        "min": float(seen.min()),
-        "max": float(seen.max()),
-        "mean": float(seen.mean()),
-        "std": float(seen.std()),
-    }
+    found = (median, low, high, seen.min(), seen.max(), seen.mean(), seen.std())
+    return dict(zip(STATISTICS, map(float, found), strict=True))
 
 
 def numeric_feature(name: str, values: np.ndarray) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Importing this package does not import mlflow, which takes seconds that neither 
 """
 
 from aiops_core.facts import MODELS
+from aiops_core.tracking.looks import count_look
 from aiops_core.tracking.native import save_native
 from aiops_core.tracking.registry import (
     ModelVersion,
@@ -36,6 +37,7 @@ __all__ = [
     "champions",
     "check",
     "close_search",
+    "count_look",
     "dataset_input",
     "describe_version",
     "fail_run",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-__all__ = ["save_native"]
 
 #: Types that a random forest's skops file holds beyond those trusted by default; reviewed: trees and numpy only.
 SKOPS_TRUSTED = [
@@ -17,6 +16,12 @@ SKOPS_TRUSTED = [
     "sklearn.ensemble._forest.RandomForestClassifier",
     "sklearn.tree._classes.DecisionTreeClassifier",
 ]
+#: MLflow flavor of the parts of each library, and how it is to save them.
+FLAVORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "keras": ("tensorflow", {"pip_requirements": ["tensorflow"]}),
+    "xgboost": ("xgboost", {"pip_requirements": ["xgboost"], "model_format": "ubj"}),
+    "sklearn": ("sklearn", {"pip_requirements": ["scikit-learn"], "skops_trusted_types": SKOPS_TRUSTED}),
+}
 
 
 def save_native(model: Any, folder: str | Path) -> dict[str, str]:
@@ -45,24 +50,11 @@ def save_native(model: Any, folder: str | Path) -> dict[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, part in parts.items():
-            path = folder / name
             kind = type(part).__module__.split(".")[0]
-            if kind == "keras":
-                import mlflow.tensorflow
-
-                mlflow.tensorflow.save_model(part, str(path), pip_requirements=["tensorflow"])
-            elif kind == "xgboost":
-                import mlflow.xgboost
-
-                mlflow.xgboost.save_model(part, str(path), pip_requirements=["xgboost"], model_format="ubj")
-            elif kind == "sklearn":
-                import mlflow.sklearn
-
-                mlflow.sklearn.save_model(
-                    part, str(path), pip_requirements=["scikit-learn"], skops_trusted_types=SKOPS_TRUSTED
-                )
-            else:
+            if kind not in FLAVORS:
                 raise TypeError(f"native part '{name}' of type {type(part).__name__} has no MLflow flavor")
+            flavor, options = FLAVORS[kind]
+            importlib.import_module(f"mlflow.{flavor}").save_model(part, str(folder / name), **options)
             flavors[name] = kind
     return flavors
 

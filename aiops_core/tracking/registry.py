@@ -14,19 +14,6 @@ from aiops_core.tracking.store import open_client
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = [
-    "ModelVersion",
-    "champions",
-    "describe_version",
-    "ensure_model",
-    "get_version",
-    "list_models",
-    "previous_champion",
-    "promote",
-    "register",
-    "rollback",
-]
-
 CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tag of a registered model: versions that were champion, oldest first, comma separated.
 HISTORY = "champion_history"
@@ -128,12 +115,10 @@ def promote(name: str, version: int) -> ModelVersion:
     with open_client() as client:
         client.get_model_version(name, str(version))
         model = client.get_registered_model(name)
-        history = [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
-        current = model.aliases.get(CHAMPION)
-        if current is not None and (not history or history[-1] != str(current)):
-            history.append(str(current))
-        if not history or history[-1] != str(version):
-            history.append(str(version))
+        history = _history(model)
+        for number in (model.aliases.get(CHAMPION), version):
+            if number is not None and history[-1:] != [str(number)]:
+                history.append(str(number))
         client.set_registered_model_alias(name, CHAMPION, str(version))
         if str(model.aliases.get(CHALLENGER)) == str(version):
             client.delete_registered_model_alias(name, CHALLENGER)
@@ -173,7 +158,7 @@ def previous_champion(name: str) -> ModelVersion:
 def _before(model: Any) -> list[str]:
     """Return the champions before the current one, oldest first."""
     current = str(model.aliases.get(CHAMPION, ""))
-    history = [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
+    history = _history(model)
     while history and history[-1] == current:
         history.pop()
     if not current or not history:
@@ -181,10 +166,14 @@ def _before(model: Any) -> list[str]:
     return history
 
 
+def _history(model: Any) -> list[str]:
+    return [v for v in (model.tags.get(HISTORY) or "").split(",") if v]
+
+
 def get_version(name: str, version: int) -> ModelVersion:
     """Return one version of a registered model."""
     with open_client() as client:
-        aliases = {str(v): k for k, v in sorted(client.get_registered_model(name).aliases.items(), reverse=True)}
+        aliases = _aliases(client.get_registered_model(name))
         return _version(client.get_model_version(name, str(version)), aliases)
 
 
@@ -216,11 +205,15 @@ def list_models() -> list[ModelVersion]:
         for name in MODELS.values():
             if name not in models:
                 continue
-            aliases = {str(v): k for k, v in sorted(models[name].aliases.items(), reverse=True)}
             versions = client.search_model_versions(f"name = '{name}'")
             ordered = sorted(versions, key=lambda v: -int(v.version))
-            found += [_version(version, aliases) for version in ordered]
+            found += [_version(version, _aliases(models[name])) for version in ordered]
     return found
+
+
+def _aliases(model: Any) -> dict[str, str]:
+    """Return the alias of each version that has one; of several the first in the alphabet."""
+    return {str(v): k for k, v in sorted(model.aliases.items(), reverse=True)}
 
 
 def _version(version: Any, aliases: Mapping[str, str]) -> ModelVersion:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiops_core.files import write_text
 from aiops_core.tracking.store import experiment_id, open_client
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
-
-__all__ = ["SearchLog", "close_search", "dataset_input", "fail_run", "log_pages", "log_results", "open_search"]
 
 
 class SearchLog:
@@ -67,9 +65,7 @@ class SearchLog:
         self._client.set_terminated(run_id, status=states.get(status, "FINISHED"))
 
     def _save(self) -> None:
-        temporary = self._state.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"run_id": self.run_id, "children": self._children}), encoding="utf-8")
-        os.replace(temporary, self._state)
+        write_text(self._state, json.dumps({"run_id": self.run_id, "children": self._children}))
 
 
 def open_search(

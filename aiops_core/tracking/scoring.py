@@ -18,8 +18,6 @@ from aiops_core.servable.failure import FailureServable
 from aiops_core.servable.series import means_by_step, windows_ending_at
 from aiops_core.servable.threat import ThreatServable
 
-__all__ = ["ServableModel", "score_file", "score_table"]
-
 CHUNK = 20_000
 
 

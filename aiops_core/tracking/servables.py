@@ -12,8 +12,6 @@ from aiops_core import servable
 from aiops_core.errors import ServableError
 from aiops_core.tracking.store import open_client
 
-__all__ = ["fetch", "log_servable"]
-
 SERVABLE = "servable"
 REQUIREMENTS = ["numpy", "onnxruntime", "pandas"]
 
@@ -34,7 +32,7 @@ def log_servable(run_id: str, folder: Path) -> str:
 
         from aiops_core.tracking.scoring import ServableModel
 
-        signature = signature_of(servable.load(folder, verify=False))
+        signature = _signature(servable.load(folder, verify=False))
         with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
             warnings.simplefilter("ignore")
             info = mlflow.pyfunc.log_model(
@@ -76,7 +74,7 @@ def fetch(name: str, version: int, folder: str | Path) -> Path:
     return folder
 
 
-def signature_of(loaded: servable.Servable) -> Any:
+def _signature(loaded: servable.Servable) -> Any:
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec

@@ -19,8 +19,6 @@ from aiops_core.errors import TrackingError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["EXPERIMENT", "check", "experiment_id", "open_client", "prepare_store"]
-
 EXPERIMENT = "aiops-models"
 #: Without it MLflow's pages take the experiment for one of language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}

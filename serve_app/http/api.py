@@ -1,25 +1,25 @@
-"""The ASGI application: routes, limits and problem details.
+"""The ASGI application: predictions are answered here, everything else by Starlette (`serve_app.http.router`).
 
-Bare ASGI, because every layer in front of a 0.1 ms prediction costs as much as the prediction.
+The four prediction routes are bare ASGI, because every layer in front of a 0.1 ms prediction costs as much as the prediction.
 `build_api(services)` needs neither Ray nor a network: tests call it in process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from serve_app.http.bodies import read_body
-from serve_app.http.handlers import Handlers, Services
+from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
-from serve_app.http.routes import JOB, PREFIX, ROUTES, Route
-from serve_app.operations.telemetry import Histogram, Metrics, Slot
-from serve_app.wire.decoding import decode
+from serve_app.http.router import allowed, router
+from serve_app.http.routes import PREDICTIONS, PREFIX, ROUTES
+from serve_app.operations.telemetry import Metrics, Slot
 from serve_app.wire.problems import TYPE, Problem
 
 __all__ = ["Api", "build_api"]
@@ -27,27 +27,34 @@ __all__ = ["Api", "build_api"]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 
 _JSON = b"application/json"
-_JOBS = f"{PREFIX}/{JOB.partition('{')[0]}"
 #: Other methods share one label: a client must not be able to invent label values.
 _METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
-
-
 _log = logging.getLogger("serve_app")
 
 
-class _Path:
-    """One path: its handlers and its counters."""
+class _Counts:
+    """Requests and latencies of one path."""
 
-    __slots__ = ("handlers", "histogram", "methods", "name", "statuses")
+    __slots__ = ("_metrics", "_observe", "_slots", "name")
 
-    def __init__(self, name: str, handlers: dict[str, Any], metrics: Metrics) -> None:
+    def __init__(self, name: str, metrics: Metrics) -> None:
         self.name = name
-        self.handlers = handlers
-        self.methods = ", ".join(sorted([*handlers, "OPTIONS"] + (["HEAD"] if "GET" in handlers else [])))
-        self.histogram: Histogram = metrics.histogram("aiops_request_seconds", route=name)
-        self.statuses: dict[tuple[str, int], Slot] = {}
+        self._metrics = metrics
+        self._observe = metrics.histogram("aiops_request_seconds", route=name).observe
+        self._slots: dict[tuple[str, int], Slot] = {}
+
+    def count(self, method: str, status: int, started: float) -> None:
+        """Count one request, which began at `started` of the performance counter."""
+        slot = self._slots.get((method, status))
+        if slot is None:
+            named = method if method in _METHODS else "other"
+            slot = self._metrics.counter("aiops_requests_total", route=self.name, method=named, status=str(status))
+            self._slots[method, status] = slot
+        slot.inc()
+        self._observe(time.perf_counter() - started)
 
 
 class Api:
@@ -61,125 +68,86 @@ class Api:
     """
 
     def __init__(self, services: Services, *, header: bool = True) -> None:
-        self._services = services
         self._metrics = services.metrics
+        self._backend = services.backend
         self._ids = Ids()
         self._header = header
-        handlers = Handlers(services)
-        by_path: dict[str, dict[str, Any]] = {}
-        for route in ROUTES:
-            by_path.setdefault(route.path, {})[route.method] = self._handler(route, handlers)
-        self._paths: dict[str, _Path] = {}
-        for name, methods in by_path.items():
-            self._paths[f"{PREFIX}/{name}"] = _Path(name, methods, self._metrics)
-        for route in ROUTES:
-            if route.top:
-                self._paths[f"/{route.path}"] = self._paths[f"{PREFIX}/{route.path}"]
-        self._job = self._paths[f"{PREFIX}/{JOB}"]
-        self._nowhere = _Path("unknown", {}, self._metrics)
-
-    def _handler(self, route: Route, handlers: Handlers) -> Callable[..., Awaitable[Any]]:
-        """Return what answers a route: takes name, body and request id for POST, the path otherwise."""
-        if route.task:
-            return self._predict
-        handler: Callable[..., Awaitable[Any]] = getattr(handlers, route.handler)
-        if route.request is None:
-            return handler
-        decoder = msgspec.json.Decoder(route.request)
-
-        async def read_and_handle(name: str, body: bytes, request_id: str) -> Any:
-            return await handler(decode(decoder, body))
-
-        return read_and_handle
-
-    def _predict(self, name: str, body: bytes, request_id: str) -> Awaitable[bytes]:
-        return self._services.backend.answer(name, body, request_id)
+        names = [*dict.fromkeys(route.path for route in ROUTES), "unknown"]
+        self._counts = {name: _Counts(name, self._metrics) for name in names}
+        self._predictions = {f"{PREFIX}/{path}": self._counts[path] for path in PREDICTIONS}
+        self._router = router(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         if scope["type"] != "http":
-            await self._other(scope, receive, send)
+            await self._router(scope, receive, send)
             return
         started = time.perf_counter()
-        path: str = scope["path"]
         method: str = scope["method"]
-        route = self._paths.get(path) or self._find(path)
-        headers: list[tuple[bytes, bytes]] = []
         request_id = self._ids.of(scope["headers"])
+        counts = self._predictions.get(scope["path"]) if method == "POST" else None
+        if counts is None:
+            counts, status = await self._other(scope, receive, send, request_id)
+        else:
+            try:
+                content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
+                status, headers = 200, [(b"content-type", _JSON)]
+            except Exception as error:
+                status, content, headers = self._problem(error, counts.name, request_id, scope)
+            headers.append((b"content-length", b"%d" % len(content)))
+            if self._header:
+                headers.append((HEADER, request_id.encode()))
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+        counts.count(method, status, started)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[_Counts, int]:
+        """Have Starlette answer; return whose request it was, and the status."""
+        status = 0
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._header:
+                    message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+            elif scope["method"] == "HEAD":
+                message["body"] = b""
+            await send(message)
+
+        # Makes Starlette raise what it does not find, instead of answering in plain text.
+        scope["app"] = self
+        failure = None
         try:
-            handler = route.handlers.get(method)
-            if handler is None:
-                handler = self._no_handler(route, method, path)
-            if method == "POST":
-                body = await read_body(scope, receive)
-                result = await handler(route.name, body, request_id)
-            else:
-                result = await handler(path)
-            if type(result) is bytes:
-                status, kind, content = 200, _JSON, result
-            else:
-                status, kind, content, headers = result
-        except Problem as problem:
-            status, kind, content = problem.status, TYPE, problem.body(path[:512])
-            headers = problem.headers
-        except asyncio.CancelledError:
-            raise
+            await self._router(scope, receive, answer)
         except Exception as error:
-            status, kind, content = 500, TYPE, self._internal(route, error, request_id).body(path[:512])
-        sent = [(b"content-type", kind), (b"content-length", b"%d" % len(content)), *headers]
-        if self._header:
-            sent.append((HEADER, request_id.encode()))
-        await send({"type": "http.response.start", "status": status, "headers": sent})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else content})
-        key = (method, status)
-        slot = route.statuses.get(key)
-        if slot is None:
-            slot = route.statuses[key] = self._slot(route, method, status)
-        slot.inc()
-        route.histogram.observe(time.perf_counter() - started)
+            if status:
+                raise
+            failure = error
+        name = scope["route"].name if "route" in scope else "unknown"
+        if failure is not None:
+            code, content, headers = self._problem(failure, name, request_id, scope)
+            response = Response(content, code)
+            response.raw_headers += headers
+            await response(scope, receive, answer)
+        return self._counts[name], status
 
-    def _internal(self, route: _Path, error: Exception, request_id: str) -> Problem:
-        self._metrics.counter("aiops_errors_total", route=route.name, type=type(error).__name__).inc()
-        _log.exception("request %s to %s failed", request_id, route.name)
-        return Problem(500, f"internal error; quote request_id {request_id}")
-
-    def _slot(self, route: _Path, method: str, status: int) -> Slot:
-        named = method if method in _METHODS else "other"
-        return self._metrics.counter("aiops_requests_total", route=route.name, method=named, status=str(status))
-
-    def _find(self, path: str) -> _Path:
-        if path.startswith(_JOBS) and "/" not in path[len(_JOBS) :]:
-            return self._job
-        return self._nowhere
-
-    def _no_handler(self, route: _Path, method: str, path: str) -> Callable[..., Awaitable[Any]]:
-        if not route.handlers:
-            raise Problem(404, f"there is nothing at {path[:200]!r}; see {PREFIX}/docs")
-        if method == "HEAD" and "GET" in route.handlers:
-            handler: Callable[..., Awaitable[Any]] = route.handlers["GET"]
-            return handler
-        allow = [(b"allow", route.methods.encode())]
-        if method == "OPTIONS":
-
-            async def options(*args: Any) -> Any:
-                return 204, _JSON, b"", allow
-
-            return options
-        raise Problem(405, f"{method[:16]} is not possible here; {route.methods} are", headers=allow)
-
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1003})
-            return
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                self._services.backend.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+    def _problem(self, error: Exception, name: str, request_id: str, scope: Scope) -> tuple[int, bytes, Headers]:
+        """Return status, body and headers of the problem that an exception is; log and count what nobody expected."""
+        path = scope["path"]
+        if isinstance(error, Problem):
+            problem = error
+        elif isinstance(error, HTTPException) and error.status_code == 405:
+            methods = allowed(scope["route"])
+            text = f"{scope['method'][:16]} is not possible here; {methods} are"
+            problem = Problem(405, text, headers=[(b"allow", methods.encode())])
+        elif isinstance(error, HTTPException):
+            problem = Problem(404, f"there is nothing at {path[:200]!r}; see {PREFIX}/docs")
+        else:
+            self._metrics.counter("aiops_errors_total", route=name, type=type(error).__name__).inc()
+            _log.error("request %s to %s failed", request_id, name, exc_info=error)
+            problem = Problem(500, f"internal error; quote request_id {request_id}")
+        return problem.status, problem.body(path[:512]), [(b"content-type", TYPE), *problem.headers]
 
 
 def build_api(services: Services, *, header: bool = True) -> Api:

@@ -116,10 +116,16 @@ def _telemetry(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
 
 
 def _pace(card: Mapping[str, Any]) -> str:
-    """Say the step of a card's model, its window and horizon."""
+    """Say the step of a card's model, its window and horizon, and what it derives."""
     step = span(card["step_seconds"])
     window = f" Window: {card['window']} steps." if "window" in card else ""
-    return f"The model's step is {step} ({card['step_seconds']} s).{window} Horizon: {card['horizon']} steps."
+    return f"The model's step is {step} ({card['step_seconds']} s).{window} Horizon: {card['horizon']} steps.{_derived(card)}"
+
+
+def _derived(card: Mapping[str, Any]) -> str:
+    """Say what the model derives of the columns by itself."""
+    found = [f"{feature['name']} = {feature['expression']}" for feature in card.get("derived", [])]
+    return f" The model derives {'; '.join(found)}." if found else ""
 
 
 def _instance_error() -> dict[str, Any]:
@@ -148,6 +154,7 @@ def _activity(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
     named = {"type": ["string", "number", "null"], "maxLength": 256}
     cost = {"type": "number", "minimum": 0, "maximum": MAX_NUMBER}
     classes = {"propertyNames": {"enum": cards["threat"]["classes"]}} if "threat" in cards else {}
+    derives = _derived(cards["threat"]) if "threat" in cards else ""
     costs = {
         "type": ["object", "null"],
         "description": "Cost of deciding a class when another is true, {true: {decided: cost}}; 1 where left out.",
@@ -157,7 +164,7 @@ def _activity(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
     parts["ThreatRequest"] = {
         "title": "ThreatRequest",
         "description": "One row of activity as its JSON; at least one feature. A column that has the name of a field (explain, "
-        "costs, source_ip, resource_id) is the column; explain and costs can then be given beside instances.",
+        "costs, source_ip, resource_id) is the column; explain and costs can then be given beside instances." + derives,
         "type": "object",
         "properties": {
             "source_ip": {**named, "description": "Comes back in the answer.", "examples": ["192.168.1.100"]},

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from aiops_core.facts import BY_MODEL, MODELS
 from serve_app.answers import legacy
 from serve_app.champions.client import Registry
-from serve_app.http import docs, openapi
+from serve_app.http import openapi
+from serve_app.http.docs import Docs
 from serve_app.http.routes import PREFIX
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator, catalogue
@@ -29,8 +32,12 @@ from serve_app.wire.requests import (
 
 __all__ = ["Backend", "Handlers", "Services"]
 
-_encode = msgspec.json.Encoder().encode
-_JSON = b"application/json"
+
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
 
 
 class Backend(Protocol):
@@ -72,8 +79,7 @@ class Services:
 class Handlers:
     """One method for each entry of the route table that names a handler.
 
-    Those of GET and DELETE take the path, those of POST the decoded body. They return the JSON of a plain success, or
-    status, content type, body and further headers.
+    Those of GET and DELETE take the request, those of POST the decoded body.
 
     Parameters
     ----------
@@ -83,13 +89,15 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._started = time.time()
+        files = Docs()
+        self.docs, self.docs_file = files.page, files.file
 
-    async def health(self, path: str) -> bytes:
+    async def health(self, request: Request) -> Response:
         """Say whether the service is up, and what it serves."""
         status = await self._services.backend.status()
         loaded = [m["name"] for m in status["models"] if m["status"] == "loaded"]
         trained = [name for name in BY_MODEL if name in loaded]
-        return _encode(
+        return _Json(
             {
                 "status": "healthy",
                 "models_loaded": loaded,
@@ -101,51 +109,48 @@ class Handlers:
             }
         )
 
-    async def models_status(self, path: str) -> bytes:
+    async def models_status(self, request: Request) -> Response:
         """Describe the models in service."""
-        return _encode(await self._services.backend.status())
+        return _Json(await self._services.backend.status())
 
-    async def prometheus(self, path: str) -> Any:
+    async def prometheus(self, request: Request) -> Response:
         """Render the metrics of all replicas."""
-        return 200, b"text/plain; version=0.0.4; charset=utf-8", self._services.metrics.render(), []
+        # All replicas' files are read, which takes milliseconds.
+        text = await asyncio.to_thread(self._services.metrics.render)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def schema(self, path: str) -> bytes:
+    async def schema(self, request: Request) -> Response:
         """Return the OpenAPI description."""
-        return _encode(openapi.describe(await self._services.backend.cards()))
+        return _Json(openapi.describe(await self._services.backend.cards()))
 
-    async def docs(self, path: str) -> Any:
-        """Return the documentation page."""
-        page = docs.page(openapi.describe(await self._services.backend.cards()))
-        return 200, b"text/html; charset=utf-8", page, docs.HEADERS
-
-    async def actions(self, path: str) -> bytes:
+    async def actions(self, request: Request) -> Response:
         """List the catalogue of actions."""
-        return _encode({"actions": [{"id": a.id, "does": a.does, "when": a.when} for a in catalogue().values()]})
+        return _Json({"actions": [{"id": a.id, "does": a.does, "when": a.when} for a in catalogue().values()]})
 
-    async def versions(self, path: str) -> bytes:
+    async def versions(self, request: Request) -> Response:
         """List the registered versions."""
-        return _encode({"versions": await self._services.registry.ask(do="list")})
+        return _Json({"versions": await self._services.registry.ask(do="list")})
 
-    async def promote(self, request: PromoteRequest) -> bytes:
+    async def promote(self, request: PromoteRequest) -> Response:
         """Make a version the champion."""
         _check_trained(request.name)
         found = await self._services.registry.ask(do="promote", name=request.name, version=request.version)
-        return _encode({"promoted": found})
+        return _Json({"promoted": found})
 
-    async def rollback(self, request: RollbackRequest) -> bytes:
+    async def rollback(self, request: RollbackRequest) -> Response:
         """Go back to the previous champion."""
         _check_trained(request.name)
-        return _encode({"promoted": await self._services.registry.ask(do="rollback", name=request.name)})
+        return _Json({"promoted": await self._services.registry.ask(do="rollback", name=request.name)})
 
-    async def register(self, request: RegisterRequest) -> Any:
+    async def register(self, request: RegisterRequest) -> Response:
         """Register the servable of a run."""
         _check_trained(request.name)
         found = await self._services.registry.ask(
             do="register", name=request.name, run_id=request.run_id, alias=request.alias
         )
-        return 201, _JSON, _encode({"registered": found}), []
+        return _Json({"registered": found}, 201)
 
-    async def train(self, request: TrainRequest) -> Any:
+    async def train(self, request: TrainRequest) -> Response:
         """Start a training job."""
         for i, name in enumerate(request.models):
             _check_trained(name, f"$.models[{i}]")
@@ -167,24 +172,24 @@ class Handlers:
         options += ["--promote", "gate" if request.promote else "first"]
         job = await asyncio.to_thread(self._services.jobs.start, options, msgspec.to_builtins(request))
         location = f"{PREFIX}/models/train/{job['job_id']}"
-        return 202, _JSON, _encode({**job, "location": location}), [(b"location", location.encode())]
+        return _Json({**job, "location": location}, 202, {"location": location})
 
-    async def train_list(self, path: str) -> bytes:
+    async def train_list(self, request: Request) -> Response:
         """List the training jobs."""
-        return _encode({"jobs": await asyncio.to_thread(self._services.jobs.list)})
+        return _Json({"jobs": await asyncio.to_thread(self._services.jobs.list)})
 
-    async def train_get(self, path: str) -> bytes:
+    async def train_get(self, request: Request) -> Response:
         """Return one training job."""
-        return _encode(await asyncio.to_thread(self._services.jobs.get, path.rsplit("/", 1)[1]))
+        return _Json(await asyncio.to_thread(self._services.jobs.get, request.path_params["job_id"]))
 
-    async def train_cancel(self, path: str) -> Any:
+    async def train_cancel(self, request: Request) -> Response:
         """Cancel a training job."""
-        job = await asyncio.to_thread(self._services.jobs.cancel, path.rsplit("/", 1)[1])
-        return 202, _JSON, _encode(job), []
+        job = await asyncio.to_thread(self._services.jobs.cancel, request.path_params["job_id"])
+        return _Json(job, 202)
 
-    async def remediate(self, request: RemediateRequest) -> bytes:
+    async def remediate(self, request: RemediateRequest) -> Response:
         """Execute an action, or say what would be sent."""
-        return _encode(
+        return _Json(
             await self._services.remediator.execute(
                 request.action,
                 request.resource_id,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from serve_app.http.components import components
+from serve_app.http.docs import FILES
 from serve_app.http.examples import EXAMPLES
 from serve_app.http.meanings import explain
-from serve_app.http.routes import JOB, ROUTES, Route
+from serve_app.http.routes import ROUTES, Route
 
 __all__ = ["describe"]
 
@@ -26,13 +28,9 @@ _PROBLEMS: dict[int, str] = {
     503: "No model has been promoted yet, the registry cannot be reached, or the state folder cannot be written.",
 }
 
-_JOB_ID = {
-    "name": "job_id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": "^[0-9a-f]{12}$"},
-    "example": "0123456789ab",
-}
+#: Variables of paths.
+_JOB_ID = {"schema": {"type": "string", "pattern": "^[0-9a-f]{12}$"}, "example": "0123456789ab"}
+_VARIABLES: dict[str, dict[str, Any]] = {"job_id": _JOB_ID, "file": {"schema": {"type": "string", "enum": list(FILES)}}}
 
 
 def _problems(codes: Iterable[int]) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
     """
     paths: dict[str, Any] = {}
     for route in ROUTES:
-        entry = paths.setdefault(route.shown, {"parameters": [_JOB_ID]} if route.path == JOB else {})
+        entry = paths.setdefault(route.shown, _parameters(route.path))
         entry[route.method.lower()] = _prediction(route) if route.task else _operation(route)
     return {
         "openapi": "3.1.0",
@@ -66,8 +64,18 @@ def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _parameters(path: str) -> dict[str, Any]:
+    """Describe the variables of a path, if it has any."""
+    found = [
+        {"name": name, "in": "path", "required": True, **rest}
+        for name, rest in _VARIABLES.items()
+        if f"{{{name}}}" in path
+    ]
+    return {"parameters": found} if found else {}
+
+
 def _head(route: Route) -> dict[str, Any]:
-    name = route.path.replace("/", "_")
+    name = re.sub(r"\W+", "_", route.path).strip("_")
     operation = route.operation or (name if route.method == "POST" else f"get_{name}")
     return {"operationId": operation, "tags": [route.tag], "summary": route.summary}
 

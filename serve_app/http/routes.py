@@ -24,7 +24,7 @@ from serve_app.wire.requests import (
 __all__ = ["JOB", "PREDICTIONS", "PREFIX", "ROUTES", "Route", "listing"]
 
 PREFIX = "/api/v3/aiops"
-#: The one path with a variable in it.
+#: The path of one training job.
 JOB = "models/train/{job_id}"
 _OBJECT = {"type": "object"}
 _BODY = (400, 413, 415, 422)
@@ -149,7 +149,9 @@ ROUTES: tuple[Route, ...] = (
         meaning="Accepted.",
     ),
     Route("GET", "schema", "service", "OpenAPI 3.1 description", "schema", top=True),
-    Route("GET", "docs", "service", "Documentation page", "docs", media="text/html", top=True),
+    Route("GET", "docs", "service", "Documentation page (Swagger UI)", "docs", problems=(), media="text/html", top=True),
+    Route("GET", "docs/{file}", "service", "Scripts and styles of that page", "docs_file", problems=(404,), media="*/*",
+          top=True),
     _change(
         "models/register", "Register the servable of a run", RegisterRequest, "register", success=201,
         meaning="Accepted.",

@@ -26,6 +26,8 @@ STORE = ROOT / "reports" / "real-data.json"
 TABLE = ROOT / "reports" / "real-data.md"
 CURVE = ROOT / "reports" / "learning-curve.json"
 
+#: In place of a metric: how much of the way from the best naive baseline to the oracle the model goes, in its main one.
+SHARE = "share_of_oracle"
 #: Source, task, metric, floor of an afternoon's work, target, and whether the target is a least or a most.
 MEASURES: dict[str, list[tuple[str, str, str, str, float, str]]] = {
     "cmapss": [
@@ -47,9 +49,9 @@ MEASURES: dict[str, list[tuple[str, str, str, str, float, str]]] = {
         ("capacity", "coverage_80", "coverage of the 80 % band", "–", 0.77, "0.83 ≥ x ≥"),
     ],
     "synthetic": [
-        ("failure", "roc_auc", "ROC AUC, share of the oracle's", "–", 0.98, "≥"),
-        ("threat", "macro_f1", "macro-F1, share of the oracle's", "–", 0.97, "≥"),
-        ("capacity", "r2", "R², share of the oracle's", "–", 0.95, "≥"),
+        ("failure", SHARE, "average precision, share of the way to the oracle", "–", 0.80, "≥"),
+        ("threat", SHARE, "macro-F1, share of the way to the oracle", "–", 0.90, "≥"),
+        ("capacity", SHARE, "MASE, share of the way to the oracle", "–", 0.65, "≥"),
     ],
 }
 FOLDERS = ("smd", "azure-v1")
@@ -73,12 +75,14 @@ def measure(source: str, datasets: Path, seed: int, keep: Path | None = None) ->
     rows = []
     for task, metric, words, floor, target, sign in MEASURES[source]:
         section = content["tasks"][task]
-        value = dict(section["metrics"][metric])
+        share = metric == SHARE
+        value = dict(section[SHARE] if share else section["metrics"][metric])
+        naive = value.pop("naive", None)
         others = {n: m[metric]["value"] for n, m in section["baselines"].items() if m.get(metric)}
-        if words.endswith("oracle's"):
-            ceiling = section["oracle"][metric]["value"]
-            value = {k: v / ceiling for k, v in value.items()}
-            others = {n: v / ceiling for n, v in others.items()}
+        if share:
+            main = section["main_metric"]
+            start, end = section["baselines"][naive][main]["value"], section["oracle"][main]["value"]
+            others = {n: (m[main]["value"] - start) / (end - start) for n, m in section["baselines"].items()}
         if sign == "≥":
             reached = value["value"] >= target
         elif sign == "≤":
@@ -98,6 +102,8 @@ def measure(source: str, datasets: Path, seed: int, keep: Path | None = None) ->
                 "floor": floor,
                 "target": f"{sign} {target:g}",
                 "reached": bool(reached),
+                "units": section["intervals_over"],
+                "looks": section["test_looks"],
                 "gate": section["gate"]["decision"],
                 "why": section["gate"]["reasons"][0],
                 "trials": section["search"]["trials"],
@@ -179,7 +185,8 @@ def write(rows: list[dict[str, Any]]) -> None:
         "Measured by `make benchmark-data`, which runs `aiops report --source …` with its defaults on each source. A run scores",
         "its test part once and chooses nothing on it; but scores of nsl-kdd, azure-v1 and cmapss were seen between versions of",
         "the models while they were written, so these are mildly optimistic: a fresh set of the same shape is the clean check.",
-        "Intervals are 95 % cluster bootstraps, which on smd and azure-v1 are wide: few incidents, few machines with large errors.",
+        "Intervals are 95 % bootstraps of the units in the last table, which are few on smd and azure-v1; they hold nothing of",
+        "another training. *Share of the way* is (model − naive) / (oracle − naive) in the main metric, on the same resamples.",
         "Two trials run at a time, so a repeat differs a little (two runs of nsl-kdd: macro-F1 0.656 and 0.646); with",
         "`--deterministic` it would not. Seconds include other load on the machine. *Best baseline* was fitted in the",
         f"same run. Seed {rows[0]['seed']}, {os.cpu_count()} cores, {platform.machine()}.",
@@ -199,12 +206,12 @@ def write(rows: list[dict[str, Any]]) -> None:
         "",
         "The first reason that the gate gave; of a champion, its gain over the simplest baseline.",
         "",
-        "| source | task | verdict | it |",
-        "| --- | --- | --- | --- |",
+        "| source | task | intervals over | verdict | it |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for source, task in dict.fromkeys((r["source"], r["task"]) for r in rows):
         row = next(r for r in rows if (r["source"], r["task"]) == (source, task))
-        lines.append(f"| {source} | {task} | **{row['gate']}** | {row['why']} |")
+        lines.append(f"| {source} | {task} | {row['units']} | **{row['gate']}** | {row['why']} |")
     if CURVE.is_file():
         curve = json.loads(CURVE.read_text(encoding="utf-8"))
         lines += [
@@ -234,8 +241,8 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets = Path(os.environ.get("AIOPS_DATASETS_DIR", ROOT.parent / "shared" / "datasets")).resolve()
     rows = json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else []
-    # What an earlier gate said is not shown beside this one's.
-    rows = [row for row in rows if "why" in row]
+    # What an earlier gate said, or an interval of other units, is not shown beside this one's.
+    rows = [row for row in rows if "units" in row]
     os.environ["AIOPS_DATASETS_DIR"] = str(datasets)
     if arguments.curve:
         fresh = [c for c in CURVES if c in arguments.only]

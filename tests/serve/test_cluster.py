@@ -176,7 +176,8 @@ def test_the_usual_requests_are_answered(running: Running) -> None:
 
 def test_documentation_and_schema_stand_at_the_root(running: Running) -> None:
     with httpx.Client(base_url=running.url, trust_env=False) as http:
-        assert "predict/threat" in http.get("/docs").text
+        assert "docs/swagger-ui-bundle.js" in http.get("/docs").text
+        assert len(http.get("/docs/swagger-ui-bundle.js").content) > 1_000_000
         assert http.get("/schema").json()["openapi"] == "3.1.0"
 
 

@@ -106,6 +106,13 @@ def test_after_a_silence_longer_than_the_window_it_starts_anew() -> None:
     assert window is None and have == 2
 
 
+def test_after_a_silence_longer_than_the_window_it_must_reach_back_all_its_steps_again() -> None:
+    windows = full()
+    first = 123 + WINDOW + 1
+    answers = [put(windows, hour, hour * STEP) for hour in range(first, first + WINDOW)]
+    assert [window is not None for window, _, _ in answers] == [False] * (WINDOW - 1) + [True]
+
+
 @pytest.mark.parametrize(
     ("signature", "timestamp"), [(("cpu", "memory"), 124.0 * STEP), (("cpu",), None)], ids=["features", "clock"]
 )

@@ -12,8 +12,6 @@ from aiops_core.data.tables import Dataset
 from aiops_core.data.validation import validated
 from aiops_core.errors import DataError, UsageError
 
-__all__ = ["load"]
-
 
 def load(
     url: str,

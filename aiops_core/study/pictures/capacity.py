@@ -9,8 +9,6 @@ import numpy as np
 
 from aiops_core.study.pictures.common import BAND, BLUE, HEIGHT, RED, SOFT, WIDTH, Picture, canvas, plain
 
-__all__ = ["PICTURES"]
-
 
 def _examples(examples: list[Mapping[str, Any]]) -> Picture:
     figure = Picture(figsize=(2 * WIDTH, 2.1 * ((len(examples) + 1) // 2) + 0.4), layout="constrained")
@@ -73,8 +71,7 @@ def _by_resource(rows: list[Mapping[str, Any]]) -> Picture:
         axes.annotate(row["resource_id"], (row["mase"], row["coverage_80"]), fontsize=7.5, color=RED)
     axes.axhline(0.8, color=SOFT, linestyle="--", linewidth=1)
     axes.axvline(1, color=SOFT, linestyle="--", linewidth=1)
-    axes.set_xlabel("MASE (below 1: better than seasonal naive in training)")
-    axes.set_ylabel("coverage of the 80 % band")
+    axes.set(xlabel="MASE (below 1: better than seasonal naive in training)", ylabel="coverage of the 80 % band")
     return figure
 
 

@@ -14,26 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-__all__ = [
-    "BAND",
-    "BLUE",
-    "DPI",
-    "GREEN",
-    "Gallery",
-    "HEIGHT",
-    "INK",
-    "ORANGE",
-    "Picture",
-    "RED",
-    "SOFT",
-    "WIDTH",
-    "canvas",
-    "comparison",
-    "plain",
-    "reliability",
-    "save",
-]
-
 INK, SOFT, BLUE, ORANGE, GREEN, RED, BAND = "#1d2733", "#8794a3", "#2463b0", "#d9701a", "#12733f", "#b3261e", "#a9c7ea"
 WIDTH, HEIGHT = 6.4, 3.9
 DPI = 100
@@ -88,8 +68,7 @@ def reliability(curve: Mapping[str, list[float]]) -> Picture:
     figure, axes = canvas("Reliability: what was said against what happened")
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
     axes.plot(curve["predicted"], curve["observed"], "o-", color=BLUE, markersize=4)
-    axes.set_xlabel("predicted probability (bins of equal mass)")
-    axes.set_ylabel("observed frequency")
+    axes.set(xlabel="predicted probability (bins of equal mass)", ylabel="observed frequency")
     return figure
 
 

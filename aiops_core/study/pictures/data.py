@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from aiops_core.data.tables import RESERVED, Dataset, to_grid
 from aiops_core.study.pictures.common import BLUE, RED, WIDTH, Gallery, Picture, canvas, plain
-
-__all__ = ["overview", "overviews"]
 
 
 def overview(dataset: Dataset, table: str) -> Picture:
@@ -18,6 +17,10 @@ def overview(dataset: Dataset, table: str) -> Picture:
         figure, axes = canvas(f"activity: {len(frame):,} rows by class", height=0.6 + 0.32 * len(counts))
         axes.barh(counts.index[::-1], counts.to_numpy()[::-1], color=BLUE)
         axes.set_xscale("log")
+        # Plain numbers: powers of ten with factors between them run into each other.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("rows (log scale)")
         return figure
     columns = [c for c in frame.columns if c not in RESERVED[table] and pd.api.types.is_numeric_dtype(frame[c])]

@@ -9,31 +9,21 @@ import numpy as np
 
 from aiops_core.study.pictures.common import BLUE, GREEN, ORANGE, RED, SOFT, Picture, canvas, reliability
 
-__all__ = ["PICTURES"]
-
 
 def _precision_recall(curve: Mapping[str, list[float]]) -> Picture:
     figure, axes = canvas("Precision and recall")
     axes.plot(curve["recall"], curve["precision"], color=BLUE)
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision")
-    axes.set_ylim(0, 1.02)
+    axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
     return figure
 
 
 def _histogram(counts: Mapping[str, list[float]]) -> Picture:
     figure, axes = canvas("Predicted probabilities")
-    edges = np.array(counts["edges"])
-    width = np.diff(edges)
-    axes.bar(
-        edges[:-1], counts["negative"], width=width, align="edge", color=SOFT, alpha=0.8, label="no incident follows"
-    )
-    axes.bar(
-        edges[:-1], counts["positive"], width=width, align="edge", color=RED, alpha=0.7, label="an incident follows"
-    )
+    at, width = counts["edges"][:-1], np.diff(counts["edges"])
+    axes.bar(at, counts["negative"], width, align="edge", color=SOFT, alpha=0.8, label="no incident follows")
+    axes.bar(at, counts["positive"], width, align="edge", color=RED, alpha=0.7, label="an incident follows")
     axes.set_yscale("symlog", linthresh=10)
-    axes.set_xlabel("probability")
-    axes.set_ylabel("test rows")
+    axes.set(xlabel="probability", ylabel="test rows")
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -43,24 +33,17 @@ def _leads(events: Mapping[str, Any]) -> Picture:
     figure, axes = canvas(f"Lead time: {caught} of {incidents} incidents caught")
     if caught:
         axes.hist(events["leads_hours"], bins=min(24, max(4, caught // 2)), color=GREEN, alpha=0.8)
-        axes.axvline(
-            events["median_lead_hours"],
-            color=ORANGE,
-            linestyle="--",
-            label=f"median {events['median_lead_hours']:.3g} h",
-        )
+        median = events["median_lead_hours"]
+        axes.axvline(median, color=ORANGE, linestyle="--", label=f"median {median:.3g} h")
         axes.legend(fontsize=8, frameon=False)
-    axes.set_xlabel("hours from the first alarm to the incident")
-    axes.set_ylabel("incidents")
+    axes.set(xlabel="hours from the first alarm to the incident", ylabel="incidents")
     return figure
 
 
 def _budget(curve: Mapping[str, list[float]]) -> Picture:
     figure, axes = canvas("Incidents caught for a budget of alerts")
     axes.plot(curve["alerts_per_resource_day"], curve["share_caught"], color=BLUE)
-    axes.set_xlabel("alerts a resource a day")
-    axes.set_ylabel("share of incidents caught")
-    axes.set_ylim(0, 1.02)
+    axes.set(xlabel="alerts a resource a day", ylabel="share of incidents caught", ylim=(0, 1.02))
     return figure
 
 
@@ -74,8 +57,7 @@ def _failure_cost(curve: Mapping[str, list[float]]) -> Picture:
         )
         best = int(np.argmin(cost))
         axes.plot(curve["threshold"][best], cost[best] / max(cost.max(), 1e-12), "o", color=colour)
-    axes.set_xlabel("alarm threshold (a dot marks the cheapest)")
-    axes.set_ylabel("cost, relative to its largest")
+    axes.set(xlabel="alarm threshold (a dot marks the cheapest)", ylabel="cost, relative to its largest")
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -85,8 +67,7 @@ def _by_lead(curve: Mapping[str, list[float]]) -> Picture:
     middle = (np.array(curve["from_steps"]) + np.array(curve["to_steps"])) / 2
     axes.plot(middle, curve["recall"], "o-", color=BLUE, label="recall at the threshold")
     axes.plot(middle, curve["probability"], "o--", color=SOFT, label="mean probability")
-    axes.set_xlabel("steps until the incident")
-    axes.set_ylim(0, 1.02)
+    axes.set(xlabel="steps until the incident", ylim=(0, 1.02))
     axes.legend(fontsize=8, frameon=False)
     return figure
 

@@ -15,9 +15,6 @@ from aiops_core.study.pictures import capacity, failure, threat
 from aiops_core.study.pictures.common import Gallery, Picture, canvas, comparison
 from aiops_core.study.pictures.search import learning_curves, parameters, search_progress
 
-__all__ = ["OF_SEARCH", "Drawable", "available", "draw", "figures", "gallery"]
-
-
 #: Pictures of the search, by name.
 OF_SEARCH: dict[str, Callable[[SearchResult], Picture]] = {
     "search_progress": search_progress,

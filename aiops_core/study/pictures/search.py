@@ -11,8 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from aiops_core.search import SearchResult
 from aiops_core.study.pictures.common import BLUE, GREEN, INK, ORANGE, RED, SOFT, Picture, canvas
 
-__all__ = ["learning_curves", "parameters", "search_progress"]
-
 
 def search_progress(result: SearchResult) -> Picture:
     """Draw the objective of every trial, in the order of their start, and the best so far."""
@@ -23,17 +21,15 @@ def search_progress(result: SearchResult) -> Picture:
     axes.scatter(np.arange(1, len(values) + 1), values, c=colours, s=26, zorder=3)
     axes.step(np.arange(1, len(values) + 1), best, where="post", color=ORANGE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("trial (blue: to the end, grey: pruned, line: best so far)")
-    axes.set_ylabel(result.objective)
+    axes.set(xlabel="trial (blue: to the end, grey: pruned, line: best so far)", ylabel=result.objective)
     return figure
 
 
 def learning_curves(result: SearchResult) -> Picture:
     """Draw the validation numbers of every trial step by step."""
     figure, axes = canvas("Learning curves of the trials, the best in orange")
-    best: Any = (
-        result.trials[result.objective].idxmax() if result.mode == "max" else result.trials[result.objective].idxmin()
-    )
+    scores = result.trials[result.objective]
+    best: Any = scores.idxmax() if result.mode == "max" else scores.idxmin()
     winner = result.trials.loc[best, "trial"]
     for name, curve in result.curves.groupby("trial", sort=False):
         if name != winner:
@@ -41,8 +37,7 @@ def learning_curves(result: SearchResult) -> Picture:
     curve = result.curves[result.curves["trial"] == winner]
     axes.plot(curve["step"], curve[result.objective], color=ORANGE, linewidth=2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"validation {result.objective}")
+    axes.set(xlabel="step", ylabel=f"validation {result.objective}")
     return figure
 
 
@@ -62,6 +57,5 @@ def parameters(result: SearchResult) -> Picture:
     better = 1 if result.mode == "max" else -1
     axes.barh(order, [strength[n] for n in order], color=[GREEN if better * strength[n] > 0 else RED for n in order])
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlim(-1, 1)
-    axes.set_xlabel(f"rank correlation with {result.objective} (green: more is better)")
+    axes.set(xlim=(-1, 1), xlabel=f"rank correlation with {result.objective} (green: more is better)")
     return figure

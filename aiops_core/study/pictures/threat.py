@@ -9,8 +9,6 @@ import numpy as np
 
 from aiops_core.study.pictures.common import BLUE, INK, ORANGE, WIDTH, Picture, canvas, reliability
 
-__all__ = ["PICTURES"]
-
 
 def _confusion(details: Mapping[str, Any]) -> Picture:
     classes = details["classes"]
@@ -22,15 +20,8 @@ def _confusion(details: Mapping[str, Any]) -> Picture:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*share.shape):
         if counts[i, j]:
-            axes.text(
-                j,
-                i,
-                f"{share[i, j]:.2f}",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                color="w" if share[i, j] > 0.5 else INK,
-            )
+            colour = "w" if share[i, j] > 0.5 else INK
+            axes.text(j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(classes)), classes, fontsize=8)
     axes.set_xlabel("decided")
@@ -41,9 +32,7 @@ def _precision_recall_classes(curves: Mapping[str, Mapping[str, list[float]]]) -
     figure, axes = canvas("Precision and recall by class", width=WIDTH, height=4.6)
     for i, (name, curve) in enumerate(curves.items()):
         axes.plot(curve["recall"], curve["precision"], color=f"C{i % 10}", linewidth=1.2, label=name)
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision")
-    axes.set_ylim(0, 1.02)
+    axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
     return figure
 
@@ -52,8 +41,7 @@ def _attack_cost(cost: Mapping[str, Any]) -> Picture:
     figure, axes = canvas("Cost of the alarm threshold, attack against normal")
     axes.plot(cost["threshold"], cost["cost"], color=BLUE)
     axes.axvline(cost["chosen"], color=ORANGE, linestyle="--", label=f"chosen {cost['chosen']:.2f}")
-    axes.set_xlabel("alarm when P(attack) reaches")
-    axes.set_ylabel(f"cost (a miss costs {cost['miss_cost']:g} false alarms)")
+    axes.set(xlabel="alarm when P(attack) reaches", ylabel=f"cost (a miss costs {cost['miss_cost']:g} false alarms)")
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -61,8 +49,7 @@ def _attack_cost(cost: Mapping[str, Any]) -> Picture:
 def _abstain(curve: Mapping[str, list[float]]) -> Picture:
     figure, axes = canvas("Accuracy when the least certain rows are left to a person")
     axes.plot(curve["answered"], curve["accuracy"], "o-", color=BLUE, markersize=3)
-    axes.set_xlabel("share of rows answered")
-    axes.set_ylabel("accuracy of the answers")
+    axes.set(xlabel="share of rows answered", ylabel="accuracy of the answers")
     return figure
 
 

@@ -20,22 +20,23 @@ from aiops_core.tasks.capacity.data import (
     MAIN_METRIC,
     MODE,
     MODEL,
+    NAIVE_BASELINES,
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
-    Block,
     CapacityData,
     Effort,
-    Pairs,
     steps,
 )
-from aiops_core.tasks.capacity.evaluation import compare, details, evaluate, oracle, predictions
+from aiops_core.tasks.capacity.evaluation import compare, details, evaluate, oracle, predictions, share
 from aiops_core.tasks.capacity.export import export
 from aiops_core.tasks.capacity.model import defaults, finish, fit, space
 from aiops_core.tasks.capacity.prediction import CapacityModel, predict, score
 from aiops_core.tasks.capacity.prepare import prepare
+from aiops_core.tasks.capacity.seen import seen, too_few, unseen
+from aiops_core.tasks.capacity.units import units
 
 __all__ = [
     "GATE_METRICS",
@@ -43,16 +44,15 @@ __all__ = [
     "MAIN_METRIC",
     "MODE",
     "MODEL",
+    "NAIVE_BASELINES",
     "NAME",
     "OBJECTIVE",
     "PROBABILITY_METRICS",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
-    "Block",
     "CapacityData",
     "CapacityModel",
     "Effort",
-    "Pairs",
     "baselines",
     "compare",
     "defaults",
@@ -66,6 +66,11 @@ __all__ = [
     "predictions",
     "prepare",
     "score",
+    "seen",
+    "share",
     "space",
     "steps",
+    "too_few",
+    "units",
+    "unseen",
 ]

@@ -8,19 +8,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aiops_core.derive import Derived
 from aiops_core.facts import FACTS
 from aiops_core.servable.capacity_layout import Layout
 
 NAME = "capacity"
 MODEL, KIND = FACTS[NAME].model, FACTS[NAME].kind
-MAIN_METRIC = "r2"
+#: Every series in units of its own naive error; R² would reward knowing the level of each resource.
+MAIN_METRIC = "mase"
 OBJECTIVE = "nmae"
 MODE = "min"
 #: What the gate compares; simple baselines by the first one only.
-GATE_METRICS: tuple[str, ...] = ("mase",)
+#: The second is what the search minimises: large series count more.
+GATE_METRICS: tuple[str, ...] = ("mase", "nmae")
 #: There is no probability to compare.
 PROBABILITY_METRICS: tuple[str, ...] = ()
 SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
+#: Know nothing but the past value: the better one is where the way to the oracle begins.
+NAIVE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
 STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
 
 
@@ -121,7 +126,7 @@ class Usage:
     Attributes
     ----------
     values : ndarray, (resources, columns, time), float32
-        Targets, then other columns; right-aligned: the last position is each resource's last row.
+        Targets, other columns and derived features; right-aligned: the last position is each resource's last row.
     columns : list of str
     resources : list of str
     end : ndarray, (resources,), datetime64[s]
@@ -132,6 +137,8 @@ class Usage:
     score_steps : ndarray, int
     effort : Effort
         Given to `prepare`; what is fitted on these data works as hard.
+    derived : Derived
+        Features that are used like other columns.
     """
 
     values: np.ndarray
@@ -142,6 +149,12 @@ class Usage:
     layout: Layout
     score_steps: np.ndarray
     effort: Effort
+    derived: Derived
+
+    @property
+    def raw(self) -> list[str]:
+        """Columns of the table: what a request holds."""
+        return [name for name in self.columns if name not in self.derived.names]
 
     def time(self, resource: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Return UTC times of positions, datetime64[s]."""

@@ -10,8 +10,9 @@ import pandas as pd
 
 from aiops_core.judge import intervals, metrics
 from aiops_core.tasks.capacity.band import bucket_edges
-from aiops_core.tasks.capacity.data import GATE_METRICS, PROBABILITY_METRICS, CapacityData
+from aiops_core.tasks.capacity.data import GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, CapacityData
 from aiops_core.tasks.capacity.pairs import keys_of
+from aiops_core.tasks.capacity.units import units
 
 
 def oracle(data: CapacityData) -> dict[str, np.ndarray] | None:
@@ -23,13 +24,10 @@ def _context(data: CapacityData, part: str) -> dict[str, np.ndarray]:
     """Truth and what the metrics need beside a prediction, by scored row."""
     pairs = data.parts[part]
     r, t = pairs.flat(pairs.resource), pairs.flat(pairs.target)
-    # Few resources: origins of a resource are the next best units that hardly depend on each other.
-    clusters = r if len(np.unique(r)) >= 10 else r * data.values.shape[2] + pairs.flat(pairs.origin)
     return {
         "truth": pairs.truth[pairs.known],
         "scale": data.naive_error[r, t],
         "target": t,
-        "clusters": np.unique(clusters, return_inverse=True)[1],
     }
 
 
@@ -47,9 +45,9 @@ def evaluate(
     Returns
     -------
     dict of str to Metric
-        ``mae, rmse, r2, mase, wape, pinball, coverage_80``, and metrics of the user's.
+        ``mae, nmae, rmse, r2, mase, wape, pinball, coverage_80``, and metrics of the user's.
     """
-    context = _context(data, part)
+    context, drawn = _context(data, part), units(data, part)
     known = metrics.capacity(
         context["truth"],
         prediction["p50"],
@@ -57,10 +55,10 @@ def evaluate(
         prediction.get("p90"),
         scale=context["scale"],
         target=context["target"],
-        clusters=context["clusters"],
+        units=drawn,
         seed=seed,
     )
-    return intervals.with_extra(known, extra_metrics, context["truth"], prediction, context["clusters"], seed)
+    return intervals.with_extra(known, extra_metrics, context["truth"], prediction, drawn, seed)
 
 
 def predictions(data: CapacityData, prediction: Mapping[str, np.ndarray], part: str = "test") -> pd.DataFrame:
@@ -91,26 +89,46 @@ def compare(
     prediction: Mapping[str, np.ndarray],
     others: Mapping[str, Mapping[str, np.ndarray]],
     *,
+    rows: np.ndarray | None = None,
     seed: int = 0,
-    n_boot: int = intervals.N_PAIRED,
+    n_boot: int = intervals.N_BOOT,
 ) -> dict[str, dict[str, intervals.Gain]]:
-    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS`."""
-    context = _context(data, "test")
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS`.
 
-    def values(p: Mapping[str, np.ndarray]) -> intervals.Weighted:
-        return metrics.capacity_values(
-            context["truth"], p["p50"], None, None, scale=context["scale"], target=context["target"]
-        )
-
+    Of the test rows only ``rows`` (n,), bool, where given.
+    """
+    drawn = units(data, "test", rows)
     return intervals.paired(
-        values(prediction),
-        {name: values(other) for name, other in others.items()},
-        len(context["truth"]),
+        _values(data, prediction, rows),
+        {name: _values(data, other, rows) for name, other in others.items()},
+        len(drawn.code),
         only=(*GATE_METRICS, *PROBABILITY_METRICS),
-        clusters=context["clusters"],
+        units=drawn,
         seed=seed,
         n_boot=n_boot,
     )
+
+
+def _values(
+    data: CapacityData, prediction: Mapping[str, np.ndarray], rows: np.ndarray | None = None
+) -> intervals.Weighted:
+    some = slice(None) if rows is None else rows
+    truth, scale, target = (_context(data, "test")[name][some] for name in ("truth", "scale", "target"))
+    return metrics.capacity_values(truth, prediction["p50"][some], None, None, scale=scale, target=target)
+
+
+def share(
+    data: CapacityData,
+    prediction: Mapping[str, np.ndarray],
+    naive: Mapping[str, np.ndarray],
+    best: Mapping[str, np.ndarray],
+    *,
+    seed: int = 0,
+) -> intervals.Metric:
+    """Return how much of the way from a naive prediction to the oracle's a prediction goes, in `MAIN_METRIC`."""
+    own, low, high = (_values(data, p) for p in (prediction, naive, best))
+    drawn = units(data)
+    return intervals.share(own, low, high, len(drawn.code), metric=MAIN_METRIC, units=drawn, seed=seed)
 
 
 def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:

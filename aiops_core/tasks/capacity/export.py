@@ -38,7 +38,8 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "features": _schema(data),
         "ignored": data.info["ignored"],
         "targets": list(layout.targets),
-        "exogenous": list(layout.exogenous),
+        "derived": data.derived.entries(),
+        "exogenous": _asked(data),
         "season": layout.season,
         "horizon": layout.horizon,
         "step_seconds": layout.step_seconds,
@@ -69,7 +70,14 @@ def _schema(data: CapacityData) -> list[dict[str, Any]]:
     return [
         {**numeric_feature(name, data.values[:, j, :seen]), **data.facts.get(name, {})}
         for j, name in enumerate(data.columns)
+        if name in data.raw
     ]
+
+
+def _asked(data: CapacityData) -> list[str]:
+    """Return the columns beside the target that a forecast reads: the exogenous ones, and what features derive from."""
+    raw = [name for name in data.layout.exogenous if name in data.raw]
+    return raw + [name for name in data.derived.columns if name not in raw]
 
 
 def _linear_graph(weights: np.ndarray) -> bytes:
@@ -129,6 +137,21 @@ def _golden(model: CapacityModel, data: CapacityData, n: int = 24) -> dict[str, 
         exogenous[::2] = np.nan
         arrays["exogenous"] = exogenous = exogenous.astype(np.float32)
     rows = features(history, last, arrays["steps"], t, data.layout, exogenous)
+    if len(data.derived):
+        arrays |= _golden_derived(data, r, o)
     scaled = scaled_quantiles(model, rows, t)
     arrays["expected_forecast"] = assemble(scaled, rows, arrays["steps"], t, model.layout, model.calibration)
     return arrays
+
+
+def _golden_derived(data: CapacityData, r: np.ndarray, o: np.ndarray) -> dict[str, np.ndarray]:
+    """Return columns as requests hold them, (n, columns, steps), and the derived features of the series in training."""
+    length = 7 * data.layout.season
+    columns = [data.columns.index(name) for name in data.derived.columns]
+    features = [data.columns.index(name) for name in data.derived.names]
+    raw = [history_of(data, r, np.full(len(r), c), o, length + data.derived.reach) for c in columns]
+    expected = [history_of(data, r, np.full(len(r), c), o, length) for c in features]
+    return {
+        "raw": np.stack(raw, axis=1).astype(np.float32),
+        "expected_derived": np.stack(expected, axis=1).astype(np.float32),
+    }

@@ -10,7 +10,9 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from aiops_core.data import tables
+from aiops_core.data.derive import derived_of
 from aiops_core.data.tables import Dataset
+from aiops_core.derive import Derived
 from aiops_core.errors import DataError
 from aiops_core.servable.capacity_layout import Layout
 from aiops_core.tasks.capacity.backbone import fit_backbone
@@ -18,7 +20,7 @@ from aiops_core.tasks.capacity.data import CapacityData, Effort, Pairs, Usage
 from aiops_core.tasks.capacity.pairs import block_of, grid_of, keys_of, sample
 from aiops_core.tasks.capacity.split import right_aligned, split_origins
 
-#: Other columns that a forecast may use.
+#: Other columns that a forecast may use, derived features first.
 MAX_EXOGENOUS = 8
 
 
@@ -47,6 +49,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     ------
     DataError
         If a target is missing or never varies, or the record is too short.
+    UsageError
+        If a derived feature cannot be read.
 
     Notes
     -----
@@ -55,7 +59,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     dataset.require("capacity")
     frame = dataset.tables["usage"]
     config = {**tables.DEFAULT_CONFIG["capacity"], **dataset.config.get("capacity", {})}
-    usage, test, validation = _usage(frame, config, effort)
+    usage, test, validation, left_out = _usage(frame, config, effort, derived_of(dataset, "capacity"))
     layout = usage.layout
     limits = {"train": int(validation[0]), "validation": int(test[0])}
     rng = np.random.default_rng(seed)
@@ -72,6 +76,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     with threadpool_limits(1):  # small matrices: more threads only get into each other's way
         ridge, linear = fit_backbone(search, checked, layout, rows=effort.linear_rows)
     oracle = dataset.oracles.get("capacity")
+    numeric = tables.feature_columns("usage", frame)
+    unused = f"neither a target nor one of {MAX_EXOGENOUS} other columns"
     return CapacityData(
         **vars(usage),
         parts=parts,
@@ -84,40 +90,64 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
         oracle=None if oracle is None else np.asarray(oracle(keys_of(usage, parts["test"])), dtype=np.float64),
         info={
             **_info(usage, parts, len(frame), len(test), len(validation), config["origin_step"]),
-            "ignored": _ignored(frame, usage.columns),
+            "ignored": tables.ignored_columns("usage", frame, usage.columns, dict.fromkeys(numeric, unused)),
+            "derived": usage.derived.entries(),
+            "derived_left_out": left_out,
         },
-        facts={name: tables.column_facts(frame[name]) for name in usage.columns},
+        facts={name: tables.column_facts(frame[name]) for name in usage.raw},
     )
 
 
-def _ignored(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, str]:
-    left_out = f"neither a target nor one of {MAX_EXOGENOUS} other columns"
-    numeric = tables.feature_columns("usage", frame)
-    return tables.ignored_columns("usage", frame, columns, dict.fromkeys(numeric, left_out))
-
-
-def _usage(frame: pd.DataFrame, config: Mapping[str, Any], effort: Effort) -> tuple[Usage, np.ndarray, np.ndarray]:
-    """Return the usage with its layout, and the positions of the test and validation origins."""
+def _usage(
+    frame: pd.DataFrame, config: Mapping[str, Any], effort: Effort, derived: Derived
+) -> tuple[Usage, np.ndarray, np.ndarray, dict[str, str]]:
+    """Return the usage with its layout, the positions of the test and validation origins, and features left out."""
     numeric = tables.feature_columns("usage", frame)
     targets = _targets(config.get("target"), numeric, frame)
     others = [c for c in numeric if c not in targets]
     if len(others) + len(targets) <= MAX_EXOGENOUS and len(targets) > 1:
         others += targets
-    others = others[:MAX_EXOGENOUS]
-    columns = targets + [c for c in others if c not in targets]
+    room = max(0, MAX_EXOGENOUS - len(derived))
+    columns = list(dict.fromkeys([*targets, *others[:room], *derived.columns]))
     grid = tables.to_grid(frame, columns)
     values, first, end = right_aligned(grid)
     score_steps = np.array(sorted(set(config.get("score_steps") or range(1, config["horizon"] + 1))), dtype=np.int64)
     if score_steps[0] < 1 or score_steps[-1] > config["horizon"]:
         raise DataError(f"score_steps must lie within 1 and the horizon of {config['horizon']} steps", table="usage")
     test, validation = split_origins(values.shape[2], config, int(score_steps[-1]))
+    values, derived, left_out = _with_derived(values, columns, derived, int(validation[0]))
+    others = [*derived.names, *others[:room]]
     known = _known(values, targets, int(validation[0]))
     for j, name in enumerate(targets):
         spread = known[:, j][~np.isnan(known[:, j])]
         if len(spread) == 0 or spread.min() == spread.max():
             raise DataError("the target never varies before the validation origins", table="usage", column=name)
     layout = _layout(known, targets, others, config, grid.step_seconds)
-    return Usage(values, columns, grid.resources, end, first, layout, score_steps, effort), test, validation
+    columns = [*columns, *derived.names]
+    usage = Usage(values, columns, grid.resources, end, first, layout, score_steps, effort, derived)
+    return usage, test, validation, left_out
+
+
+def _with_derived(
+    values: np.ndarray, columns: list[str], derived: Derived, limit: int
+) -> tuple[np.ndarray, Derived, dict[str, str]]:
+    """Return the values with derived features behind them, those features, and the ones left out with the reason."""
+    found = derived.of_series({name: values[:, j] for j, name in enumerate(columns)})
+    kept = []
+    for j, name in enumerate(derived.names):
+        known = found[j][:, : limit + 1]
+        known = known[~np.isnan(known)]
+        if len(known) and known.min() < known.max():
+            kept.append(name)
+    left_out = {}
+    for name in derived.names:
+        if name not in kept:
+            left_out[name] = "constant in training"
+        elif kept.index(name) >= MAX_EXOGENOUS:
+            left_out[name] = f"more than {MAX_EXOGENOUS} features"
+    kept = kept[:MAX_EXOGENOUS]
+    more = [found[derived.names.index(name)] for name in kept]
+    return np.concatenate([values, *(m[:, None] for m in more)], axis=1), derived.kept(kept), left_out
 
 
 def _known(values: np.ndarray, targets: Sequence[str], limit: int) -> np.ndarray:

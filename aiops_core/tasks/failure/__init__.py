@@ -21,6 +21,7 @@ from aiops_core.tasks.failure.data import (
     MAIN_METRIC,
     MODE,
     MODEL,
+    NAIVE_BASELINES,
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
@@ -30,10 +31,12 @@ from aiops_core.tasks.failure.data import (
     FailureData,
 )
 from aiops_core.tasks.failure.decision import events, highest_f1, policies
-from aiops_core.tasks.failure.evaluation import compare, details, evaluate, importance, oracle, predictions
+from aiops_core.tasks.failure.evaluation import compare, details, evaluate, importance, oracle, predictions, share
 from aiops_core.tasks.failure.export import export, score
 from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, predict, space, steps
 from aiops_core.tasks.failure.prepare import prepare
+from aiops_core.tasks.failure.seen import seen, too_few, unseen
+from aiops_core.tasks.failure.units import units
 
 __all__ = [
     "GATE_METRICS",
@@ -41,6 +44,7 @@ __all__ = [
     "MAIN_METRIC",
     "MODE",
     "MODEL",
+    "NAIVE_BASELINES",
     "NAME",
     "OBJECTIVE",
     "PROBABILITY_METRICS",
@@ -66,6 +70,11 @@ __all__ = [
     "predictions",
     "prepare",
     "score",
+    "seen",
+    "share",
     "space",
     "steps",
+    "too_few",
+    "units",
+    "unseen",
 ]

@@ -12,8 +12,6 @@ from aiops_core.tasks.failure.data import CHUNK, FailureData, Prediction
 from aiops_core.tasks.failure.decision import highest_f1
 from aiops_core.tasks.failure.split import thin_rows
 
-__all__ = ["MIN_RULE_METRICS", "baselines"]
-
 #: The rules need this many of their metrics to be a fair baseline.
 MIN_RULE_METRICS = 3
 

@@ -9,8 +9,6 @@ import numpy as np
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.tasks.failure.data import FailureData
 
-__all__ = ["CURVE_POINTS", "DAY_SECONDS", "events", "highest_f1", "policies"]
-
 CURVE_POINTS = 120
 DAY_SECONDS = 86_400
 
@@ -66,11 +64,9 @@ def _alerts(data: FailureData, alarms: np.ndarray) -> np.ndarray:
     """Return the positions of the alarms that are alerts."""
     chosen, i = [], 0
     # The next alarm that counts lies past the horizon of this one, or in the next resource.
-    stop = np.r_[np.flatnonzero(np.diff(data.resource[alarms])) + 1, len(alarms)] if len(alarms) else np.zeros(0, int)
+    stop = np.r_[np.flatnonzero(np.diff(data.resource[alarms])) + 1, len(alarms)]
     quiet = np.searchsorted(alarms, alarms + data.horizon, side="right")
-    following = (
-        np.minimum(quiet, stop[np.searchsorted(stop, np.arange(len(alarms)), side="right")]) if len(alarms) else quiet
-    )
+    following = np.minimum(quiet, stop[np.searchsorted(stop, np.arange(len(alarms)), side="right")])
     while i < len(alarms):
         chosen.append(alarms[i])
         i = int(following[i])

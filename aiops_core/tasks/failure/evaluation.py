@@ -11,12 +11,11 @@ import pandas as pd
 from aiops_core.judge import curves, intervals, metrics
 from aiops_core.judge.intervals import Metric
 from aiops_core.servable.failure import FailureServable
-from aiops_core.tasks.failure.data import GATE_METRICS, PROBABILITY_METRICS, FailureData, Prediction
+from aiops_core.tasks.failure.data import GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, FailureData, Prediction
 from aiops_core.tasks.failure.decision import events, highest_f1, policies
 from aiops_core.tasks.failure.export import score
 from aiops_core.tasks.failure.split import thin_rows
-
-__all__ = ["compare", "details", "evaluate", "importance", "oracle", "predictions"]
+from aiops_core.tasks.failure.units import units
 
 
 def oracle(data: FailureData) -> Prediction | None:
@@ -38,9 +37,9 @@ def evaluate(
 
     An extra metric gets the labels (n,), 0 or 1, and the prediction.
     """
-    truth, clusters = data.truth(part), data.clusters(part)
-    known = metrics.failure(truth, prediction["probability"], prediction["alarm"], clusters=clusters, seed=seed)
-    return intervals.with_extra(known, extra_metrics, truth, prediction, clusters, seed)
+    truth, drawn = data.truth(part), units(data, part)
+    known = metrics.failure(truth, prediction["probability"], prediction["alarm"], units=drawn, seed=seed)
+    return intervals.with_extra(known, extra_metrics, truth, prediction, drawn, seed)
 
 
 def predictions(data: FailureData, prediction: Prediction, part: str = "test") -> pd.DataFrame:
@@ -66,28 +65,40 @@ def compare(
     prediction: Prediction,
     others: Mapping[str, Prediction],
     *,
+    rows: np.ndarray | None = None,
     seed: int = 0,
-    n_boot: int = intervals.N_PAIRED,
+    n_boot: int = intervals.N_BOOT,
 ) -> dict[str, dict[str, intervals.Gain]]:
     """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`.
 
     F1 is that of ``f1_alarm`` where a prediction has one: the alarm at the threshold that `highest_f1` chooses on the
-    model's own validation, whatever policy it serves with.
+    model's own validation, whatever policy it serves with. Of the test rows only ``rows`` (n,), bool, where given.
     """
-    truth = data.truth("test")
-
-    def values(p: Prediction) -> intervals.Weighted:
-        return metrics.failure_values(truth, p["probability"], p.get("f1_alarm", p["alarm"]))
-
+    drawn = units(data, "test", rows)
     return intervals.paired(
-        values(prediction),
-        {name: values(other) for name, other in others.items()},
-        len(truth),
+        _values(data, prediction, rows),
+        {name: _values(data, other, rows) for name, other in others.items()},
+        len(drawn.code),
         only=(*GATE_METRICS, *PROBABILITY_METRICS),
-        clusters=data.clusters("test"),
+        units=drawn,
         seed=seed,
         n_boot=n_boot,
     )
+
+
+def _values(data: FailureData, prediction: Prediction, rows: np.ndarray | None = None) -> intervals.Weighted:
+    some = slice(None) if rows is None else rows
+    alarm = prediction.get("f1_alarm", prediction["alarm"])
+    return metrics.failure_values(data.truth("test")[some], prediction["probability"][some], np.asarray(alarm)[some])
+
+
+def share(
+    data: FailureData, prediction: Prediction, naive: Prediction, best: Prediction, *, seed: int = 0
+) -> intervals.Metric:
+    """Return how much of the way from a naive prediction to the oracle's a prediction goes, in `MAIN_METRIC`."""
+    own, low, high = (_values(data, p) for p in (prediction, naive, best))
+    drawn = units(data)
+    return intervals.share(own, low, high, len(drawn.code), metric=MAIN_METRIC, units=drawn, seed=seed)
 
 
 def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
@@ -110,10 +121,7 @@ def details(data: FailureData, prediction: Prediction) -> dict[str, Any]:
     return {
         "precision_recall": curves.precision_recall_curve(truth, probability),
         "reliability": curves.reliability_curve(truth, probability),
-        "confusion": [
-            [int((~alarm & (truth == 0)).sum()), int((alarm & (truth == 0)).sum())],
-            [int((~alarm & (truth == 1)).sum()), int((alarm & (truth == 1)).sum())],
-        ],
+        "confusion": np.bincount(2 * truth + alarm, minlength=4).reshape(2, 2).tolist(),
         "events": seen,
         "policies": curve,
         "sentence": _sentence(seen),
@@ -233,14 +241,10 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
     chosen = np.unique(np.r_[order[: rows // 2], thin_rows(order, rows - rows // 2)])
     totals = {name: np.zeros(2) for name in model.features}
     for end in data.ends["test"][chosen]:
-        for driver in model.explain(data.windows(np.array([end]))[0], top=len(model.features), last=data.time[end]):
+        for driver in model.explain(
+            data.served_windows(np.array([end]))[0], top=len(model.features), last=data.time[end]
+        ):
             totals[driver["feature"]] += [abs(driver["contribution"]), driver["contribution"]]
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
-    return [
-        {
-            "feature": n,
-            "mean_abs_contribution": float(t[0] / len(chosen)),
-            "mean_contribution": float(t[1] / len(chosen)),
-        }
-        for n, t in ranked
-    ]
+    means = [(name, *(total / len(chosen)).tolist()) for name, total in ranked]
+    return [{"feature": n, "mean_abs_contribution": size, "mean_contribution": change} for n, size, change in means]

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from aiops_core import servable
+from aiops_core.derive.graph import prepend
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.failure.data import CHUNK, NAME, FailureData, Prediction
 from aiops_core.tasks.failure.model import FailureModel, combine_networks
 from aiops_core.tasks.failure.network import import_tensorflow
 from aiops_core.tasks.failure.split import thin_rows
-
-__all__ = ["GOLDEN_ROWS", "export", "score"]
 
 GOLDEN_ROWS = 24
 
@@ -26,13 +25,16 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
     """Write the servable: one ONNX graph with all networks, the card and golden examples."""
     combined = combine_networks(model, data)
     clocked = "clock" in combined.input
-    graph = _onnx(combined)
+    graph, names = _onnx(combined), [feature["name"] for feature in data.metrics]
+    if len(data.derived):
+        graph = prepend(graph, data.derived, names, "window")
     card = {
         **head(NAME),
-        "features": [{**feature, **data.facts.get(feature["name"], {})} for feature in data.features],
+        "features": [{**feature, **data.facts.get(feature["name"], {})} for feature in data.metrics],
+        "derived": data.derived.entries(),
         "ignored": data.info["ignored"],
         "missing_values": "NaN is learned as missing; rows before the first one are padding",
-        "window": data.window,
+        "window": data.served_window,
         "horizon": data.horizon,
         "step_seconds": data.step_seconds,
         "uses_time_of_day": clocked,
@@ -46,7 +48,8 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
         path = Path(scratch) / "servable"
         servable.write(path, card, {GRAPH: graph}, {"windows": windows, "last": last.astype(np.int64)})
         found = FailureServable(path, servable.read_card(path)).predict(windows, last)
-    feed = {"window": windows, "clock": clock_of(last, len(last))}
+    whole = data.derived.of_windows(windows, names)
+    feed = {"window": whole, "clock": clock_of(last, len(last))}
     native = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
     expected = apply_calibration(native, model.slope, model.offset)
     worst = float(np.abs(expected - found).max())
@@ -76,8 +79,8 @@ def _onnx(combined: Any) -> bytes:
 def _golden(data: FailureData) -> tuple[np.ndarray, np.ndarray]:
     """Return test windows with the hard cases added: padding, missing values, an unknown time."""
     ends = thin_rows(data.ends["test"], GOLDEN_ROWS)
-    windows, last = data.windows(ends), data.time[ends].copy()
-    windows[0, : data.window // 2] = np.nan
+    windows, last = data.served_windows(ends), data.time[ends].copy()
+    windows[0, : data.served_window // 2] = np.nan
     windows[1 % len(windows), :, 0] = np.nan
     windows[2 % len(windows)] = np.nan
     last[3 % len(last)] = np.datetime64("NaT")
@@ -90,6 +93,6 @@ def score(model: FailureServable, data: FailureData, part: str) -> Prediction:
     probability = np.empty(len(ends))
     for i in range(0, len(ends), CHUNK):
         chosen = ends[i : i + CHUNK]
-        probability[i : i + CHUNK] = model.predict(data.windows(chosen), data.time[chosen])
+        probability[i : i + CHUNK] = model.predict(data.served_windows(chosen), data.time[chosen])
     of_f1 = choose_threshold(model.card["decision"]["curve"], "max_f1")
     return {"probability": probability, "alarm": model.decide(probability), "f1_alarm": probability >= of_f1}

@@ -16,19 +16,6 @@ from aiops_core.tasks.failure.network import MAIN, import_tensorflow, patch_size
 from aiops_core.tasks.failure.split import near, steps_to_next, thin_rows
 from aiops_core.tasks.failure.training import train_network
 
-__all__ = [
-    "LEAST_SLOPE",
-    "FailureModel",
-    "combine_networks",
-    "defaults",
-    "finish",
-    "fit",
-    "platt",
-    "predict",
-    "space",
-    "steps",
-]
-
 LEAST_SLOPE = 0.05
 
 
@@ -142,7 +129,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     """
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     networks, used, checks, outputs = [], [], [], []
-    embargo = data.window + data.horizon
+    embargo = data.served_window + data.horizon
     strided = np.zeros(len(data.part), dtype=bool)
     strided[np.concatenate([data.ends["train"], data.ends["validation"]])] = True
     for k in range(data.effort.folds):

@@ -8,17 +8,6 @@ import numpy as np
 
 from aiops_core.tasks.failure.data import FailureData, Params
 
-__all__ = [
-    "CLIP",
-    "CLOCK_BINS",
-    "MAIN",
-    "MULTIPLES",
-    "build_network",
-    "import_tensorflow",
-    "patch_size",
-    "summarise_patches",
-]
-
 #: Horizons learned together, as multiples of the horizon, and their weight in the loss.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 MAIN = MULTIPLES.index(1.0)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from aiops_core.data import splits, tables
+from aiops_core.data.derive import derived_of
 from aiops_core.data.tables import Dataset
+from aiops_core.derive import Derived
 from aiops_core.errors import DataError
 from aiops_core.tasks.cards import numeric_feature
 from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
@@ -23,7 +25,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     ----------
     dataset : Dataset
         With tables ``telemetry`` and ``incidents``; ``config["failure"]`` may hold ``window, horizon, stride,
-        test_fraction``.
+        test_fraction, derive``.
     seed : int
         Chooses the held-out resources where whole resources are held out.
     effort : Effort, optional
@@ -37,41 +39,31 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     ------
     DataError
         If there are fewer rows than a window, or a part has no positive or no negative example.
+    UsageError
+        If a derived feature cannot be read.
     """
     dataset.require("failure")
     config = {**tables.DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}
-    window, horizon, stride = int(config["window"]), int(config["horizon"]), int(config["stride"])
-    frame, incidents = dataset.tables["telemetry"], dataset.tables["incidents"]
-    columns = tables.feature_columns("telemetry", frame)
-    grid = tables.to_grid(frame, columns)
-    n = len(grid.resource)
-    starts = np.flatnonzero(np.r_[True, grid.resource[1:] != grid.resource[:-1]])
-    lengths = np.diff(np.r_[starts, n])
-    start = np.repeat(starts, lengths)
-    position = np.arange(n) - start
-    if lengths.max() < window:
-        raise DataError(
-            f"the longest resource has {int(lengths.max())} steps, fewer than a window of {window}", table="telemetry"
-        )
-    table = incident_table(incidents, grid)
+    window, horizon, stride = (int(config[name]) for name in ("window", "horizon", "stride"))
+    frame, derived = dataset.tables["telemetry"], derived_of(dataset, "failure")
+    grid = tables.to_grid(frame, tables.feature_columns("telemetry", frame))
+    starts, lengths, start, position = _places(grid, window)
+    table = incident_table(dataset.tables["incidents"], grid)
     until, inside, known = labels(grid, table, starts, lengths)
     example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
-
-    part, by_resource, sentence = assign_parts(
-        frame, grid, config, position, start, np.random.default_rng([seed, 11]), folds=effort.folds
-    )
+    part_rng, fold_rng = (np.random.default_rng([seed, stream]) for stream in (11, 12))
+    served = {**config, "window": window + derived.reach}
+    part, by_resource, sentence = assign_parts(frame, grid, served, position, start, part_rng, folds=effort.folds)
     on_stride = (position - (window - 1)) % stride == 0
     ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
+    settings = f"window {window}, horizon {horizon} steps, {len(table)} incidents"
     for name, rows in ends.items():
-        _refuse_one_class(
-            name, until[rows] <= horizon, f"window {window}, horizon {horizon} steps, {len(table)} incidents"
-        )
-    train = grid.values[(part == splits.TRAIN) & grid.present]
-    useful = [i for i in range(len(columns)) if len(np.unique(train[~np.isnan(train[:, i]), i])) > 1]
-    if not useful:
-        raise DataError("all feature columns are constant or missing in the training part", table="telemetry")
-    values, train = np.ascontiguousarray(grid.values[:, useful]), train[:, useful]
-    names = [columns[i] for i in useful]
+        _refuse_one_class(name, until[rows] <= horizon, settings)
+    seen = (part == splits.TRAIN) & grid.present
+    useful = _useful_columns(grid.values[seen], grid.columns, derived)
+    names = [grid.columns[i] for i in useful]
+    values, derived, left_out = _with_derived(grid.values[:, useful], names, derived, start, seen)
+    train = values[seen]
     center, scale = _scaling(train)
     data = FailureData(
         values=values,
@@ -83,13 +75,11 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         example=example,
         part=part,
         ends=ends,
-        fold=assign_folds(
-            part, grid.resource, start, by_resource, np.random.default_rng([seed, 12]), folds=effort.folds
-        ),
+        fold=assign_folds(part, grid.resource, start, by_resource, fold_rng, folds=effort.folds),
         by_resource=by_resource,
         incidents=table,
         resources=grid.resources,
-        features=[numeric_feature(name, train[:, i]) for i, name in enumerate(names)],
+        features=[numeric_feature(name, train[:, i]) for i, name in enumerate([*names, *derived.names])],
         center=center,
         scale=scale,
         window=window,
@@ -98,6 +88,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         step_seconds=grid.step_seconds,
         oracle=None,
         effort=effort,
+        derived=derived,
     )
     data.facts = {name: tables.column_facts(frame[name]) for name in names}
     data.oracle = _oracle_rows(dataset.oracles.get("failure"), data)
@@ -108,8 +99,57 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         unlabelled=grid.present & ~inside & ~example,
         inside=grid.present & inside,
         ignored=tables.ignored_columns("telemetry", frame, names),
+        left_out=left_out,
     )
     return data
+
+
+def _places(grid: tables.Grid, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the first row and the length of every resource, and for every row its resource's first row and its place.
+
+    Raises
+    ------
+    DataError
+        If no resource is as long as a window.
+    """
+    starts = tables.run_starts(grid.resource)
+    lengths = np.diff(np.r_[starts, len(grid.resource)])
+    if lengths.max() < window:
+        raise DataError(
+            f"the longest resource has {int(lengths.max())} steps, fewer than a window of {window}", table="telemetry"
+        )
+    start = np.repeat(starts, lengths)
+    return starts, lengths, start, np.arange(len(start)) - start
+
+
+def _useful_columns(train: np.ndarray, columns: list[str], derived: Derived) -> list[int]:
+    """Return the columns that vary in the training rows, and those known ones that derived features need."""
+    useful = []
+    for i, name in enumerate(columns):
+        known = train[~np.isnan(train[:, i]), i]
+        if _varies(known) or (len(known) and name in derived.columns):
+            useful.append(i)
+    if not useful:
+        raise DataError("all feature columns are constant or missing in the training part", table="telemetry")
+    return useful
+
+
+def _with_derived(
+    values: np.ndarray, names: list[str], derived: Derived, start: np.ndarray, seen: np.ndarray
+) -> tuple[np.ndarray, Derived, dict[str, str]]:
+    """Return the values with derived features behind them, those features, and the ones left out with the reason."""
+    usable = derived.within(names)
+    found = usable.of_grid(values, names, start)
+    kept = [j for j in range(len(usable)) if _varies(found[seen, j])]
+    missing = {name: "a column of it is missing in training" for name in derived.names if name not in usable.names}
+    left_out = missing | {name: "constant in training" for j, name in enumerate(usable.names) if j not in kept}
+    derived = usable.kept([usable.names[j] for j in kept])
+    return np.concatenate([values, found[:, kept]], axis=1), derived, left_out
+
+
+def _varies(values: np.ndarray) -> bool:
+    """Tell whether there are at least two different values."""
+    return len(np.unique(values[~np.isnan(values)])) > 1
 
 
 def _refuse_one_class(name: str, positive: np.ndarray, settings: str) -> None:
@@ -131,6 +171,7 @@ def _info(
     unlabelled: np.ndarray,
     inside: np.ndarray,
     ignored: dict[str, str],
+    left_out: dict[str, str],
 ) -> dict[str, Any]:
     """Return what reports and runs say about the data."""
     ends = data.ends
@@ -145,8 +186,10 @@ def _info(
         "horizon": data.horizon,
         "stride": data.stride,
         "step_seconds": data.step_seconds,
-        "features": [feature["name"] for feature in data.features],
+        "features": [feature["name"] for feature in data.metrics],
         "ignored": ignored,
+        "derived": data.derived.entries(),
+        "derived_left_out": left_out,
         "resources": len(data.resources),
         "incidents": len(data.incidents),
         "base_rate": float(data.truth("train").mean()),

@@ -11,18 +11,6 @@ import pandas as pd
 from aiops_core.data import splits, tables
 from aiops_core.tasks.failure.data import FailureData
 
-__all__ = [
-    "PARTS",
-    "VALIDATION_FRACTION",
-    "assign_folds",
-    "assign_parts",
-    "incident_table",
-    "labels",
-    "near",
-    "steps_to_next",
-    "thin_rows",
-]
-
 VALIDATION_FRACTION = 0.2
 PARTS = {"train": splits.TRAIN, "validation": splits.VALIDATION, "test": splits.TEST}
 
@@ -33,17 +21,9 @@ def incident_table(incidents: pd.DataFrame, grid: tables.Grid) -> pd.DataFrame:
     Sorted by resource and start.
     """
     code = {name: i for i, name in enumerate(grid.resources)}
-    return (
-        pd.DataFrame(
-            {
-                "resource": incidents["resource_id"].map(code).to_numpy(dtype=np.int32),
-                "start": _naive(incidents["start"]),
-                "end": _naive(incidents["end"]),
-            }
-        )
-        .sort_values(["resource", "start"], kind="stable")
-        .reset_index(drop=True)
-    )
+    resource = incidents["resource_id"].map(code).to_numpy(dtype=np.int32)
+    table = pd.DataFrame({"resource": resource, **{c: _naive(incidents[c]) for c in ("start", "end")}})
+    return table.sort_values(["resource", "start"], kind="stable", ignore_index=True)
 
 
 def _naive(stamps: pd.Series) -> np.ndarray:
@@ -90,14 +70,10 @@ def assign_parts(
         fraction = float(config["test_fraction"])
         held = VALIDATION_FRACTION * (1 - fraction)
         part = splits.by_time(grid.resource, test_fraction=fraction, validation_fraction=held, embargo=embargo)
-        return (
-            part,
-            False,
-            (
-                f"by time in every resource: the first {1 - fraction - held:.0%} trains, the next {held:.0%} "
-                f"validates, the last {fraction:.0%} tests, {embargo} steps of embargo between"
-            ),
+        words = (
+            f"by time in every resource: the first {1 - fraction - held:.0%} trains, the next {held:.0%} validates, "
         )
+        return part, False, f"{words}the last {fraction:.0%} tests, {embargo} steps of embargo between"
     tested = _test_rows(frame, grid, start)
     fresh = tested == (np.bincount(grid.resource, weights=tested) > 0)[grid.resource]
     if fresh.all():
@@ -116,17 +92,9 @@ def assign_parts(
     inner = splits.by_time(
         grid.resource[rows], test_fraction=VALIDATION_FRACTION, validation_fraction=0.0, embargo=embargo
     )
-    part[rows] = np.where(
-        inner == splits.TEST, splits.VALIDATION, np.where(inner == splits.TRAIN, splits.TRAIN, splits.NONE)
-    )
-    return (
-        part,
-        False,
-        (
-            f"official split; the last {VALIDATION_FRACTION:.0%} of each training record validates, "
-            f"{embargo} steps of embargo between"
-        ),
-    )
+    part[rows] = np.where(inner == splits.TEST, splits.VALIDATION, inner)
+    words = f"official split; the last {VALIDATION_FRACTION:.0%} of each training record validates"
+    return part, False, f"{words}, {embargo} steps of embargo between"
 
 
 def _test_rows(frame: pd.DataFrame, grid: tables.Grid, start: np.ndarray) -> np.ndarray:

@@ -87,11 +87,7 @@ def train_network(
         return {**patches, "clock": clock} if clocked else patches
 
     per_epoch = math.ceil(int(np.clip(len(np.unique(rows // data.stride)), *data.effort.epoch_rows)) / BATCH)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        params["learning_rate"], per_epoch * data.effort.max_steps, alpha=0.02
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
-    optimizer.build(network.trainable_variables)
+    optimizer = _optimizer(params, network, per_epoch * data.effort.max_steps)
     step, forward = _passes(network, optimizer, feed)
 
     def logits_of(ends: np.ndarray) -> np.ndarray:
@@ -103,12 +99,7 @@ def train_network(
     for epoch in range(1, data.effort.max_steps + 1):
         chosen = draw_epoch(rows, data.stride, per_epoch * BATCH, rng)
         hidden = rng.random(len(chosen)) < CLOCK_DROPOUT
-        loss = 0.0
-        for i in range(0, len(chosen), BATCH):
-            part = chosen[i : i + BATCH]
-            index, hour = inputs(rows[part])
-            hour = tf.where(hidden[i : i + BATCH, None], tf.constant(np.nan, tf.float32), hour)
-            loss += float(step(index, hour, target[part], weight[part])) / per_epoch
+        loss = _learn(step, inputs, rows[chosen], hidden, target[chosen], weight[chosen])
         logits = logits_of(check)
         found = _numbers(truth, logits)
         if found[OBJECTIVE] > best_score:
@@ -117,6 +108,34 @@ def train_network(
             report(epoch, {**found, "train_loss": loss})
     network.set_weights(best)
     return network, best_logits
+
+
+def _learn(
+    step: Any,
+    inputs: Callable[[np.ndarray], tuple[Any, Any]],
+    ends: np.ndarray,
+    hidden: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray,
+) -> float:
+    """Learn the rows of one epoch in batches, the clock of the hidden ones unknown; return the mean loss."""
+    tf, _ = import_tensorflow()
+    starts, loss = range(0, len(ends), BATCH), 0.0
+    for i in starts:
+        part = slice(i, i + BATCH)
+        index, hour = inputs(ends[part])
+        hour = tf.where(hidden[part, None], tf.constant(np.nan, tf.float32), hour)
+        loss += float(step(index, hour, target[part], weight[part])) / len(starts)
+    return loss
+
+
+def _optimizer(params: Params, network: Any, batches: int) -> Any:
+    """Return AdamW for the network, its rate falling along a cosine over all batches."""
+    _, keras = import_tensorflow()
+    schedule = keras.optimizers.schedules.CosineDecay(params["learning_rate"], batches, alpha=0.02)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
+    optimizer.build(network.trainable_variables)
+    return optimizer
 
 
 def _targets(data: FailureData, rows: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,38 +21,34 @@ from aiops_core.tasks.threat.data import (
     MAIN_METRIC,
     MODE,
     MODEL,
+    NAIVE_BASELINES,
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
     Effort,
-    Params,
-    Prediction,
-    Report,
     ThreatData,
     steps,
 )
-from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions
+from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions, share
 from aiops_core.tasks.threat.export import export, score
-from aiops_core.tasks.threat.inputs import Inputs
 from aiops_core.tasks.threat.model import ThreatModel, defaults, finish, fit, predict, space
 from aiops_core.tasks.threat.prepare import prepare
+from aiops_core.tasks.threat.seen import seen, too_few, unseen
+from aiops_core.tasks.threat.units import units
 
 __all__ = [
     "Effort",
     "GATE_METRICS",
-    "Inputs",
     "KIND",
     "MAIN_METRIC",
     "MODE",
     "MODEL",
+    "NAIVE_BASELINES",
     "NAME",
     "OBJECTIVE",
     "PROBABILITY_METRICS",
-    "Params",
-    "Prediction",
-    "Report",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
     "ThreatData",
@@ -70,6 +66,11 @@ __all__ = [
     "predictions",
     "prepare",
     "score",
+    "seen",
+    "share",
     "space",
     "steps",
+    "too_few",
+    "units",
+    "unseen",
 ]

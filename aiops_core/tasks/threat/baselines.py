@@ -78,10 +78,7 @@ def _boosted(data: ThreatData, rows: np.ndarray, seed: int) -> Prediction:
     prior = class_prior(data)
     alpha, _ = choose_alpha(truth, first(data.X[data.rows[held.row]]), held.weight, prior)
     probability = fitted(np.ones(len(data.rows), dtype=bool))(data.X[rows])
-    return {
-        "probability": probability,
-        "label": expected_cost_label(probability, weights=decision_weights(prior, alpha), costs=data.costs),
-    }
+    return _decided(probability, prior, alpha, data)
 
 
 def oracle(data: ThreatData) -> Prediction | None:
@@ -96,3 +93,8 @@ def oracle(data: ThreatData) -> Prediction | None:
         "probability": probability,
         "label": expected_cost_label(probability, weights=weights, costs=data.costs),
     }
+
+
+def _decided(probability: np.ndarray, prior: np.ndarray, alpha: float, data: ThreatData) -> Prediction:
+    label = expected_cost_label(probability, weights=decision_weights(prior, alpha), costs=data.costs)
+    return {"probability": probability, "label": label}

@@ -11,10 +11,8 @@ import pandas as pd
 from aiops_core.data.splits import TRAIN
 from aiops_core.judge import curves, intervals, metrics
 from aiops_core.servable.threat import NORMAL
-from aiops_core.tasks.threat.data import GATE_METRICS, PROBABILITY_METRICS, Prediction, ThreatData
-
-#: Fewer test groups than this cannot be drawn as clusters; rows are drawn instead.
-MIN_CLUSTERS = 50
+from aiops_core.tasks.threat.data import GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, Prediction, ThreatData
+from aiops_core.tasks.threat.units import units, units_at
 
 
 def evaluate(
@@ -26,15 +24,14 @@ def evaluate(
 ) -> dict[str, intervals.Metric]:
     """Return ``accuracy, macro_f1, log_loss, ece``, ``f1_<class>`` and metrics of the user's, with 95 % intervals.
 
-    Groups are drawn whole when the part holds at least `MIN_CLUSTERS` of them, else rows. An extra metric gets the true
-    classes (n,), as positions in ``data.classes``, and the prediction.
+    An extra metric gets the true classes (n,), as positions in ``data.classes``, and the prediction.
     """
     rows = prediction["row"] if "row" in prediction else data.index(part)
-    truth, clusters = data.y[rows], _clusters(data, rows)
+    truth, drawn = data.y[rows], units_at(data, rows)
     known = metrics.threat(
-        truth, prediction["probability"], prediction["label"], classes=data.classes, clusters=clusters, seed=seed
+        truth, prediction["probability"], prediction["label"], classes=data.classes, units=drawn, seed=seed
     )
-    return intervals.with_extra(known, extra_metrics, truth, prediction, clusters, seed)
+    return intervals.with_extra(known, extra_metrics, truth, prediction, drawn, seed)
 
 
 def predictions(data: ThreatData, prediction: Prediction, part: str = "test") -> pd.DataFrame:
@@ -72,32 +69,39 @@ def compare(
     prediction: Prediction,
     others: Mapping[str, Prediction],
     *,
+    rows: np.ndarray | None = None,
     seed: int = 0,
-    n_boot: int = intervals.N_PAIRED,
+    n_boot: int = intervals.N_BOOT,
 ) -> dict[str, dict[str, intervals.Gain]]:
-    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`."""
-    rows = data.index("test")
-    truth = data.y[rows]
+    """Compare a prediction with others on the same resamples of test rows, in `GATE_METRICS` and `PROBABILITY_METRICS`.
 
-    def values(p: Prediction) -> intervals.Weighted:
-        return metrics.threat_values(truth, p["probability"], p["label"], data.classes)
-
+    Of the test rows only ``rows`` (n,), bool, where given.
+    """
+    drawn = units(data, "test", rows)
     return intervals.paired(
-        values(prediction),
-        {name: values(other) for name, other in others.items()},
-        len(rows),
-        only=(*GATE_METRICS, *PROBABILITY_METRICS),
-        clusters=_clusters(data, rows),
+        _values(data, prediction, rows),
+        {name: _values(data, other, rows) for name, other in others.items()},
+        len(drawn.code),
+        only=tuple(dict.fromkeys((*GATE_METRICS, *PROBABILITY_METRICS))),
+        units=drawn,
         seed=seed,
         n_boot=n_boot,
     )
 
 
-def _clusters(data: ThreatData, rows: np.ndarray) -> np.ndarray | None:
-    if data.group is None:
-        return None
-    group = data.group[rows]
-    return group if len(np.unique(group)) >= MIN_CLUSTERS else None
+def _values(data: ThreatData, prediction: Prediction, rows: np.ndarray | None = None) -> intervals.Weighted:
+    some = slice(None) if rows is None else rows
+    truth = data.y[data.index("test")][some]
+    return metrics.threat_values(truth, prediction["probability"][some], prediction["label"][some], data.classes)
+
+
+def share(
+    data: ThreatData, prediction: Prediction, naive: Prediction, best: Prediction, *, seed: int = 0
+) -> intervals.Metric:
+    """Return how much of the way from a naive prediction to the oracle's a prediction goes, in `MAIN_METRIC`."""
+    own, low, high = (_values(data, p) for p in (prediction, naive, best))
+    drawn = units(data)
+    return intervals.share(own, low, high, len(drawn.code), metric=MAIN_METRIC, units=drawn, seed=seed)
 
 
 def details(data: ThreatData, prediction: Prediction) -> dict[str, Any]:

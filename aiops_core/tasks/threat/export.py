@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aiops_core import servable
+from aiops_core.derive.graph import prepend
 from aiops_core.servable.threat import GRAPH, ThreatServable
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.threat.data import NAME, Prediction, ThreatData
@@ -18,12 +19,14 @@ from aiops_core.tasks.threat.model import ThreatModel
 def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     """Write the servable: one graph from raw features to calibrated probabilities, the card and golden examples."""
     graph = build_graph(model)
+    if len(data.derived):
+        graph = prepend(graph, data.derived, [feature["name"] for feature in data.columns], "X")
     golden = _golden_rows(data)
-    probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(golden)))
+    probability = model.calibrated(model.forest.predict_proba(model.inputs.expand(data.whole(golden))))
     importance = _importance(graph, data)
     features = [
         {**feature, **data.facts.get(feature["name"], {}), "importance": value}
-        for feature, value in zip(data.features, importance.tolist(), strict=True)
+        for feature, value in zip(data.columns, importance.tolist(), strict=True)
     ]
     decision: dict[str, Any] = {
         "rule": "expected_cost",
@@ -39,6 +42,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     card = {
         **head(NAME),
         "features": features,
+        "derived": data.derived.entries(),
         "ignored": data.info["ignored"],
         "classes": data.classes,
         "decision": decision,
@@ -60,7 +64,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
 def build_graph(model: ThreatModel) -> bytes:
     """Return the ONNX model: ``X`` (n, n_features) float32, NaN allowed, to ``probability`` (n, n_classes)."""
     import skl2onnx
-    from onnx import TensorProto, checker, helper
+    from onnx import TensorProto, checker, helper, numpy_helper
     from skl2onnx.common.data_types import FloatTensorType
 
     inputs = model.inputs
@@ -80,21 +84,21 @@ def build_graph(model: ThreatModel) -> bytes:
         helper.make_node("ReduceSum", ["flags", "axis"], ["count"], keepdims=1),
     ]
     pieces = ["filled", "count"]
-    initializers = [
-        _constant("fill", inputs.fill[None, :]),
-        _constant("axis", np.array([1], dtype=np.int64)),
-        _constant("floor", np.array([model.floor], dtype=np.float32)),
-        _constant("offset", model.offset.astype(np.float32)[None, :]),
-        _constant("temperature", np.array([model.temperature], dtype=np.float32)),
-    ]
+    constants = {
+        "fill": inputs.fill[None, :],
+        "axis": np.array([1], dtype=np.int64),
+        "floor": np.array([model.floor], dtype=np.float32),
+        "offset": model.offset.astype(np.float32)[None, :],
+        "temperature": np.array([model.temperature], dtype=np.float32),
+    }
     if len(inputs.intercept):
-        nodes, constants = _evidence_nodes(inputs)
+        nodes, own = _evidence_nodes(inputs)
         before += nodes
-        initializers += constants
+        constants |= own
         pieces.append("evidence")
     if len(inputs.flagged):
         before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
-        initializers.append(_constant("flagged", inputs.flagged.astype(np.int64)))
+        constants["flagged"] = inputs.flagged.astype(np.int64)
         pieces.insert(1, "indicators")
     before.append(helper.make_node("Concat", pieces, ["expanded"], axis=1))
     after = [
@@ -109,14 +113,14 @@ def build_graph(model: ThreatModel) -> bytes:
         "threat_detector",
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, n_features])],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, len(model.prior)])],
-        [*forest.graph.initializer, *initializers],
+        [*forest.graph.initializer, *(numpy_helper.from_array(value, name) for name, value in constants.items())],
     )
     built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
     checker.check_model(built)
     return bytes(built.SerializeToString())
 
 
-def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], list[Any]]:
+def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Return the nodes from ``filled``, ``missing`` and ``flags`` to ``evidence``, and their constants; see `Inputs.expand`."""
     from onnx import helper
 
@@ -136,45 +140,39 @@ def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], list[Any]]:
         helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
         helper.make_node("Round", ["steps"], ["evidence"]),
     ]
-    constants = [
-        _constant("scale", inputs.scale[None, :]),
-        _constant("mean", inputs.mean[None, :]),
-        _constant("std", inputs.std[None, :]),
-        _constant("coefficients", inputs.coefficients),
-        _constant("intercept", inputs.intercept[None, :]),
-        _constant("z_low", np.array(-Z_LIMIT, dtype=np.float32)),
-        _constant("z_high", np.array(Z_LIMIT, dtype=np.float32)),
-        _constant("zero", np.array([0.0], dtype=np.float32)),
-        _constant("evidence_floor", np.array([EVIDENCE_FLOOR], dtype=np.float32)),
-        _constant("evidence_steps", np.array([EVIDENCE_STEPS], dtype=np.float32)),
-    ]
+    constants = {
+        "scale": inputs.scale[None, :],
+        "mean": inputs.mean[None, :],
+        "std": inputs.std[None, :],
+        "coefficients": inputs.coefficients,
+        "intercept": inputs.intercept[None, :],
+        "z_low": np.array(-Z_LIMIT, dtype=np.float32),
+        "z_high": np.array(Z_LIMIT, dtype=np.float32),
+        "zero": np.array([0.0], dtype=np.float32),
+        "evidence_floor": np.array([EVIDENCE_FLOOR], dtype=np.float32),
+        "evidence_steps": np.array([EVIDENCE_STEPS], dtype=np.float32),
+    }
     return nodes, constants
-
-
-def _constant(name: str, value: np.ndarray) -> Any:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(value, name)
 
 
 def _golden_rows(data: ThreatData) -> np.ndarray:
     """Return training rows of every class, some with missing features, one with none known."""
     rng = np.random.default_rng(5)
     picked = [rng.choice(data.rows[data.y[data.rows] == label], 4) for label in np.unique(data.y[data.rows])]
-    rows = data.X[np.concatenate(picked)].copy()
+    rows = data.raw(np.concatenate(picked))
     masked = rows.copy()
     masked[rng.random(rows.shape) < 0.5] = np.nan
     return np.concatenate([rows, masked, np.full((1, rows.shape[1]), np.nan, dtype=np.float32)])
 
 
 def _importance(graph: bytes, data: ThreatData) -> np.ndarray:
-    """Return how far shuffling each feature moves the probabilities: mean total variation, (n_features,), in [0, 1]."""
+    """Return how far shuffling each column moves the probabilities: mean total variation, (n_columns,), in [0, 1]."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(11)
     rows = rng.choice(data.rows, size=min(1000, len(data.rows)), replace=False, p=data.weight / data.weight.sum())
-    X = data.X[rows]
+    X = data.raw(rows)
     base = session.run(None, {"X": X})[0]
     out = np.empty(X.shape[1])
     for j in range(X.shape[1]):
@@ -197,5 +195,5 @@ def score(loaded: ThreatServable, data: ThreatData, part: str) -> Prediction:
     dict
         ``probability`` (n, n_classes) and ``label`` (n,) int.
     """
-    probability = loaded.predict(data.X[data.index(part)])
+    probability = loaded.predict(data.raw(data.index(part)))
     return {"probability": probability, "label": loaded.decide(probability)}

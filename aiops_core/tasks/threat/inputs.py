@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import log_softmax
 
 #: Resolution of evidence (steps a nat), and the least of it.
 EVIDENCE_STEPS = 16.0
@@ -54,8 +55,7 @@ class Inputs:
         if len(self.intercept) == 0:
             return np.concatenate(plain, axis=1)
         logits = self.hints(filled, flags) @ self.coefficients + self.intercept
-        logits = logits - logits.max(axis=1, keepdims=True)
-        evidence = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        evidence = log_softmax(logits, axis=1)
         # Coarse steps: the last bit of a matrix product differs between runtimes and must not flip a split.
         evidence = np.rint(np.maximum(evidence, np.float32(EVIDENCE_FLOOR)) * np.float32(EVIDENCE_STEPS))
         return np.concatenate([*plain, evidence], axis=1)

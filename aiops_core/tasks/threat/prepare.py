@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 
 from aiops_core.data import tables
+from aiops_core.data.derive import derived_of
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
+from aiops_core.derive import Derived
 from aiops_core.errors import DataError
 from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
 from aiops_core.tasks.cards import reference
 from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
 from aiops_core.tasks.threat.evidence import EVIDENCE, fit_inputs
+from aiops_core.tasks.threat.seen import hashes_of
 from aiops_core.tasks.threat.split import deal_folds, hold_out, sample
 from aiops_core.units import unit_of
 
@@ -29,7 +32,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     Parameters
     ----------
     dataset : Dataset
-        With the table ``activity``; its config may hold ``test_fraction`` and ``costs`` (``{true: {decided: cost}}``).
+        With the table ``activity``; its config may hold ``test_fraction``, ``costs`` (``{true: {decided: cost}}``)
+        and ``derive``.
     seed : int
         Fixes split, folds and sample.
     effort : Effort, optional
@@ -48,13 +52,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     frame = dataset.tables["activity"]
     config = dataset.config.get(NAME, {})
     rng = np.random.default_rng([seed, 3])
-    classes = sorted(frame["threat_type"].unique(), key=lambda name: (name != NORMAL, name))
-    position = {name: i for i, name in enumerate(classes)}
-    y = frame["threat_type"].map(position).to_numpy(dtype=np.int64)
-    group, group_names = None, None
-    if "group" in frame.columns:
-        codes, names = pd.factorize(frame["group"], sort=True)
-        group, group_names = codes.astype(np.int64), [str(name) for name in names]
+    classes, y = _classes(frame)
+    group, group_names = _groups(frame)
     test, split = _test_rows(frame, y, group, float(config.get("test_fraction", 0.3)), rng)
     part = np.where(test, TEST, TRAIN).astype(np.int8)
     train = np.flatnonzero(~test)
@@ -67,43 +66,61 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     group_fold, row_fold = deal_folds(y[rows], None if group is None else group[rows], effort.folds, rng)
     grouped = bool((group_fold >= 0).any())
 
-    features, X, dropped = _encode_table(frame, train, rows, weight, y, classes)
+    wanted = derived_of(dataset, NAME)
+    features, X, dropped = _encode_table(frame, train, rows, weight, y, classes, wanted.columns)
+    columns = [feature["name"] for feature in features]
+    derived, more, found, left_out = _derived(wanted, X, columns, train, _benign(y, train, classes))
     split += (
         f"; validation out of fold on training rows: {effort.folds} folds leave out whole groups, and rows of known ones"
         if grouped
         else f"; validation out of fold on training rows, {effort.folds} stratified folds"
     )
-    oracle = None
-    if dataset.oracles.get(NAME) is not None:
-        oracle = dataset.oracles[NAME].reindex(columns=classes).fillna(0.0).to_numpy(dtype=float)
-    costs = config.get("costs")
+    costs, oracle = config.get("costs"), dataset.oracles.get(NAME)
     data = ThreatData(
-        X=X,
+        X=np.concatenate([X, found], axis=1),
         y=y,
         part=part,
         group=group,
         classes=classes,
-        features=features,
+        features=features + more,
         rows=rows,
         weight=weight,
         group_fold=group_fold,
         row_fold=row_fold,
         inputs={},
         costs=None if costs is None else cost_matrix(costs, classes),
-        oracle=oracle,
+        oracle=None if oracle is None else oracle.reindex(columns=classes).fillna(0.0).to_numpy(dtype=float),
         info={},
         effort=effort,
+        row_hashes=hashes_of(frame, features),
         facts={f["name"]: tables.column_facts(frame[f["name"]]) for f in features if f["dtype"] == "number"},
+        derived=derived,
     )
-    used = [feature["name"] for feature in features]
     data.info.update(
         _info(data, split, [f"{name} ({reason})" for name, reason in dropped.items()], group_names),
-        ignored=tables.ignored_columns("activity", frame, used, dropped),
+        ignored=tables.ignored_columns("activity", frame, columns, dropped),
+        derived=derived.entries(),
+        derived_left_out=left_out,
     )
     kept = [(group_fold != fold) & (row_fold != fold) for fold in range(effort.folds)]
     for name, strength in EVIDENCE.items():
         data.inputs[name] = [fit_inputs(data, some, strength, seed) for some in [*kept, np.ones(len(rows), dtype=bool)]]
     return data
+
+
+def _classes(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Return the classes, normal first, and the class of each row as an index into them, (n,), int64."""
+    classes = sorted(frame["threat_type"].unique(), key=lambda name: (name != NORMAL, name))
+    position = {name: i for i, name in enumerate(classes)}
+    return classes, frame["threat_type"].map(position).to_numpy(dtype=np.int64)
+
+
+def _groups(frame: pd.DataFrame) -> tuple[np.ndarray | None, list[str] | None]:
+    """Return the group of each row as an index into the names, (n,), int64, and the names; None without groups."""
+    if "group" not in frame.columns:
+        return None, None
+    codes, names = pd.factorize(frame["group"], sort=True)
+    return codes.astype(np.int64), [str(name) for name in names]
 
 
 def _test_rows(
@@ -125,7 +142,7 @@ def _info(data: ThreatData, split: str, left_out: list[str], group_names: list[s
         "validation_rows": len(data.rows),
         "test_rows": int((data.part == TEST).sum()),
         "split": split,
-        "features": [feature["name"] for feature in data.features],
+        "features": [feature["name"] for feature in data.columns],
         "left_out": left_out,
         "classes": data.classes,
         "class_shares": {name: float(share) for name, share in zip(data.classes, shares, strict=True)},
@@ -136,22 +153,52 @@ def _info(data: ThreatData, split: str, left_out: list[str], group_names: list[s
     }
 
 
+def _benign(y: np.ndarray, train: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Return the benign training rows; all of them where there are none."""
+    benign = train[y[train] == classes.index(NORMAL)] if NORMAL in classes else train
+    return benign if len(benign) else train
+
+
+def _derived(
+    derived: Derived, X: np.ndarray, columns: list[str], train: np.ndarray, benign: np.ndarray
+) -> tuple[Derived, list[dict[str, Any]], np.ndarray, dict[str, str]]:
+    """Return the derived features that vary in training, their descriptions and values, and the ones left out."""
+    usable = derived.within(columns)
+    left_out = {name: "a column of it is missing in training" for name in derived.names if name not in usable.names}
+    derived, found = usable, usable.of_rows(X, columns)
+    described = []
+    for j, name in enumerate(derived.names):
+        known = found[train, j][~np.isnan(found[train, j])]
+        if len(known) == 0 or known.min() == known.max():
+            left_out[name] = "constant in training"
+        else:
+            statistics = _reference(found[:, j], train, benign)
+            described.append({"name": name, "unit": "", "dtype": "number", "reference": statistics})
+    kept = [j for j, name in enumerate(derived.names) if name not in left_out]
+    return derived.kept([derived.names[j] for j in kept]), described, found[:, kept], left_out
+
+
 def _encode_table(
-    frame: pd.DataFrame, train: np.ndarray, rows: np.ndarray, weight: np.ndarray, y: np.ndarray, classes: list[str]
+    frame: pd.DataFrame,
+    train: np.ndarray,
+    rows: np.ndarray,
+    weight: np.ndarray,
+    y: np.ndarray,
+    classes: list[str],
+    needed: list[str],
 ) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, str]]:
-    """Return the feature descriptions, X and the columns left out, with the reason."""
+    """Return the feature descriptions, X and the columns left out, with the reason; ``needed`` ones are kept."""
     features: list[dict[str, Any]] = []
     columns: list[np.ndarray] = []
     dropped: dict[str, str] = {}
     attack = (y[rows] != classes.index(NORMAL)) if NORMAL in classes else (y[rows] != np.bincount(y[train]).argmax())
-    benign = train[y[train] == classes.index(NORMAL)] if NORMAL in classes else train
-    benign = benign if len(benign) else train
+    benign = _benign(y, train, classes)
     for name in tables.feature_columns("activity", frame):
         column = frame[name]
         if pd.api.types.is_numeric_dtype(column):
             values = column.to_numpy(dtype=np.float32, na_value=np.nan)
             known = values[train][~np.isnan(values[train])]
-            if len(known) == 0 or known.min() == known.max():
+            if (len(known) == 0 or known.min() == known.max()) and (len(known) == 0 or name not in needed):
                 dropped[name] = "constant in training"
                 continue
             found = _reference(values, train, benign)

@@ -71,6 +71,9 @@ def training_rows(
     mask = rng.random((len(data.rows), data.X.shape[1])) < rate
     whole, copies = np.flatnonzero(chosen), np.flatnonzero(chosen & copied)
     masked = np.where(mask[copies], np.float32(np.nan), data.X[data.rows[copies]])
+    if len(data.derived):
+        # What is derived from a masked column is not known either.
+        masked = data.whole(masked[:, : len(data.columns)])
     rows = np.concatenate([whole, copies])
     balance = class_prior(data) ** -float(params["balance"])
     weight = data.weight[rows] * balance[data.y[data.rows[rows]]]

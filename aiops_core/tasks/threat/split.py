@@ -14,7 +14,7 @@ def hold_out(y: np.ndarray, group: np.ndarray | None, fraction: float, rng: np.r
     by_row = np.ones(len(y), dtype=bool) if group is None else _divisible(y, group)
     if group is not None:
         rows_of = np.bincount(group)
-        for names in _leading_class(y[~by_row], group[~by_row]).values() if (~by_row).any() else []:
+        for names in groups_by_class(y[~by_row], group[~by_row]).values() if (~by_row).any() else []:
             # One group of a class stays in training, whatever its size.
             order = rng.permutation(names)
             before = np.cumsum(rows_of[order]) - rows_of[order]
@@ -38,7 +38,7 @@ def deal_folds(
         whole = ~_divisible(y, group)
         if whole.any():
             fold_of = np.full(int(group.max()) + 1, -1, dtype=np.int64)
-            for names in _leading_class(y[whole], group[whole]).values():
+            for names in groups_by_class(y[whole], group[whole]).values():
                 start = int(rng.integers(folds))
                 if len(names) > 1:
                     fold_of[rng.permutation(names)] = (start + np.arange(len(names))) % folds
@@ -60,7 +60,7 @@ def _divisible(y: np.ndarray, group: np.ndarray) -> np.ndarray:
     return np.asarray((groups_of_class[y] == 1) & (classes_of_group[group] == 1))
 
 
-def _leading_class(y: np.ndarray, group: np.ndarray) -> dict[int, np.ndarray]:
+def groups_by_class(y: np.ndarray, group: np.ndarray) -> dict[int, np.ndarray]:
     """Return the groups of each class, a group belonging to its rarest class: rare classes are dealt out first."""
     size = np.bincount(y)
     rarest: dict[int, int] = {}

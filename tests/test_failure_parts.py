@@ -1,0 +1,228 @@
+"""Labels, parts, blocks and alarms of the failure task, on arrays small enough to count by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+from test_failure import START, dataset, telemetry
+
+from aiops_core.data import splits, tables
+from aiops_core.servable.failure import choose_threshold
+from aiops_core.tasks import failure
+from aiops_core.tasks.failure.split import assign_folds, incident_table, labels, near, steps_to_next, thin_rows
+
+TRAIN, VALIDATION, TEST, NONE = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.NONE
+
+
+def series(sizes: list[int], until: np.ndarray, **settings: Any) -> failure.FailureData:
+    """Return resources of the given sizes whose rows are all examples of the test part, half an hour apart."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    n = sum(sizes)
+    given: dict[str, Any] = {
+        "values": np.zeros((n, 1), np.float32), "start": np.repeat(starts, sizes),
+        "resource": np.repeat(np.arange(len(sizes)), sizes).astype(np.int32),
+        "time": np.datetime64("2026-01-01T00", "s") + np.arange(n) * np.timedelta64(1800, "s"),
+        "until": until, "known": np.full(n, 99.0), "example": np.ones(n, bool), "part": np.full(n, TEST, np.int8),
+        "ends": {"test": np.arange(n)}, "fold": np.full(n, -1, np.int8), "by_resource": False,
+        "incidents": pd.DataFrame(), "resources": [f"host-{i}" for i in range(len(sizes))], "features": [],
+        "center": np.zeros(1), "scale": np.ones(1), "window": 2, "horizon": 4, "stride": 1, "step_seconds": 1800,
+        "oracle": None,
+    }  # fmt: skip
+    return failure.FailureData(**{**given, **settings})
+
+
+# Labels --------------------------------------------------------------------------------------------------------
+
+
+def test_incidents_long_before_or_after_the_rows_stay_with_their_resource() -> None:
+    hours = {"a": [(-30, -20), (2, 4), (72, 73)], "b": [(-70, 3), (30, 60)], "c": []}
+    frame = pd.concat(
+        pd.DataFrame({"resource_id": name, "timestamp": pd.date_range(START, periods=10, freq="h"), "x": 0.0})
+        for name in hours
+    )
+    grid = tables.to_grid(frame, ["x"])
+    spans = [
+        (name, START + pd.Timedelta(s, "h"), START + pd.Timedelta(e, "h")) for name in hours for s, e in hours[name]
+    ]
+    table = incident_table(pd.DataFrame(spans[::-1], columns=["resource_id", "start", "end"]), grid)
+    assert table["resource"].tolist() == [0, 0, 0, 1, 1]
+    until, inside, known = labels(grid, table, np.array([0, 10, 20]), np.full(3, 10))
+    for i, name in enumerate(hours):
+        mine = slice(10 * i, 10 * i + 10)
+        assert until[mine].tolist() == [
+            min((s - t for s, _ in hours[name] if s > t), default=np.inf) for t in range(10)
+        ]
+        assert inside[mine].tolist() == [any(s <= t < e for s, e in hours[name]) for t in range(10)]
+        last = max([9, *(s for s, _ in hours[name])])
+        assert known[mine].tolist() == [last - t for t in range(10)]
+
+
+# Parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_sentence_on_the_split_tells_the_shares_and_the_embargo() -> None:
+    prepared = failure.prepare(dataset(*telemetry()), seed=0)
+    assert prepared.info["split"] == (
+        "by time in every resource: the first 56% trains, the next 14% validates, the last 30% tests, "
+        "18 steps of embargo between"
+    )
+    assert not prepared.by_resource
+    counts = [int((prepared.part[prepared.resource == 0] == part).sum()) for part in (TRAIN, VALIDATION, TEST)]
+    assert counts == [224, 56 - 18, 120 - 18]
+
+
+def test_an_official_test_part_at_the_end_of_a_resource_is_kept_apart_by_an_embargo() -> None:
+    frame, incidents = telemetry(resources=6)
+    hour = ((frame["timestamp"] - START) / pd.Timedelta("1h")).astype(int)
+    tested = (hour >= 300) & (frame["resource_id"] != "host-3")
+    # In the middle of the record: what follows the test part lies in its future, and teaches nothing.
+    tested = np.where(frame["resource_id"] == "host-2", (hour >= 200) & (hour < 260), tested)
+    frame["split"] = np.where(tested, "test", "train")
+    # A missing row is of the part of the row before it.
+    frame = frame[~((frame["resource_id"] == "host-1") & hour.isin([299, 310]))]
+    prepared = failure.prepare(dataset(frame, incidents), seed=0)
+    assert not prepared.by_resource
+    assert prepared.info["split"].startswith("official split; the last 20% of each training record validates, 18 steps")
+
+    def spans(name: str) -> dict[int, list[int]]:
+        part = prepared.part[prepared.resource == prepared.resources.index(name)]
+        found = {code: np.flatnonzero(part == code) for code in (TRAIN, VALIDATION, TEST)}
+        assert all(np.array_equal(rows, np.arange(rows[0], rows[-1] + 1)) for rows in found.values() if len(rows))
+        return {code: [int(rows[0]), int(rows[-1])] if len(rows) else [] for code, rows in found.items()}
+
+    late = {TRAIN: [0, 224], VALIDATION: [243, 281], TEST: [300, 399]}
+    assert spans("host-0") == spans("host-1") == late
+    assert spans("host-2") == {TRAIN: [0, 144], VALIDATION: [163, 181], TEST: [200, 259]}
+    assert spans("host-3") == {TRAIN: [0, 319], VALIDATION: [338, 399], TEST: []}
+
+
+@pytest.mark.parametrize(("learned", "by_resource"), [(4, True), (3, False)])
+def test_whole_resources_validate_when_there_is_one_for_each_block(learned: int, by_resource: bool) -> None:
+    frame, incidents = telemetry(resources=learned + 1)
+    frame["split"] = np.where(frame["resource_id"] == f"host-{learned}", "test", "train")
+    prepared = failure.prepare(dataset(frame, incidents), seed=0)
+    assert prepared.by_resource == by_resource
+    assert ("whole resources of its training part" in prepared.info["split"]) == by_resource
+    validated = [set(prepared.part[prepared.resource == r]) for r in range(learned)]
+    assert validated.count({VALIDATION}) == (1 if by_resource else 0)
+    assert set(prepared.part[prepared.resource == learned]) == {TEST}
+
+
+def test_blocks_of_time_share_out_what_lies_before_the_test_part() -> None:
+    long = [TRAIN] * 4 + [NONE] + [VALIDATION] * 3 + [NONE] + [TEST] * 3
+    part = np.array([*long, *[TEST] * 5, *[TRAIN] * 4, TEST])
+    resource = np.repeat([0, 1, 2], [12, 5, 5])
+    start = np.repeat([0, 12, 17], [12, 5, 5])
+    fold = assign_folds(part, resource, start, False, np.random.default_rng(0), folds=4)
+    assert fold.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, -1, -1, -1, -1, *[-1] * 5, 0, 1, 2, 3, -1]
+
+
+def test_blocks_of_resources_hold_as_many_resources_each() -> None:
+    resource = np.repeat(np.arange(7), 3)
+    part = np.where(resource == 2, TEST, np.where(resource == 4, VALIDATION, TRAIN))
+    fold = assign_folds(part, resource, resource * 3, True, np.random.default_rng(0), folds=3)
+    assert (fold.reshape(7, 3) == fold[::3, None]).all()
+    assert fold[6] == -1
+    assert np.bincount(fold[::3] + 1).tolist() == [1, 2, 2, 2]
+
+
+def test_rows_are_thinned_evenly_from_the_first_to_the_last() -> None:
+    rows = np.arange(100, 110)
+    assert thin_rows(rows, 4).tolist() == [100, 103, 106, 109]
+    assert thin_rows(rows, 10).tolist() == thin_rows(rows, 11).tolist() == rows.tolist()
+
+
+def test_steps_and_nearness_end_with_the_resource() -> None:
+    data = series([4, 4], np.full(8, np.inf))
+    stop = np.array([0, 1, 0, 0, 0, 0, 1, 0], dtype=bool)
+    assert steps_to_next(data, stop).tolist() == [1, 0, np.inf, np.inf, 2, 1, 0, np.inf]
+    assert steps_to_next(data, ~stop)[[1, 6]].tolist() == [1, 1]
+    assert np.flatnonzero(near(data, np.arange(8) == 4, 2)).tolist() == [4, 5, 6]
+    assert np.flatnonzero(near(data, np.arange(8) == 3, 2)).tolist() == [1, 2, 3]
+    assert np.flatnonzero(near(data, np.arange(8) == 0, 1)).tolist() == [0, 1]
+
+
+def test_a_window_ends_with_its_row_and_begins_with_its_resource() -> None:
+    values = np.arange(7, dtype=np.float32)[:, None]
+    data = series([3, 4], np.full(7, np.inf), window=3, values=values)
+    found = data.windows(np.array([0, 2, 3, 6]))
+    nan = np.nan
+    np.testing.assert_array_equal(found[:, :, 0], [[nan, nan, 0], [0, 1, 2], [nan, nan, 3], [4, 5, 6]])
+    assert found.dtype == np.float32 and found.shape == (4, 3, 1)
+
+
+# Alarms --------------------------------------------------------------------------------------------------------
+
+
+def two_resources() -> tuple[failure.FailureData, np.ndarray]:
+    """Return twelve rows a resource, incidents at row 8.5 and at rows 20 and 21.5, and every second row as examples."""
+    incidents = {0: [8.5], 1: [20.0, 21.5]}
+    until = [min((s - i for s in incidents[i // 12] if s > i), default=np.inf) for i in range(24)]
+    return series([12, 12], np.array(until), stride=2), np.arange(0, 24, 2)
+
+
+def test_events_are_those_of_counting_by_hand() -> None:
+    data, ends = two_resources()
+    found = failure.events(data, ends, np.isin(ends, [2, 6, 8, 12, 18, 22]))
+    # Alerts at 2, 8, 12 (of another resource) and 18; 6 and 22 lie within the horizon of an alert.
+    assert found == {
+        "incidents": 3, "caught": 2, "share_caught": pytest.approx(2 / 3), "leads_hours": [1.0, 1.25],
+        "median_lead_hours": 1.125, "alerts": 4, "false_alerts": 2, "resource_days": 0.5,
+        "alerts_per_resource_day": 8.0, "false_alerts_per_resource_day": 4.0,
+    }  # fmt: skip
+
+
+def test_one_alarm_catches_one_incident() -> None:
+    data, ends = two_resources()
+    found = failure.events(data, ends, np.isin(ends, [18, 20]))
+    assert (found["caught"], found["leads_hours"]) == (2, [0.75, 1.0])
+    assert failure.policies(data, ends[3:5], np.array([0.2, 0.1]))["recall"] == [0.5, 1.0]
+    assert failure.policies(data, ends[2:4], np.array([0.2, 0.1]))["recall"] == [0.0, 1.0]
+    assert failure.policies(data, ends[:2], np.array([0.2, 0.1]))["recall"] == [0.0, 0.0]
+
+
+def test_no_rows_have_no_events_and_no_rates() -> None:
+    data, ends = two_resources()
+    found = failure.events(data, ends[:0], np.zeros(0, dtype=bool))
+    assert np.isnan(found["share_caught"])
+    assert (found["alerts"], found["resource_days"], found["median_lead_hours"]) == (0, 0, None)
+    assert (found["alerts_per_resource_day"], found["false_alerts_per_resource_day"]) == (0.0, 0.0)
+
+
+def test_a_summary_counts_incidents_not_rows() -> None:
+    data, _ = two_resources()
+    row = data.summary().loc["test"]
+    # Rows 5 to 8, 16 to 19 and 20 to 21 lie within the horizon.
+    assert row.to_dict() == {"examples": 24, "positive": 10, "base_rate": 10 / 24, "resources": 2, "incidents": 3}
+
+
+def test_each_threshold_lies_between_two_scores_and_means_what_its_alarms_mean() -> None:
+    data, ends = two_resources()
+    truth = data.label(ends)
+    score = np.array([0.1, 0.5, 0.14, 0.8, 0.7, 0.2, 0.4, 0.4, 0.3, 0.9, 0.6, 0.2])
+    found = failure.policies(data, ends, score)
+    assert found["threshold"] == pytest.approx([0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.17, 0.12, 0.095])
+    for i, threshold in enumerate(found["threshold"]):
+        alarm = score >= threshold
+        assert found["f1"][i] == pytest.approx(f1_score(truth, alarm))
+        assert found["false_alarms"][i] == pytest.approx((alarm & (truth == 0)).mean())
+        assert found["missed"][i] == pytest.approx((~alarm & (truth == 1)).mean())
+        seen = failure.events(data, ends, alarm)
+        for name in ("alerts_per_resource_day", "false_alerts_per_resource_day", "share_caught"):
+            assert found[name][i] == seen[name]
+
+
+def test_the_best_f1_of_thousands_of_cuts_is_on_the_curve() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.beta(0.5, 2, 3000)
+    truth = (rng.random(3000) < score).astype(int)
+    data = series([3000], np.where(truth == 1, 1.0, np.inf))
+    found = failure.policies(data, np.arange(3000), score)
+    order = np.argsort(-score)
+    assert len(found["f1"]) <= 121
+    assert max(found["f1"]) == (2 * np.cumsum(truth[order]) / (np.arange(1, 3001) + truth.sum())).max()
+    assert failure.highest_f1(truth, score) == choose_threshold(found, "max_f1")

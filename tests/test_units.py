@@ -1,0 +1,205 @@
+"""What is drawn for an interval: resources, days, attack names within their class, blocks of origins."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aiops_core.data import sources
+from aiops_core.data.tables import Dataset
+from aiops_core.errors import UsageError
+from aiops_core.judge import intervals, metrics, seeds, sizes
+from aiops_core.judge.units import Units, of_labels, of_rows
+from aiops_core.tasks import capacity, failure, threat
+
+RNG = np.random.default_rng(0)
+
+
+@cache
+def telemetry() -> Any:
+    return failure.prepare(sources.load("synthetic", n_samples=1500, seed=7, tasks=["failure"]), seed=7)
+
+
+@cache
+def usage() -> Any:
+    least = capacity.Effort(search_rows=200, linear_rows=100, scored_rows=100)
+    return capacity.prepare(sources.load("synthetic", n_samples=300, seed=7, tasks=["capacity"]), seed=7, effort=least)
+
+
+def attacks() -> Any:
+    """Return prepared rows of ordinary traffic (one group) and of two classes of 12 attack names."""
+    rng = np.random.default_rng(1)
+    kind = np.repeat(["normal", "dos", "probe"], [300, 240, 240])
+    name = np.r_[np.repeat("normal", 300), [f"{k}-{i % 12}" for k in ("dos", "probe") for i in range(240)]]
+    frame = pd.DataFrame({"a": rng.normal(size=780), "b": rng.normal(size=780), "threat_type": kind, "group": name})
+    found = Dataset(name="x", title="x", licence="x", tables={"activity": frame}, config={})
+    return threat.prepare(found, seed=1, effort=threat.Effort(max_rows=100, evidence_rows=100))
+
+
+# Drawing -------------------------------------------------------------------------------------------------------------
+
+
+def test_units_are_drawn_within_their_stratum_as_often_as_it_has_units() -> None:
+    units = Units(np.arange(7), "", 7, "x", strata=np.array([0, 0, 0, 1, 1, 2, 2]))
+    drawn = np.concatenate(list(units.draws(3, 2_500)))
+    assert drawn.shape == (2_500, 7)
+    assert (drawn[:, :3].sum(1) == 3).all() and (drawn[:, 3:5].sum(1) == 2).all() and (drawn[:, 5:].sum(1) == 2).all()
+    np.testing.assert_allclose(drawn.mean(0), 1, atol=0.1)
+
+
+def test_crossed_units_count_as_often_as_both_their_levels_were_drawn() -> None:
+    axes = np.array([[r, b] for r in range(4) for b in range(3)])
+    units = Units(np.arange(12), "", 12, "x", crossed=axes)
+    for weight in np.concatenate(list(units.draws(0, 50))):
+        table = weight.reshape(4, 3)
+        assert table.sum() == 12
+        assert np.linalg.matrix_rank(table) == 1
+
+
+def test_a_shock_that_all_resources_share_widens_a_crossed_interval_and_not_one_of_resources() -> None:
+    resource, block = (a.ravel() for a in np.meshgrid(np.arange(50), np.arange(6), indexing="ij"))
+    truth = np.zeros(300)
+    guess = np.array([0.2, 3.0, 0.1, 2.0, 0.5, 1.0])[block] + 0.01 * RNG.random(300)
+    settings: dict[str, Any] = {"scale": np.ones(300), "target": np.zeros(300, dtype=int)}
+    crossed = Units(np.arange(300), "", 6, "origins", crossed=np.c_[resource, block])
+    wide = metrics.capacity(truth, guess, units=crossed, **settings)["mae"]
+    narrow = metrics.capacity(truth, guess, units=of_labels(resource), **settings)["mae"]
+    assert wide["high"] - wide["low"] > 20 * (narrow["high"] - narrow["low"])
+
+
+def test_metrics_of_resamples_equal_those_of_repeated_rows() -> None:
+    truth, score = RNG.integers(0, 2, 120), np.round(RNG.random(120), 2)
+    kind, P = RNG.integers(0, 3, 120), RNG.dirichlet(np.ones(3), 120)
+    units = of_labels(RNG.integers(0, 9, 120))
+    for values in (
+        metrics.failure_values(truth, score, score > 0.4),
+        metrics.threat_values(kind, P, P.argmax(1), list("abc")),
+        metrics.capacity_values(score, P[:, 0], None, None, scale=1 + P[:, 1], target=kind),
+    ):
+        sums = values.by_unit(units.code, units.size)
+        for weight in np.concatenate(list(units.draws(1, 5))):
+            fast = values.of((weight @ sums)[None])
+            slow = values(weight[units.code])
+            assert {name: found[0] for name, found in fast.items()} == pytest.approx(slow, nan_ok=True)
+
+
+def test_many_positives_are_ranked_coarsely_in_resamples_and_exactly_in_the_value() -> None:
+    truth = RNG.integers(0, 2, 4_000)
+    score = 0.3 * truth + RNG.random(4_000)
+    values = metrics.failure_values(truth, score, score > 0.6)
+    assert values.coarse is not None
+    ones = np.ones(4_000)
+    exact, rough = values(ones), values.coarse(ones)
+    assert rough == pytest.approx(exact, abs=0.005)
+    found = metrics.failure(truth, score, score > 0.6, n_boot=400)
+    assert found["average_precision"]["value"] == exact["average_precision"]
+    assert found["average_precision"]["low"] < exact["average_precision"] < found["average_precision"]["high"]
+
+
+@pytest.mark.parametrize(("units", "wider"), [(0, 1.0), (1_000, 1.0), (25, 1.07), (6, 1.43)])
+def test_an_interval_of_few_units_is_wider_as_students_is(units: int, wider: float) -> None:
+    replicates = np.random.default_rng(0).normal(size=200_000)
+    plain, found = intervals.interval(0.0, replicates), intervals.interval(0.0, replicates, units)
+    assert found["high"] / plain["high"] == pytest.approx(wider, abs=0.02)
+    assert np.isnan(intervals.interval(0.0, replicates, 1)["low"])
+
+
+# Of the tasks --------------------------------------------------------------------------------------------------------
+
+
+def test_failure_draws_resources_where_enough_have_an_incident_else_days_of_them() -> None:
+    data = telemetry()
+    owner = data.resource[data.ends["test"]]
+    with_incident = np.unique(owner[data.truth("test") == 1])
+    assert len(with_incident) >= 8
+    found = failure.units(data)
+    assert found.words == f"{len(np.unique(owner))} resources, {len(with_incident)} of them with an incident"
+    assert (found.count, found.counted) == (data.info["test_incidents"], "incidents")
+    few = failure.units(data, "test", np.isin(owner, with_incident[:3]))
+    assert "stretches of 2 days of 3 resources" in few.words
+    time = data.time[data.ends["test"]][np.isin(owner, with_incident[:3])]
+    for unit in range(few.size):
+        mine = time[few.code == unit]
+        assert mine.max() - mine.min() < np.timedelta64(2, "D")
+
+
+def test_threat_draws_attack_names_within_their_class_and_rows_of_what_is_one_group() -> None:
+    data = attacks()
+    rows, found = data.index("test"), threat.units(data)
+    assert data.group is not None and found.strata is not None
+    normal = data.y[rows] == data.classes.index("normal")
+    assert len(np.unique(found.code[normal])) == normal.sum()
+    for unit in np.unique(found.code[~normal]):
+        assert len(np.unique(data.group[rows][found.code == unit])) == 1
+    assert found.size == normal.sum() + len(np.unique(data.group[rows][~normal]))
+    assert all(len(np.unique(found.strata[found.code[data.y[rows] == k]])) == 1 for k in range(3))
+    assert found.words == f"{found.count} groups within their class, and the rows of normal"
+    without = threat.units(threat_without_groups(data))
+    assert (without.size, without.counted) == (len(rows), "rows")
+
+
+def threat_without_groups(data: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(data, group=None)
+
+
+def test_origins_whose_forecasts_overlap_are_one_unit() -> None:
+    data = usage()
+    pairs = data.parts["test"]
+    found, origin = capacity.units(data), pairs.flat(pairs.origin)
+    # 168 steps ahead from origins 25 steps apart: seven in a row share their future.
+    assert found.counted in ("origins", "resources")
+    for unit in range(found.size):
+        assert len(np.unique(origin[found.code == unit])) <= 7 or found.counted == "resources"
+
+
+# How much more -------------------------------------------------------------------------------------------------------
+
+
+def gain(value: float, low: float) -> Any:
+    return {"value": value, "low": low, "high": value + 0.1, "own": 0.5, "other": 0.5}
+
+
+def test_a_verdict_held_back_by_width_says_how_much_larger_a_test_would_settle_it() -> None:
+    assert sizes.times_larger(gain(0.0, -0.1), -0.05) == 4
+    assert sizes.times_larger(gain(0.0, -0.01), -0.05) == 1
+    assert sizes.times_larger(gain(-0.06, -0.1), -0.05) == np.inf
+    assert np.isnan(sizes.times_larger(gain(0.0, float("nan")), -0.05))
+    units = Units(np.arange(9), "", 30, "incidents")
+    words = sizes.how_many_more([(gain(0.0, -0.1), -0.05), (gain(0.0, -0.06), -0.05)], units)
+    assert words == "; about 90 more incidents (120 instead of 30) would settle it if the difference stays"
+    for never in (gain(-0.06, -0.1), gain(0.0, float("nan"))):
+        assert sizes.how_many_more([(never, -0.05)], units) == ""
+    assert sizes.how_many_more([(gain(0.0, -0.1), -0.05)], None) == ""
+
+
+# Shares and seeds ----------------------------------------------------------------------------------------------------
+
+
+def test_the_way_to_the_oracle_is_measured_from_naive_and_not_from_nothing() -> None:
+    n = 400
+    truth, settings = RNG.normal(size=n), {"scale": np.ones(n), "target": np.zeros(n, dtype=int)}
+    error = np.abs(RNG.normal(size=n)) + 0.1
+    own, naive, oracle = (
+        metrics.capacity_values(truth, truth + k * error, None, None, **settings)  # type: ignore[arg-type]
+        for k in (1.5, 2.0, 1.0)
+    )
+    found = intervals.share(own, naive, oracle, n, metric="mae", units=of_rows(n))
+    # Paired: what a resample does to one it does to all, so that nothing is left of the noise.
+    assert [found[k] for k in ("value", "low", "high")] == pytest.approx([0.5] * 3)  # type: ignore[literal-required]
+    assert np.isnan(intervals.share(own, oracle, naive, n, metric="mae")["value"])
+
+
+def test_seeds_give_mean_spread_and_students_interval() -> None:
+    found = seeds.over_seeds([0.70, 0.72, 0.74, 0.71, 0.73])
+    assert (found["mean"], found["spread"]) == (pytest.approx(0.72), pytest.approx(0.0158114))
+    assert found["high"] - found["mean"] == pytest.approx(2.776445 * 0.0158114 / 5**0.5, rel=1e-5)
+    one = seeds.over_seeds([0.7, float("nan")])
+    assert one["seeds"] == 1 and np.isnan([one["spread"], one["low"], one["high"]]).all()
+    with pytest.raises(UsageError, match="no value of any seed"):
+        seeds.over_seeds([])
