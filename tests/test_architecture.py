@@ -39,7 +39,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation export model network prepare seen split training units",
+        ". baselines data decision evaluation export findings model network prepare recurrence seen split training trees "
+        "units window_statistics",
     ),
     "aiops_core.tasks.threat": (
         "errors facts units judge rules servable data tasks.cards derive",

@@ -27,7 +27,7 @@ from aiops_core.search import SearchResult
 from aiops_core.study import pictures
 from aiops_core.study.ablation import derived_features, with_table
 from aiops_core.study.champion import against_champion
-from aiops_core.study.measured import largest_difference, metric_table, shown, way_to_oracle
+from aiops_core.study.measured import details_of, largest_difference, metric_table, shown, way_to_oracle
 from aiops_core.study.model_card import model_card, version_page, version_tags
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.policy import check_policy, follow_policy
@@ -265,7 +265,7 @@ class Study:
         self.baselines = {name: self._measured(other, extra_metrics) for name, other in baselines.items()}
         self.oracle = None if best is None else self._measured(best, extra_metrics)
         self.share = way_to_oracle(self.task, self.data, prediction, baselines, best, self.seed)
-        self.details = with_table(self.task.details(self.data, prediction), self.ablation, self.task.OBJECTIVE)
+        self.details = with_table(details_of(self, prediction, baselines, best), self.ablation, self.task.OBJECTIVE)
         self.drawn = {name: figure for name, figure in self.drawn.items() if name in pictures.OF_SEARCH}
         return self.table()
 

@@ -13,13 +13,13 @@ from aiops_core.data.tables import Dataset
 from aiops_core.derive import Derived
 from aiops_core.errors import DataError
 from aiops_core.tasks.cards import numeric_feature
-from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
-from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, incident_table, labels
+from aiops_core.tasks.failure.data import FULL_EFFORT, PARTS, Effort, FailureData
+from aiops_core.tasks.failure.split import assign_folds, assign_parts, incident_table, labels
 
 __all__ = ["prepare"]
 
 
-def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> FailureData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protocol: str = "time") -> FailureData:
     """Turn telemetry and incidents into labelled, split series.
 
     Parameters
@@ -31,6 +31,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         Chooses the held-out resources where whole resources are held out.
     effort : Effort, optional
         Kept as ``data.effort`` for all that follows.
+    protocol : {"time", "resource"}
+        What tests: the last part of the time, or whole resources. An official split of resources stays as it is.
 
     Returns
     -------
@@ -51,10 +53,12 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     starts, lengths, start, position = _places(grid, window)
     table = incident_table(dataset.tables["incidents"], grid)
     until, inside, known = labels(grid, table, starts, lengths)
-    example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
-    part_rng, fold_rng = (np.random.default_rng([seed, stream]) for stream in (11, 12))
+    example = grid.present & ~inside & (known >= horizon)
+    soon = example & (until <= horizon)
     served = {**config, "window": window + derived.reach}
-    part, by_resource, sentence = assign_parts(frame, grid, served, position, start, part_rng, folds=effort.folds)
+    part, by_resource, sentence = assign_parts(
+        frame, grid, served, position, start, soon, seed=seed, folds=effort.folds, protocol=protocol
+    )
     on_stride = (position - (window - 1)) % stride == 0
     ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
     settings = f"window {window}, horizon {horizon} steps, {len(table)} incidents"
@@ -76,7 +80,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         example=example,
         part=part,
         ends=ends,
-        fold=assign_folds(part, grid.resource, start, by_resource, fold_rng, folds=effort.folds),
+        fold=assign_folds(part, grid, start, soon, by_resource, seed=seed, folds=effort.folds),
         by_resource=by_resource,
         incidents=table,
         resources=grid.resources,
@@ -96,6 +100,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     data.info = _info(
         data,
         split=sentence,
+        protocol=protocol,
         official="split" in frame.columns,
         unlabelled=grid.present & ~inside & ~example,
         inside=grid.present & inside,
@@ -168,6 +173,7 @@ def _info(
     data: FailureData,
     *,
     split: str,
+    protocol: str,
     official: bool,
     unlabelled: np.ndarray,
     inside: np.ndarray,
@@ -182,6 +188,7 @@ def _info(
         "validation_rows": len(ends["validation"]),
         "test_rows": len(ends["test"]),
         "split": split,
+        "protocol": protocol,
         "official_split": official,
         "window": data.window,
         "horizon": data.horizon,
@@ -211,8 +218,14 @@ def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
 
 
-def _oracle_rows(frame: pd.DataFrame | None, data: FailureData) -> np.ndarray | None:
+def _oracle_rows(frame: pd.DataFrame | None, data: FailureData) -> dict[str, np.ndarray] | None:
+    """Return the oracle's probabilities of the test part, and of validation where it knows all of its rows."""
     if frame is None:
         return None
-    found = data.keys("test").merge(frame, on=["resource_id", "timestamp"], how="left", validate="one_to_one")
-    return found["probability"].to_numpy(dtype=np.float64)
+    found = {}
+    for part in ("test", "validation"):
+        keys = data.keys(part).merge(frame, on=["resource_id", "timestamp"], how="left", validate="one_to_one")
+        found[part] = keys["probability"].to_numpy(dtype=np.float64)
+    if np.isnan(found["validation"]).any():
+        del found["validation"]
+    return found
