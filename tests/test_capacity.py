@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,13 @@ import pandas as pd
 import pytest
 
 from aiops_core import servable
-from aiops_core.data import folder, tables
+from aiops_core.data import tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
 from aiops_core.servable.capacity_features import features
 from aiops_core.servable.capacity_layout import Layout, feature_names
 from aiops_core.tasks import capacity
 from aiops_core.tasks.capacity.band import BUCKETS, bucket_edges, conformal, upper_quantile
-from aiops_core.tasks.capacity.baselines import plain_forecasts
 from aiops_core.tasks.capacity.pairs import features_of
 
 SEASON, DAYS = 24, 40
@@ -441,16 +439,3 @@ def test_a_feature_that_no_tree_uses_gets_no_contribution(
     history, last = history_of(data, 1)
     monkeypatch.setattr(loaded, "_predict", stub_of("lag0", data.layout))
     assert [d["feature"] for d in loaded.explain(history, last, 6, "cpu")] == ["daily pattern"]
-
-
-# Real data -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_seasonal_naive_floor_of_azure_is_reproduced() -> None:
-    root = Path(os.environ.get("AIOPS_DATASETS_DIR") or Path(__file__).parents[2] / "shared" / "datasets")
-    if not (root / "azure-v1").is_dir():
-        pytest.skip("the Azure folder is not here")
-    azure = capacity.prepare(folder.load_folder(root / "azure-v1"), seed=0)
-    found = capacity.evaluate(azure, {"p50": plain_forecasts(azure, azure.parts["test"])[1]})
-    assert found["mae"]["value"] == pytest.approx(2.289, abs=0.001)

@@ -23,10 +23,10 @@ MODE = "min"
 GATE_METRICS: tuple[str, ...] = ("mase", "nmae")
 #: There is no probability to compare.
 PROBABILITY_METRICS: tuple[str, ...] = ()
-SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
+SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive", "median_of_three")
 #: Know nothing but the past value: the better one is where the way to the oracle begins.
 NAIVE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
-STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
+STRONG_BASELINES: tuple[str, ...] = ("theta", "scaled_booster")
 
 
 @dataclass(frozen=True)
