@@ -377,10 +377,67 @@ def test_details_hold_errors_by_step_and_resource_and_examples_with_bands(
     assert len(example["p10"]) == len(example["truth"]) == len(example["timestamp"])
     assert {"sentences", "tables"} <= set(found)
     tables = found["tables"]
-    assert list(tables) == ["By target", "Errors and coverage by steps ahead", "Resources with the largest errors"]
+    assert list(tables) == [
+        "By target",
+        "Errors and coverage by steps ahead",
+        "Errors and coverage over the test time",
+        "Errors and coverage by how much a series moves",
+        "Resources with the largest errors",
+    ]
     assert tables["By target"] == found["by_target"]
     assert tables["Resources with the largest errors"][0] == found["worst_resources"][0]
-    assert found["sentences"] == []
+    assert (
+        sum(g["rows"] for g in found["by_time"]) == sum(g["rows"] for g in found["by_size"]) == data.info["test_rows"]
+    )
+    assert [g["origins_from"] for g in found["by_time"]] == sorted(g["origins_from"] for g in found["by_time"])
+    assert len(found["by_time"]) == CONFIG["origins"]
+    assert found["sentences"][0].startswith("Half of the forecasts of cpu are off by less than ")
+
+
+def test_misses_bias_and_the_first_screen_are_counted_on_the_test_rows(data: capacity.CapacityData) -> None:
+    pairs = data.parts["test"]
+    truth = pairs.truth[pairs.known]
+    k = np.arange(len(truth)) % 10
+    width = 0.1 * truth
+    # One in ten below the band, two above, and every forecast too high by a hundredth.
+    p50 = truth * 1.01
+    low = np.where(k == 0, truth * 1.005, p50 - width)
+    high = np.where((k == 1) | (k == 2), truth * 0.99, p50 + width)
+    found = capacity.details(data, {"p10": low, "p50": p50, "p90": high})
+    rows = len(truth)
+    for name, share in (("below_p10", (k == 0).mean()), ("above_p90", ((k == 1) | (k == 2)).mean())):
+        assert sum(g[name] * g["rows"] for g in found["by_target"]) / rows == pytest.approx(share)
+    cpu = pairs.flat(pairs.target) == 0
+    assert found["by_target"][0]["bias"] == pytest.approx(0.01 * truth[cpu].mean())
+    screen = found["first_screen"]
+    assert screen["inside_band"] == pytest.approx((k > 2).mean())
+    typical = screen["typical_error"][0]
+    assert typical["target"] == "cpu"
+    assert typical["half_below"] == pytest.approx(np.median(0.01 * truth[cpu]))
+    assert screen["resources"] == 6
+    assert screen["worst_resources"] == [g["resource_id"] for g in found["worst_resources"][:3]]
+    assert f"holds {screen['inside_band']:.1%} of the values" in " ".join(found["sentences"])
+
+
+def test_the_chance_of_passing_a_limit_is_compared_with_how_often_it_was_passed(data: capacity.CapacityData) -> None:
+    bounded = replace(data, layout=replace(data.layout, upper=(100.0, None)))
+    pairs = data.parts["test"]
+    cpu = pairs.flat(pairs.target) == 0
+    rng = np.random.default_rng(0)
+    p50 = rng.uniform(60, 110, pairs.known.shape)
+    truth = np.where(pairs.known, p50 + 10 * rng.normal(0, 1, p50.shape), np.nan)
+    bounded = replace(bounded, parts={**data.parts, "test": replace(pairs, truth=truth)})
+    middle = p50[pairs.known]
+    forecast = {"p50": middle, "p10": middle - 12.82, "p90": middle + 12.82}
+    found = capacity.details(bounded, forecast)["exceedance"]
+    assert {(row["target"], row["limit"]) for row in found} == {("cpu", 90.0)}
+    assert sum(row["rows"] for row in found) == int(cpu.sum())
+    seen = sum(row["seen"] * row["rows"] for row in found) / cpu.sum()
+    assert seen == pytest.approx((truth[pairs.known][cpu] > 90).mean())
+    expected = sum(row["forecast"] * row["rows"] for row in found) / cpu.sum()
+    assert expected == pytest.approx(seen, abs=0.1)
+    assert found[0]["forecast"] < 0.05 and found[-1]["forecast"] > 0.8
+    assert "Chance of passing 90 % of the upper bound" in capacity.details(bounded, forecast)["tables"]
 
 
 # Serving -------------------------------------------------------------------------------------------------------------
