@@ -8,6 +8,8 @@ import pytest
 
 from aiops_core.data import tables
 from aiops_core.errors import DataError, UsageError
+from aiops_core.servable.capacity_features import Rows, assemble
+from aiops_core.servable.capacity_layout import Layout
 from aiops_core.tasks.capacity.band import bucket_edges, upper_quantile
 from aiops_core.tasks.capacity.split import aligned, fitted_resources, split_origins
 
@@ -108,3 +110,21 @@ def test_buckets_end_half_way_to_the_next_scored_step_or_grow_by_a_factor(steps:
 def test_the_offset_is_the_score_that_nine_in_ten_and_the_next_row_do_not_exceed(rows: int, rank: int) -> None:
     scores = np.random.default_rng(0).permutation(np.arange(1.0, rows + 1))
     assert upper_quantile(scores) == rank
+
+
+def test_each_group_of_series_gets_its_own_offsets_and_a_card_without_groups_those_of_all() -> None:
+    layout = Layout(("x", "y"), (), 24, 24, 3600, (0.1, 0.1), (1.0, 1.0), (None, None), (None, None))
+    rows = Rows(np.zeros((4, 2, 1), dtype=np.float32), np.full(4, 100.0), np.array([1.0, 10.0, 50.0, 10.0]))
+    steps, target = np.tile([1, 5], (4, 1)), np.array([0, 0, 0, 1])
+    cuts = np.log([[0.05, 0.2], [0.01, 0.02]]).tolist()
+    low = [[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10], [11, 12]]]
+    high = (10 * np.array(low)).tolist()
+    flat = np.zeros((4, 2, 3))
+    found = assemble(flat, rows, steps, target, layout, {"edges": [1, 5], "swing": cuts, "low": low, "high": high})
+    offsets = np.array([[1, 2], [3, 4], [5, 6], [11, 12]])
+    np.testing.assert_allclose((100 - found[..., 0]) / rows.scale[:, None], offsets)
+    np.testing.assert_allclose((found[..., 2] - 100) / rows.scale[:, None], 10 * offsets)
+    # Cards of earlier versions.
+    old = {"edges": [1, 5], "low": [[1, 2], [3, 4]], "high": [[1, 2], [3, 4]]}
+    found = assemble(flat, rows, steps, target, layout, old)
+    np.testing.assert_allclose((100 - found[..., 0]) / rows.scale[:, None], [[1, 2], [1, 2], [1, 2], [3, 4]])
