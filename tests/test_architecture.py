@@ -48,7 +48,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.tasks.capacity": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". backbone band baselines data evaluation export model pairs prediction prepare seen split units",
+        ". backbone band baselines booster data evaluation export findings model naive pairs prediction prepare seen split "
+        "theta units",
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
