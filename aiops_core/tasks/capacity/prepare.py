@@ -13,7 +13,7 @@ from aiops_core.data import tables
 from aiops_core.data.derive import derived_of
 from aiops_core.data.tables import Dataset
 from aiops_core.derive import Derived
-from aiops_core.errors import DataError
+from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity_layout import Layout
 from aiops_core.tasks.capacity.backbone import fit_backbone
 from aiops_core.tasks.capacity.data import CapacityData, Effort, Pairs, Usage
@@ -24,7 +24,13 @@ from aiops_core.tasks.capacity.split import right_aligned, split_origins
 MAX_EXOGENOUS = 8
 
 
-def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> CapacityData:  # noqa: B008
+def prepare(
+    dataset: Dataset,
+    *,
+    seed: int,
+    effort: Effort = Effort(),  # noqa: B008
+    protocol: str = "time",
+) -> CapacityData:
     """Cut a usage table into rolling origins and build the training rows.
 
     Test are the last ``origins`` origins of every resource, ``origin_step`` apart; the longest scored forecast of the
@@ -38,6 +44,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
         With a ``usage`` table.
     seed : int
         Fixes which training pairs are sampled.
+    protocol : {"time"}
+        How test is told from training.
     effort : Effort, optional
         How much work what follows may do; kept as ``effort``.
 
@@ -56,6 +64,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = Effort()) -> Capaci
     -----
     Positions count from a resource's own end, so records of different periods can train together.
     """
+    if protocol != "time":
+        raise UsageError(f"capacity: protocol {protocol!r} is not known")
     dataset.require("capacity")
     frame = dataset.tables["usage"]
     config = {**tables.DEFAULT_CONFIG["capacity"], **dataset.config.get("capacity", {})}

@@ -11,7 +11,7 @@ from aiops_core.data import splits, tables
 from aiops_core.data.derive import derived_of
 from aiops_core.data.tables import Dataset
 from aiops_core.derive import Derived
-from aiops_core.errors import DataError
+from aiops_core.errors import DataError, UsageError
 from aiops_core.tasks.cards import numeric_feature
 from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
 from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, incident_table, labels
@@ -19,7 +19,7 @@ from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, in
 __all__ = ["prepare"]
 
 
-def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> FailureData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protocol: str = "time") -> FailureData:
     """Turn telemetry and incidents into labelled, split series.
 
     Parameters
@@ -29,6 +29,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         test_fraction, derive``.
     seed : int
         Chooses the held-out resources where whole resources are held out.
+    protocol : {"time"}
+        How test is told from training.
     effort : Effort, optional
         Kept as ``data.effort`` for all that follows.
 
@@ -43,6 +45,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     UsageError
         If a derived feature cannot be read.
     """
+    if protocol != "time":
+        raise UsageError(f"failure: protocol {protocol!r} is not known")
     dataset.require("failure")
     config = {**tables.DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}
     window, horizon, stride = (int(config[name]) for name in ("window", "horizon", "stride"))
