@@ -59,7 +59,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors markup facts files settings judge rules servable data tracking search",
         ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "
         "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
-        "study words",
+        "section study trainings words",
     ),
     "aiops_core.job": (
         "errors facts files settings data tracking search study",

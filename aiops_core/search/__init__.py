@@ -2,7 +2,7 @@
 
 from aiops_core.search.ablation import default_scores
 from aiops_core.search.connection import check_address, cluster, connect, disconnect
-from aiops_core.search.final import final_model
+from aiops_core.search.final import final_model, refits
 from aiops_core.search.result import SearchResult, TrialLog
 from aiops_core.search.run import reusable, search
 
@@ -15,6 +15,7 @@ __all__ = [
     "default_scores",
     "disconnect",
     "final_model",
+    "refits",
     "reusable",
     "search",
 ]
