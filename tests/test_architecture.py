@@ -39,22 +39,22 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation export model network prepare seen split training units",
+        ". baselines data decision evaluation export model network prepare seen split training units validated",
     ),
     "aiops_core.tasks.threat": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units",
+        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units validated",
     ),
     "aiops_core.tasks.capacity": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". backbone band baselines data evaluation export model pairs prediction prepare seen split units",
+        ". backbone band baselines data evaluation export model pairs prediction prepare seen split units validated",
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors facts files settings servable data",
         ". looks native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings data tracking", ". ablation connection events final result run space"),
+    "aiops_core.search": ("errors files settings judge data tracking", ". ablation choice connection events final result run space"),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
         ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "

@@ -149,7 +149,8 @@ class Study:
         """Search a space, by default the task's, with a live view; every trial is an MLflow run.
 
         Finished trials of the same search in the run's folder are taken over, which is said. With ``deterministic`` one
-        trial runs at a time, so that the result repeats. In a notebook run by hand a Stop button ends the search with
+        trial runs at a time, so that the result repeats. The default point stays the first unless another is better by
+        more than noise, which is said. In a notebook run by hand a Stop button ends the search with
         the trials that have ended.
 
         Raises
@@ -171,7 +172,7 @@ class Study:
         varied = [name for name, one in (space or self.task.space(self.data)).items() if not one.single()]
         try:
             with followed(self.folder, varied) as progress:
-                self.result = search.search(
+                result = search.search(
                     self.task,
                     self.data,
                     space=space,
@@ -183,6 +184,8 @@ class Study:
                     progress=progress.show,
                     stop=progress.stop,
                 )
+            note_stage(self.folder, "default or found")
+            self.result = search.chosen(self.task, self.data, result, space=space, seed=self.seed)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SearchStopped)
             tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
@@ -191,6 +194,8 @@ class Study:
         tracking.close_search(self.run_id)
         if (done := self.result.counts["trials"]) < n_trials:
             print(f"stopped after {done} of {n_trials} trials, which are used from here on; run this again to go on")
+        if self.result.choice is not None:
+            print(f"default or found? {self.result.choice.why}")
         return self.result
 
     def _open_run(self, n_trials: int) -> tracking.SearchLog:

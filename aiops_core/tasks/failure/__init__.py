@@ -37,6 +37,7 @@ from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, 
 from aiops_core.tasks.failure.prepare import prepare
 from aiops_core.tasks.failure.seen import seen, too_few, unseen
 from aiops_core.tasks.failure.units import units
+from aiops_core.tasks.failure.validated import validated
 
 __all__ = [
     "GATE_METRICS",
@@ -77,4 +78,5 @@ __all__ = [
     "too_few",
     "units",
     "unseen",
+    "validated",
 ]
