@@ -48,10 +48,11 @@ def test_a_point_that_is_better_beyond_noise_replaces_the_default(ray_cluster: s
 
 
 def test_a_best_trial_within_noise_leaves_the_default_point_first(ray_cluster: str, tmp_path: Path) -> None:
-    result = search.chosen(toy_task, data(tmp_path, 2.0), found({"x": 0.31}, {"x": 0.4}, DEFAULT), seed=7)
+    given = data(tmp_path, 2.0) | {"draw": 2}
+    result = search.chosen(toy_task, given, found({"x": 0.31}, {"x": 0.4}, DEFAULT), seed=7)
     assert result.best_params == DEFAULT and result.ranked[1:] == [{"x": 0.31}, {"x": 0.4}]
     assert result.choice is not None and result.choice.chosen == "default"
-    assert "not more than noise" in result.choice.why
+    assert result.choice.gain["value"] > 0 and "not more than noise" in result.choice.why
 
 
 def test_a_default_point_that_came_first_costs_no_fit(ray_cluster: str, tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_pure_noise_replaces_the_default_in_about_one_of_five_searches(ray_clust
     for k in range(12):
         # As far from the best as the default, on the other side.
         points = [{"x": 0.1 + 1e-5 * (3 * k + i)} for i in range(3)]
-        result = search.chosen(toy_task, data(tmp_path, 0.5), found(*points, DEFAULT), seed=k)
+        result = search.chosen(toy_task, data(tmp_path, 0.5) | {"draw": k}, found(*points, DEFAULT), seed=k)
         taken += result.best_params != DEFAULT
     assert taken <= 6
 

@@ -39,8 +39,8 @@ def fit(params: dict[str, Any], data: dict[str, Any], *, seed: int, report: Call
 
 
 def validated(model: float, data: dict[str, Any]) -> tuple[Callable[..., dict[str, float]], Units]:
-    """Score 40 blocks of one row; ``noise`` differs from block to block and from point to point."""
-    noise = np.random.default_rng(int(1e6 * abs(model))).normal(0, data.get("noise", 0.0), 40)
+    """Score 40 blocks of one row; ``noise`` differs from block to block, point to point and ``draw`` to draw."""
+    noise = np.random.default_rng([int(1e6 * abs(model)), data.get("draw", 0)]).normal(0, data.get("noise", 0.0), 40)
     rows = noise - (model - 0.3) ** 2
     return lambda weight: {"score": float(np.average(rows, weights=weight))}, of_rows(40)
 

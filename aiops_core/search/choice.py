@@ -113,9 +113,9 @@ def _gains(task: ModuleType, data: Any, points: list[dict[str, Any]], seed: int)
     for i, one in enumerate(found[1:]):
         if one is not None:
             compared = intervals.paired(
-                one[0], {"": default}, len(units.code), only=(metric,), units=units, seed=seed, n_boot=DRAWS
+                one[0], {"default": default}, len(units.code), only=(metric,), units=units, seed=seed, n_boot=DRAWS
             )
-            gains[i] = compared[""][metric]
+            gains[i] = compared["default"][metric]
     return gains
 
 
