@@ -37,6 +37,7 @@ from aiops_core.tasks.capacity.prediction import CapacityModel, predict, score
 from aiops_core.tasks.capacity.prepare import prepare
 from aiops_core.tasks.capacity.seen import seen, too_few, unseen
 from aiops_core.tasks.capacity.units import units
+from aiops_core.tasks.capacity.validated import validated
 
 __all__ = [
     "GATE_METRICS",
@@ -73,4 +74,5 @@ __all__ = [
     "too_few",
     "units",
     "unseen",
+    "validated",
 ]

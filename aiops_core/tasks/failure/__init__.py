@@ -48,6 +48,7 @@ from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, 
 from aiops_core.tasks.failure.prepare import prepare
 from aiops_core.tasks.failure.seen import seen, too_few, unseen
 from aiops_core.tasks.failure.units import units
+from aiops_core.tasks.failure.validated import validated
 
 __all__ = [
     "GATE_METRICS",
@@ -89,5 +90,6 @@ __all__ = [
     "too_few",
     "units",
     "unseen",
+    "validated",
     "watch",
 ]
