@@ -29,6 +29,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protoc
         test_fraction, derive``.
     seed : int
         Chooses the held-out resources where whole resources are held out.
+    effort : Effort, optional
+        Kept as ``data.effort`` for all that follows.
     protocol : {"time", "resource"}
         What tests: the last part of the time, or whole resources. An official split of resources stays as it is.
 
