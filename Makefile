@@ -40,7 +40,7 @@ bench: setup ## throughput and latency side by side, as ratios, to reports/bench
 	$(BIN)/python tests/benchmarks/serving.py --write reports/benchmark.md $(ARGS)
 
 benchmark-data: setup ## all real data sets against their floors, to reports/real-data.md
-	$(BIN)/python tests/benchmarks/real_data.py $(ARGS)
+	$(BIN)/python tests/benchmarks/real_data $(ARGS)
 
 difficulty: setup ## how hard the synthetic data are for simple and strong methods, to reports/difficulty.md
 	$(BIN)/python tests/benchmarks/difficulty.py $(ARGS)

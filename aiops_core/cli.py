@@ -52,6 +52,12 @@ def report(
     n_samples: Samples = None,
     trials: Annotated[int, typer.Option(help="trials of each search")] = 20,
     seed: Seed = 7,
+    seeds: Annotated[
+        int, typer.Option(help="fits of each final model, with --seed and those after it: what is luck of a training?")
+    ] = 1,
+    protocol: Annotated[
+        str, typer.Option(help="test on later times (time), or on resources and attack names left out whole (resource)")
+    ] = "time",
     signal: Annotated[float, typer.Option(help="strength of the synthetic signal, 0 to 1")] = 1.0,
     tasks: Annotated[str, typer.Option(help="comma separated: failure, threat, capacity")] = "failure,threat,capacity",
     out: Annotated[Path | None, typer.Option(help="folder of the report (default reports/<source>)")] = None,
@@ -79,6 +85,8 @@ def report(
         n_samples=n_samples,
         n_trials=trials,
         seed=seed,
+        seeds=seeds,
+        protocol=protocol,
         signal=signal,
         tasks=tuple(part.strip() for part in tasks.split(",") if part.strip()),
         deterministic=deterministic,

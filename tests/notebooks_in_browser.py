@@ -45,7 +45,8 @@ PRELUDE = """
 class Page:
     """One page of a browser, over the DevTools protocol."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, pictures: Path) -> None:
+        self.pictures = pictures
         self._socket = websocket.create_connection(address, timeout=60)
         self._numbers = itertools.count(1)
 
@@ -82,6 +83,7 @@ class Page:
                 # Before the page is built.
                 found = error
             time.sleep(0.2)
+        self.picture(self.pictures / "failed.png")
         raise TimeoutError(f"the page never came to: {script} (last: {found})")
 
     def click(self, selector: str) -> None:
@@ -103,7 +105,7 @@ class Page:
 
 
 @contextlib.contextmanager
-def chromium(folder: Path) -> Iterator[Page]:
+def chromium(folder: Path, pictures: Path) -> Iterator[Page]:
     """Start a browser of its own and yield its page."""
     program = shutil.which("chromium")
     assert program, "needs chromium"
@@ -114,16 +116,21 @@ def chromium(folder: Path) -> Iterator[Page]:
         address = f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json/list"
         with urllib.request.urlopen(address) as answer:
             pages = [page for page in json.load(answer) if page["type"] == "page"]
-        yield Page(pages[0]["webSocketDebuggerUrl"])
+        yield Page(pages[0]["webSocketDebuggerUrl"], pictures)
 
 
 @contextlib.contextmanager
 def jupyterlab(folder: Path, notebooks: Path) -> Iterator[str]:
     """Start JupyterLab with a home of its own and yield its address, token included."""
-    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
+    for plugin, chosen in (
+        ("apputils-extension/notification", '{"fetchNews": "false"}'),
+        # All cells stay in the page: else those out of sight hold no output.
+        ("notebook-extension/tracker", '{"windowingMode": "none"}'),
+    ):
+        file = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(chosen)
     (folder / "home").mkdir()
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -237,7 +244,7 @@ class Book:
 
 
 SPACE, SEARCH, STOP = "IntDistribution(8, 18)", "study.search(", ".jupyter-widgets.jupyter-button"
-#: A row of the live table; the fifth trial of many. JupyterLab builds only the cells that are in sight.
+#: A row of the live table; the fifth trial of many.
 IN_SIGHT = f"{PRELUDE} book.scrollToItem(find('{SEARCH}'), 'start');"
 ROW = f"{IN_SIGHT} return document.querySelector('.widget-html-content td') !== null"
 FIFTH = (
@@ -265,7 +272,7 @@ def walk(folder: Path, pictures: Path) -> dict[str, Any]:
     notebooks = shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     pictures.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"home": folder / "home"}
-    with jupyterlab(folder, notebooks) as address, chromium(folder / "profile") as page:
+    with jupyterlab(folder, notebooks) as address, chromium(folder / "profile", pictures) as page:
         book = Book(page, address)
         book.change("n_samples: int = None", "n_samples: int = 800")
         book.change("n_trials: int = 20", "n_trials: int = 3")

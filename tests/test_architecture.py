@@ -40,27 +40,33 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation export model network prepare seen split training units",
+        ". baselines data decision evaluation export findings model network prepare recurrence seen split training "
+        "trees units validated window_statistics",
     ),
     "aiops_core.tasks.threat": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units",
+        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units "
+        "validated",
     ),
     "aiops_core.tasks.capacity": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". backbone band baselines data evaluation export model pairs prediction prepare seen split units",
+        ". backbone band baselines booster data evaluation export findings model naive pairs prediction prepare "
+        "seen split theta units validated",
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors facts files settings servable data",
         ". looks native registry runs scoring servables store",
     ),
-    "aiops_core.search": ("errors files settings data tracking", ". ablation connection events final result run space"),
+    "aiops_core.search": (
+        "errors files settings data tracking judge",
+        ". ablation choice connection events final result run space",
+    ),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
         ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "
         "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
-        "study words",
+        "section study trainings words",
     ),
     "aiops_core.job": (
         "errors facts files settings data tracking search study",

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,13 @@ import pandas as pd
 import pytest
 
 from aiops_core import servable
-from aiops_core.data import folder, tables
+from aiops_core.data import tables
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable import capacity as served
 from aiops_core.servable.capacity_features import features
 from aiops_core.servable.capacity_layout import Layout, feature_names
 from aiops_core.tasks import capacity
 from aiops_core.tasks.capacity.band import BUCKETS, bucket_edges, conformal, upper_quantile
-from aiops_core.tasks.capacity.baselines import plain_forecasts
 from aiops_core.tasks.capacity.pairs import features_of
 
 SEASON, DAYS = 24, 40
@@ -103,7 +101,8 @@ def test_no_fitted_value_lies_after_the_origins_of_a_later_part(data: capacity.C
         return int((pairs.origin[:, None] + pairs.steps)[pairs.known].max())
 
     assert reach("train") <= data.parts["validation"].origin.min()
-    assert reach("validation") <= data.parts["test"].origin.min()
+    assert reach("validation") <= data.parts["calibration"].origin.min()
+    assert reach("calibration") <= data.parts["test"].origin.min()
 
 
 def test_changing_what_comes_after_the_first_test_origin_changes_no_fitted_number(data: capacity.CapacityData) -> None:
@@ -148,6 +147,53 @@ def test_records_of_different_periods_train_together() -> None:
     late["timestamp"] += pd.Timedelta(days=200)
     both = capacity.prepare(dataset(pd.concat([usage(2), late], ignore_index=True)), seed=0, effort=LESS)
     assert len(np.unique(both.parts["test"].resource)) == 4
+    assert "of each" in both.info["split"]
+
+
+def test_resources_that_end_at_different_times_are_cut_at_the_same_time() -> None:
+    frame = usage(6)
+    stop = frame["timestamp"].max() - pd.Timedelta(days=1)
+    frame = frame[~((frame["resource_id"] == "host-0") & (frame["timestamp"] > stop))]
+    made = capacity.prepare(dataset(frame), seed=0, effort=LESS)
+    assert "at the same time for all" in made.info["split"]
+
+    def times(part: str, ahead: bool) -> np.ndarray:
+        pairs = made.parts[part]
+        position = (pairs.origin[:, None] + pairs.steps * ahead)[pairs.known]
+        return made.time(pairs.flat(pairs.resource), position)
+
+    assert times("train", ahead=True).max() <= times("validation", ahead=False).min()
+    assert times("validation", ahead=True).max() <= times("calibration", ahead=False).min()
+    assert times("calibration", ahead=True).max() <= times("test", ahead=False).min()
+    assert made.parts["train"].known[made.parts["train"].resource == 0].any()
+    ended = made.parts["test"].resource == 0
+    assert not made.parts["test"].known[ended].all()
+
+
+def test_left_out_resources_teach_nothing_and_are_all_that_tests() -> None:
+    frame = usage(7)
+    made = capacity.prepare(dataset(frame), seed=0, effort=LESS, protocol="resource")
+    left_out = set(np.flatnonzero(~made.fitted))
+    assert len(left_out) == 2
+    assert set(made.parts["test"].resource) == left_out
+    for part in ("train", "validation", "calibration"):
+        assert not set(made.parts[part].resource) & left_out
+    assert made.info["protocol"] == "resource"
+    assert "2 of 7 resources, on which nothing is fitted" in made.info["split"]
+    # Whatever happens to them moves nothing that is fitted, and their own history is what they are forecast from.
+    names = [made.resources[i] for i in left_out]
+    wild = frame.copy()
+    wild.loc[wild["resource_id"].isin(names), ["cpu", "disk"]] *= 50
+    other = capacity.prepare(dataset(wild), seed=0, effort=LESS, protocol="resource")
+    for name in ("search", "checked"):
+        np.testing.assert_array_equal(getattr(made, name).x, getattr(other, name).x)
+    np.testing.assert_array_equal(made.linear, other.linear)
+    assert made.layout == other.layout
+    one, two = (capacity.finish(capacity.defaults(d), d, seed=0) for d in (made, other))
+    assert one.calibration == two.calibration
+    mine, theirs = capacity.predict(one, made, "test"), capacity.predict(two, other, "test")
+    assert np.median(theirs["p50"] / mine["p50"]) > 10
+    assert set(capacity.baselines(made, seed=0)) == {*capacity.SIMPLE_BASELINES, *capacity.STRONG_BASELINES}
 
 
 # Features ------------------------------------------------------------------------------------------------------------
@@ -255,11 +301,54 @@ def test_conformal_offsets_repair_a_band_that_is_far_too_narrow(
     model: capacity.CapacityModel, data: capacity.CapacityData
 ) -> None:
     narrow = replace(model, boosters=([], model.boosters[1], []), shares=(model.shares[1],) * 3, calibration=None)
-    before = capacity.evaluate(data, capacity.predict(narrow, data, "validation"), "validation")
+    before = capacity.evaluate(data, capacity.predict(narrow, data, "calibration"), "calibration")
     repaired = replace(narrow, calibration=conformal(narrow, data))
-    after = capacity.evaluate(data, capacity.predict(repaired, data, "validation"), "validation")
+    after = capacity.evaluate(data, capacity.predict(repaired, data, "calibration"), "calibration")
     assert before["coverage_80"]["value"] < 0.05
     assert after["coverage_80"]["value"] == pytest.approx(0.8, abs=0.07)  # finite samples err on the wide side
+
+
+def test_the_origins_that_choose_a_model_do_not_move_its_band_nor_do_those_of_the_band_choose(
+    model: capacity.CapacityModel, data: capacity.CapacityData
+) -> None:
+    assert "calibration" in data.parts
+    assert not set(data.parts["validation"].origin) & set(data.parts["calibration"].origin)
+
+    def with_other_truth(part: str) -> capacity.CapacityData:
+        pairs = data.parts[part]
+        return replace(data, parts={**data.parts, part: replace(pairs, truth=1.3 * pairs.truth)})
+
+    known = conformal(model, data)
+    assert conformal(model, with_other_truth("validation")) == known
+    assert conformal(model, with_other_truth("calibration")) != known
+    again = capacity.finish(capacity.defaults(data), with_other_truth("calibration"), seed=0)
+    assert again.calibration != model.calibration
+    np.testing.assert_array_equal(
+        capacity.predict(again, data, "test")["p50"], capacity.predict(model, data, "test")["p50"]
+    )
+
+
+def test_restless_and_quiet_series_get_offsets_of_their_own(data: capacity.CapacityData) -> None:
+    rng = np.random.default_rng(4)
+    frame = usage(9, seed=5, days=60)
+    quiet = frame["resource_id"].isin([f"host-{i}" for i in range(3)])
+    wild = frame["resource_id"].isin([f"host-{i}" for i in range(3, 6)])
+    level = frame.groupby("resource_id")["cpu"].transform("median")
+    # The spread of the quiet ones is noise, that of the wild ones a season: in units of the spread they err differently.
+    frame["cpu"] = np.where(quiet, level * (1 + rng.normal(0, 0.02, len(frame))), frame["cpu"])
+    clock = frame["timestamp"].dt.hour.to_numpy()
+    frame["cpu"] = np.where(wild, level * (3 + 2 * np.sin(clock / 24 * 2 * np.pi)), frame["cpu"])
+    all_steps = {"target": "cpu", "score_steps": list(range(1, 25)), "origins": 6}
+    made = capacity.prepare(dataset(frame, **all_steps), seed=0, effort=LESS)
+    fitted = capacity.finish(capacity.defaults(made), made, seed=0)
+    assert fitted.calibration is not None
+    assert np.diff(fitted.calibration["swing"]).min() > 0
+    found = capacity.details(made, capacity.predict(fitted, made, "test"))["by_resource"]
+    coverage = {row["resource_id"]: row["coverage_80"] for row in found}
+    for some in (range(3), range(3, 6)):
+        assert 0.6 < np.mean([coverage[f"host-{i}"] for i in some]) < 0.98
+    low = np.array(fitted.calibration["low"])
+    assert np.ptp(low, axis=1).max() > 0.1
 
 
 def test_conformal_offsets_are_the_finite_sample_quantile() -> None:
@@ -288,10 +377,67 @@ def test_details_hold_errors_by_step_and_resource_and_examples_with_bands(
     assert len(example["p10"]) == len(example["truth"]) == len(example["timestamp"])
     assert {"sentences", "tables"} <= set(found)
     tables = found["tables"]
-    assert list(tables) == ["By target", "Errors and coverage by steps ahead", "Resources with the largest errors"]
+    assert list(tables) == [
+        "By target",
+        "Errors and coverage by steps ahead",
+        "Errors and coverage over the test time",
+        "Errors and coverage by how much a series moves",
+        "Resources with the largest errors",
+    ]
     assert tables["By target"] == found["by_target"]
     assert tables["Resources with the largest errors"][0] == found["worst_resources"][0]
-    assert found["sentences"] == []
+    assert (
+        sum(g["rows"] for g in found["by_time"]) == sum(g["rows"] for g in found["by_size"]) == data.info["test_rows"]
+    )
+    assert [g["origins_from"] for g in found["by_time"]] == sorted(g["origins_from"] for g in found["by_time"])
+    assert len(found["by_time"]) == CONFIG["origins"]
+    assert found["sentences"][0].startswith("Half of the forecasts of cpu are off by less than ")
+
+
+def test_misses_bias_and_the_first_screen_are_counted_on_the_test_rows(data: capacity.CapacityData) -> None:
+    pairs = data.parts["test"]
+    truth = pairs.truth[pairs.known]
+    k = np.arange(len(truth)) % 10
+    width = 0.1 * truth
+    # One in ten below the band, two above, and every forecast too high by a hundredth.
+    p50 = truth * 1.01
+    low = np.where(k == 0, truth * 1.005, p50 - width)
+    high = np.where((k == 1) | (k == 2), truth * 0.99, p50 + width)
+    found = capacity.details(data, {"p10": low, "p50": p50, "p90": high})
+    rows = len(truth)
+    for name, share in (("below_p10", (k == 0).mean()), ("above_p90", ((k == 1) | (k == 2)).mean())):
+        assert sum(g[name] * g["rows"] for g in found["by_target"]) / rows == pytest.approx(share)
+    cpu = pairs.flat(pairs.target) == 0
+    assert found["by_target"][0]["bias"] == pytest.approx(0.01 * truth[cpu].mean())
+    screen = found["first_screen"]
+    assert screen["inside_band"] == pytest.approx((k > 2).mean())
+    typical = screen["typical_error"][0]
+    assert typical["target"] == "cpu"
+    assert typical["half_below"] == pytest.approx(np.median(0.01 * truth[cpu]))
+    assert screen["resources"] == 6
+    assert screen["worst_resources"] == [g["resource_id"] for g in found["worst_resources"][:3]]
+    assert f"holds {screen['inside_band']:.1%} of the values" in " ".join(found["sentences"])
+
+
+def test_the_chance_of_passing_a_limit_is_compared_with_how_often_it_was_passed(data: capacity.CapacityData) -> None:
+    bounded = replace(data, layout=replace(data.layout, upper=(100.0, None)))
+    pairs = data.parts["test"]
+    cpu = pairs.flat(pairs.target) == 0
+    rng = np.random.default_rng(0)
+    p50 = rng.uniform(60, 110, pairs.known.shape)
+    truth = np.where(pairs.known, p50 + 10 * rng.normal(0, 1, p50.shape), np.nan)
+    bounded = replace(bounded, parts={**data.parts, "test": replace(pairs, truth=truth)})
+    middle = p50[pairs.known]
+    forecast = {"p50": middle, "p10": middle - 12.82, "p90": middle + 12.82}
+    found = capacity.details(bounded, forecast)["exceedance"]
+    assert {(row["target"], row["limit"]) for row in found} == {("cpu", 90.0)}
+    assert sum(row["rows"] for row in found) == int(cpu.sum())
+    seen = sum(row["seen"] * row["rows"] for row in found) / cpu.sum()
+    assert seen == pytest.approx((truth[pairs.known][cpu] > 90).mean())
+    expected = sum(row["forecast"] * row["rows"] for row in found) / cpu.sum()
+    assert expected == pytest.approx(seen, abs=0.1)
+    assert found[0]["forecast"] < 0.05 and found[-1]["forecast"] > 0.8
+    assert "Chance of passing 90 % of the upper bound" in capacity.details(bounded, forecast)["tables"]
 
 
 # Serving -------------------------------------------------------------------------------------------------------------
@@ -441,16 +587,3 @@ def test_a_feature_that_no_tree_uses_gets_no_contribution(
     history, last = history_of(data, 1)
     monkeypatch.setattr(loaded, "_predict", stub_of("lag0", data.layout))
     assert [d["feature"] for d in loaded.explain(history, last, 6, "cpu")] == ["daily pattern"]
-
-
-# Real data -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_seasonal_naive_floor_of_azure_is_reproduced() -> None:
-    root = Path(os.environ.get("AIOPS_DATASETS_DIR") or Path(__file__).parents[2] / "shared" / "datasets")
-    if not (root / "azure-v1").is_dir():
-        pytest.skip("the Azure folder is not here")
-    azure = capacity.prepare(folder.load_folder(root / "azure-v1"), seed=0)
-    found = capacity.evaluate(azure, {"p50": plain_forecasts(azure, azure.parts["test"])[1]})
-    assert found["mae"]["value"] == pytest.approx(2.289, abs=0.001)

@@ -7,40 +7,89 @@ import pandas as pd
 import pytest
 
 from aiops_core.data import tables
-from aiops_core.errors import DataError
+from aiops_core.errors import DataError, UsageError
+from aiops_core.servable.capacity_features import Rows, assemble
+from aiops_core.servable.capacity_layout import Layout
 from aiops_core.tasks.capacity.band import bucket_edges, upper_quantile
-from aiops_core.tasks.capacity.split import right_aligned, split_origins
+from aiops_core.tasks.capacity.split import aligned, fitted_resources, split_origins
 
 
-def test_all_resources_end_together_and_what_is_not_finite_is_missing() -> None:
-    frame = pd.concat(
-        pd.DataFrame({"resource_id": name, "timestamp": pd.date_range(start, periods=n, freq="h", tz="UTC"), "x": x})
-        for name, start, n, x in (
-            ("a", "2026-01-01", 3, [1.0, np.inf, 3.0]),
-            ("b", "2026-02-01", 5, [4.0, 5.0, -np.inf, 7.0, 8.0]),
+def frame_of(*records: tuple[str, str, list[float]]) -> pd.DataFrame:
+    """Hourly records: name, start, values."""
+    return pd.concat(
+        pd.DataFrame(
+            {"resource_id": name, "timestamp": pd.date_range(start, periods=len(x), freq="h", tz="UTC"), "x": x}
         )
+        for name, start, x in records
     )
-    values, first, end = right_aligned(tables.to_grid(frame, ["x"]))
+
+
+def test_records_of_different_periods_end_together_and_what_is_not_finite_is_missing() -> None:
+    frame = frame_of(("a", "2026-01-01", [1.0, np.inf, 3.0]), ("b", "2026-02-01", [4.0, 5.0, -np.inf, 7.0, 8.0]))
+    axis = aligned(tables.to_grid(frame, ["x"]))
     expected = [[np.nan, np.nan, 1.0, np.nan, 3.0], [4.0, 5.0, np.nan, 7.0, 8.0]]
-    np.testing.assert_array_equal(values[:, 0], np.array(expected, dtype=np.float32))
-    assert first.tolist() == [2, 0]
-    assert end.astype(str).tolist() == ["2026-01-01T02:00:00", "2026-02-01T04:00:00"]
+    np.testing.assert_array_equal(axis.values[:, 0], np.array(expected, dtype=np.float32))
+    assert axis.first.tolist() == [2, 0]
+    assert axis.last.tolist() == [4, 4]
+    assert axis.end.astype(str).tolist() == ["2026-01-01T02:00:00", "2026-02-01T04:00:00"]
+    assert not axis.same_time
+
+
+def test_on_a_shared_calendar_a_position_is_one_time_for_all() -> None:
+    nan = np.nan
+    frame = frame_of(
+        ("early", "2026-01-01 00:00", [1.0, 2, 3, 4]),
+        ("late", "2026-01-01 02:00", [5.0, 6, 7, 8]),
+        ("long", "2026-01-01 00:00", [1.0] * 6),
+        ("straggler", "2026-01-01 03:00", [9.0] * 8),
+    )
+    axis = aligned(tables.to_grid(frame, ["x"]))
+    assert axis.same_time
+    # Two hours after the others' end nobody but the straggler goes on: the axis ends with the second last.
+    expected = [[1, 2, 3, 4, nan, nan], [nan, nan, 5, 6, 7, 8], [1] * 6, [nan, nan, nan, 9, 9, 9]]
+    np.testing.assert_array_equal(axis.values[:, 0], np.array(expected, dtype=np.float32))
+    assert axis.first.tolist() == [0, 2, 0, 3]
+    assert axis.last.tolist() == [3, 5, 5, 5]
+    assert set(axis.end.astype(str)) == {"2026-01-01T05:00:00"}
 
 
 @pytest.mark.parametrize(
-    ("length", "test", "validation"), [(115, [80, 90], [46, 56]), (114, [89], [65]), (85, [60], [36])]
+    ("length", "test", "calibration", "validation"),
+    [
+        (172, [137, 147], [103, 113], [69, 79]),
+        (169, [134, 144], [110], [86]),
+        (130, [105], [81], [57]),
+    ],
 )
-def test_origins_leave_four_tenths_of_the_record_to_train(length: int, test: list[int], validation: list[int]) -> None:
+def test_origins_leave_four_tenths_of_the_record_to_train(
+    length: int, test: list[int], calibration: list[int], validation: list[int]
+) -> None:
     found = split_origins(length, {"origins": 2, "origin_step": 10, "season": 24}, 24)
-    assert [origins.tolist() for origins in found] == [test, validation]
+    assert {name: origins.tolist() for name, origins in found.items()} == {
+        "test": test,
+        "calibration": calibration,
+        "validation": validation,
+    }
 
 
-@pytest.mark.parametrize(("season", "least"), [(24, 85), (2, 59), (40, 93)])
+@pytest.mark.parametrize(("season", "least"), [(24, 109), (2, 83), (40, 117)])
 def test_a_record_must_hold_half_a_season_and_a_forecast_before_the_first_origin(season: int, least: int) -> None:
     config = {"origins": 1, "origin_step": 10, "season": season}
     split_origins(least, config, 24)
     with pytest.raises(DataError, match=f"has {least - 1} steps, too few .* 24 steps ahead"):
         split_origins(least - 1, config, 24)
+
+
+def test_three_in_ten_resources_are_left_out_and_always_one_is_fitted() -> None:
+    assert fitted_resources(10, "time", seed=0).all()
+    left_out = {seed: np.flatnonzero(~fitted_resources(10, "resource", seed=seed)).tolist() for seed in range(8)}
+    assert all(len(names) == 3 for names in left_out.values())
+    assert len({str(names) for names in left_out.values()}) > 4
+    assert [int((~fitted_resources(n, "resource", seed=0)).sum()) for n in (2, 3, 5, 100)] == [1, 1, 2, 30]
+    with pytest.raises(DataError, match="one resource only"):
+        fitted_resources(1, "resource", seed=0)
+    with pytest.raises(UsageError, match="'space' is unknown; known: time, resource"):
+        fitted_resources(5, "space", seed=0)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +110,21 @@ def test_buckets_end_half_way_to_the_next_scored_step_or_grow_by_a_factor(steps:
 def test_the_offset_is_the_score_that_nine_in_ten_and_the_next_row_do_not_exceed(rows: int, rank: int) -> None:
     scores = np.random.default_rng(0).permutation(np.arange(1.0, rows + 1))
     assert upper_quantile(scores) == rank
+
+
+def test_each_group_of_series_gets_its_own_offsets_and_a_card_without_groups_those_of_all() -> None:
+    layout = Layout(("x", "y"), (), 24, 24, 3600, (0.1, 0.1), (1.0, 1.0), (None, None), (None, None))
+    rows = Rows(np.zeros((4, 2, 1), dtype=np.float32), np.full(4, 100.0), np.array([1.0, 10.0, 50.0, 10.0]))
+    steps, target = np.tile([1, 5], (4, 1)), np.array([0, 0, 0, 1])
+    cuts = np.log([[0.05, 0.2], [0.01, 0.02]]).tolist()
+    low = [[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10], [11, 12]]]
+    high = (10 * np.array(low)).tolist()
+    flat = np.zeros((4, 2, 3))
+    found = assemble(flat, rows, steps, target, layout, {"edges": [1, 5], "swing": cuts, "low": low, "high": high})
+    offsets = np.array([[1, 2], [3, 4], [5, 6], [11, 12]])
+    np.testing.assert_allclose((100 - found[..., 0]) / rows.scale[:, None], offsets)
+    np.testing.assert_allclose((found[..., 2] - 100) / rows.scale[:, None], 10 * offsets)
+    # Cards of earlier versions.
+    old = {"edges": [1, 5], "low": [[1, 2], [3, 4]], "high": [[1, 2], [3, 4]]}
+    found = assemble(flat, rows, steps, target, layout, old)
+    np.testing.assert_allclose((100 - found[..., 0]) / rows.scale[:, None], [[1, 2], [1, 2], [1, 2], [3, 4]])

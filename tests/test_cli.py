@@ -48,6 +48,8 @@ def refused(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         (["--trials", "0"], "--trials 0 must be at least 1"),
         (["--trials", "-3"], "--trials -3 must be at least 1"),
         (["--n-samples", "0"], "--n-samples 0 must be at least 1"),
+        (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--protocol", "random"], "--protocol random is none of time, resource"),
         (["--seed", "-1"], "--seed -1 must not be negative"),
         (["--signal", "2"], "--signal 2.0 must lie from 0 to 1"),
         (["--tasks", "failur"], "unknown task 'failur'; did you mean 'failure'?"),

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import parallel_config
+from threadpoolctl import threadpool_limits
 
 from aiops_core import servable
 from aiops_core.data import splits
 from aiops_core.data.tables import Dataset
-from aiops_core.errors import DataError, ServableError
+from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.servable.failure import FailureServable, apply_calibration, choose_threshold, clock_of, fit_to_window
 from aiops_core.tasks import failure
+from aiops_core.tasks.failure.data import PARTS
 from aiops_core.tasks.failure.model import platt
-from aiops_core.tasks.failure.network import summarise_patches
-from aiops_core.tasks.failure.split import near, steps_to_next
-from aiops_core.tasks.failure.training import draw_epoch, patch_ends, patch_summaries
+from aiops_core.tasks.failure.network import MULTIPLES, summarise_patches
+from aiops_core.tasks.failure.recurrence import recurrence
+from aiops_core.tasks.failure.split import near, on_one_calendar, steps_to_next, stretches
+from aiops_core.tasks.failure.training import draw_epoch, patch_ends, patch_summaries, targets, train_network
+from aiops_core.tasks.failure.trees import fit_trees, learning_rows, tree_probability
+from aiops_core.tasks.failure.window_statistics import window_statistics
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 PARAMS = {
@@ -103,13 +111,14 @@ def test_labels_and_examples_are_those_of_counting_by_hand() -> None:
     hour = pd.Timedelta("1h")
     for code, name in enumerate(prepared.resources):
         mine = incidents[incidents["resource_id"] == name]
-        last = max(START + 399 * hour, mine["start"].max() if len(mine) else START)
+        end = START + 399 * hour
+        failed = len(mine) and mine["start"].max() >= end
         for row in np.flatnonzero(prepared.resource == code):
             now = pd.Timestamp(prepared.time[row], tz="UTC")
             soon = bool(((mine["start"] > now) & (mine["start"] <= now + prepared.horizon * hour)).any())
             inside = bool(((mine["start"] <= now) & (mine["end"] > now)).any())
             assert prepared.label(np.array([row]))[0] == soon
-            assert prepared.example[row] == (not inside and (soon or last >= now + prepared.horizon * hour))
+            assert prepared.example[row] == (not inside and (failed or end >= now + prepared.horizon * hour))
     # An incident that is known to come is inside the record: whatever lies before it has a label.
     coming = np.isfinite(prepared.until)
     assert (prepared.known[coming] >= prepared.until[coming]).all()
@@ -130,6 +139,16 @@ def test_rows_whose_future_is_not_known_have_no_label() -> None:
     prepared = failure.prepare(one_resource(hours=60, starts=(20,)), seed=0)
     assert prepared.example[53]
     assert not prepared.example[54:60].any()
+
+
+def test_rows_at_a_records_end_do_not_stay_because_an_incident_follows_them() -> None:
+    # Of rows without full follow-up, those before the incident at 58 would stay and their quiet neighbours would go.
+    prepared = failure.prepare(one_resource(hours=60, starts=(58,), length=1), seed=0)
+    assert prepared.label(np.arange(60))[54:58].tolist() == [1, 1, 1, 1]
+    assert prepared.example[:54].all() and not prepared.example[54:60].any()
+    # A record that ends by failure has nothing after it: every row of it is known.
+    ended = failure.prepare(one_resource(hours=60, starts=(59,), length=1), seed=0)
+    assert ended.example[:59].all() and np.isinf(ended.known[:60]).all()
 
 
 def test_overlapping_incidents_keep_all_their_rows_out() -> None:
@@ -188,15 +207,17 @@ def test_a_network_of_the_final_model_learns_nothing_near_its_left_out_block(
 
     def look(params: object, data: object, rows: np.ndarray, bound: np.ndarray, check: np.ndarray, seed: int) -> object:
         seen.append((rows, bound, check))
-        if len(seen) == failure.Effort().folds:
+        if len(seen) == failure.Effort().folds * failure.Effort().networks:
             raise Enough
         return None, np.zeros(len(check))
 
     monkeypatch.setattr("aiops_core.tasks.failure.model.train_network", look)
     with pytest.raises(Enough):
         failure.finish([PARAMS], data, seed=0)
-    for fold, (rows, bound, check) in enumerate(seen):
-        assert len(rows) and set(data.fold[check]) == {fold}
+    for i, (rows, bound, check) in enumerate(seen):
+        fold = i // failure.Effort().networks
+        left_out = np.concatenate([data.ends["train"], data.ends["validation"]])
+        assert len(rows) and set(left_out[data.fold[left_out] == fold]) <= set(check)
         assert data.example[rows].all() and (data.part[rows] != splits.TEST).all()
         for r in np.unique(data.resource[rows]):
             mine, block = rows[data.resource[rows] == r], np.flatnonzero((data.fold == fold) & (data.resource == r))
@@ -234,6 +255,86 @@ def test_an_official_split_holds_out_whole_resources_for_validation() -> None:
     assert {prepared.resources[i] for i in parts["test"]} == {"host-10", "host-11", "host-9"}
     assert not parts["train"] & parts["validation"]
     assert all(len(set(prepared.fold[prepared.resource == r])) == 1 for r in parts["train"])
+
+
+def staggered() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Six resources on one calendar whose records begin at different times; the last begins late."""
+    frame, incidents = telemetry(resources=6, hours=600)
+    begin = {f"host-{r}": START + pd.Timedelta(hours=h) for r, h in enumerate((0, 0, 100, 150, 200, 500))}
+    frame = frame[frame["timestamp"] >= frame["resource_id"].map(begin)]
+    return frame.reset_index(drop=True), incidents
+
+
+def test_records_on_one_calendar_are_cut_at_the_same_time_and_a_new_one_is_tested_unseen() -> None:
+    data = failure.prepare(dataset(*staggered()), seed=0)
+    latest = {part: data.time[data.part == code].max() for part, code in PARTS.items()}
+    first = {part: data.time[data.part == code].min() for part, code in PARTS.items()}
+    gap = np.timedelta64(data.window + data.horizon, "h")
+    assert latest["train"] + gap < first["validation"] and latest["validation"] + gap < first["test"]
+    late = data.resources.index("host-5")
+    assert set(data.part[data.resource == late].tolist()) <= {splits.TEST, splits.NONE}
+    assert late in data.resource[data.ends["test"]]
+    assert "at the same time for all resources" in data.info["split"]
+    # The blocks of the cross-fitting are the same stretches of time for all resources too.
+    for k in range(data.effort.folds - 1):
+        assert data.time[data.fold == k].max() < data.time[data.fold == k + 1].min()
+
+
+def test_records_with_calendars_of_their_own_are_cut_each_by_itself() -> None:
+    frame, incidents = telemetry()
+    for table, columns in ((frame, ["timestamp"]), (incidents, ["start", "end"])):
+        shift = pd.to_timedelta(table["resource_id"].str[-1].astype(int) * 365, unit="D")
+        for column in columns:
+            table[column] += shift
+    data = failure.prepare(dataset(frame, incidents), seed=0)
+    assert not on_one_calendar(data.resource, data.time)
+    assert all(set(data.part[data.resource == r].tolist()) == {0, 1, 2, -1} for r in range(6))
+    assert "in every resource" in data.info["split"]
+
+
+def test_under_the_protocol_of_resources_whole_ones_are_held_out_with_all_their_time() -> None:
+    source = dataset(*telemetry(resources=12))
+    data = failure.prepare(source, seed=0, protocol="resource")
+    sets = {part: set(data.resource[ends].tolist()) for part, ends in data.ends.items()}
+    assert not sets["train"] & sets["test"] and not sets["train"] & sets["validation"]
+    assert sum(map(len, sets.values())) == 12 and len(sets["test"]) == 4
+    assert data.by_resource and data.info["protocol"] == "resource" and "by resource" in data.info["split"]
+    for r in sets["test"]:
+        assert (data.part[data.resource == r] == splits.TEST).all()
+    assert (data.fold[data.part == splits.TEST] == -1).all()
+    assert all(len(set(data.fold[data.resource == r].tolist())) == 1 for r in range(12))
+    assert failure.prepare(source, seed=1, protocol="resource").info["test_rows"] > 0
+    with pytest.raises(UsageError, match="protocol 'random' is unknown; known: time, resource"):
+        failure.prepare(source, seed=0, protocol="random")
+    with pytest.raises(DataError, match="one resource only"):
+        failure.prepare(dataset(*telemetry(resources=1)), seed=0, protocol="resource")
+
+
+def test_resources_are_dealt_out_with_about_the_same_share_of_positive_rows() -> None:
+    frame, incidents = telemetry(resources=24)
+    # Half of the resources have no incident: by lot, a share could have none at all.
+    quiet = {f"host-{r}" for r in range(24) if r % 2}
+    data = failure.prepare(
+        dataset(frame, incidents[~incidents["resource_id"].isin(quiet)]), seed=3, protocol="resource"
+    )
+    rates = [data.truth(part).mean() for part in data.ends]
+    rates += [data.label(np.flatnonzero((data.fold == k) & data.example)).mean() for k in range(data.effort.folds)]
+    assert max(rates) < 1.6 * min(rates)
+
+
+def test_without_the_clock_no_point_of_the_search_reads_the_time_of_day() -> None:
+    data = failure.prepare(dataset(*telemetry()), seed=0, effort=failure.Effort(clock=False))
+    assert not any(point["clock"] for point in failure.defaults(data))
+    assert list(failure.space(data)["clock"].choices) == [0]  # type: ignore[attr-defined]
+    assert len(failure.defaults(data)) == 2
+
+
+def test_a_sample_of_rows_to_watch_keeps_whole_stretches_of_time(data: failure.FailureData) -> None:
+    rows = data.every_step("train")
+    kept = stretches(data, rows, len(rows) // 3)
+    assert 0 < len(kept) <= len(rows) // 3 and set(kept) <= set(rows)
+    assert np.mean(np.diff(kept) == 1) > 0.9
+    assert stretches(data, rows, len(rows)) is rows
 
 
 def test_statistics_and_features_come_from_training_rows_only() -> None:
@@ -288,9 +389,22 @@ def test_the_oracle_is_aligned_with_the_test_rows() -> None:
     np.testing.assert_allclose(failure.oracle(prepared)["probability"], expected)
 
 
+def test_the_oracles_threshold_comes_from_validation_and_never_from_test_labels(data: failure.FailureData) -> None:
+    test, check = data.ends["test"], data.ends["validation"]
+    known = {"test": noisy(data, test), "validation": noisy(data, check)}
+    turned = data.until.copy()
+    turned[test] = np.where(data.label(test) == 1, np.inf, 1.0)
+    for oracle in (known, {"test": known["test"]}):
+        alarms = [failure.oracle(replace(data, until=until, oracle=oracle))["alarm"] for until in (data.until, turned)]
+        assert (alarms[0] == alarms[1]).all() and 0 < alarms[0].mean() < 1
+    expected = failure.highest_f1(data.truth("validation"), known["validation"])
+    alarm = failure.oracle(replace(data, oracle=known))["alarm"]
+    assert (alarm == (known["test"] >= expected)).all()
+
+
 def test_baselines_are_scored_on_the_test_rows_and_trees_beat_the_prior(data: failure.FailureData) -> None:
     found = failure.baselines(data, seed=0)
-    assert set(found) == {"class_prior", "hist_gradient_boosting"}
+    assert set(found) == {"class_prior", *failure.STRONG_BASELINES}
     assert all(len(p["probability"]) == data.info["test_rows"] for p in found.values())
     better = failure.compare(data, found["hist_gradient_boosting"], {"prior": found["class_prior"]}, n_boot=300)
     assert set(better["prior"]) == {"average_precision", "f1", "brier"}
@@ -309,6 +423,76 @@ def test_f1_is_compared_at_thresholds_that_one_rule_chose_on_validation(data: fa
     assert failure.highest_f1(data.label(check), score) == choose_threshold(curve, "max_f1")
     trees = failure.baselines(data, seed=0)["hist_gradient_boosting"]
     assert 0 < trees["alarm"].sum() < len(trees["alarm"])
+
+
+def test_window_statistics_are_those_of_the_cut_windows() -> None:
+    frame, incidents = telemetry(resources=3)
+    rng = np.random.default_rng(2)
+    frame.loc[rng.random(len(frame)) < 0.1, "signal"] = np.nan
+    frame.loc[100:130, "noise"] = np.nan
+    frame["noise"] += np.where(frame["resource_id"] == "host-1", 1e5, 0)
+    data = failure.prepare(dataset(frame, incidents), seed=0)
+    ends = np.arange(len(data.time))
+    found = window_statistics(data, ends)
+    windows = data.windows(ends).astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        late = np.nanmean(windows[:, -3:], axis=1)
+        expected = [
+            windows[:, -1],
+            np.nanmean(windows, axis=1),
+            np.nanstd(windows, axis=1),
+            np.nanmin(windows, axis=1),
+            np.nanmax(windows, axis=1),
+            late,
+            late - np.nanmean(windows[:, :-3], axis=1),
+        ]
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-4)
+
+
+def test_trees_learn_all_rows_and_where_negative_ones_are_thinned_the_rest_weigh_more(
+    data: failure.FailureData,
+) -> None:
+    rows = np.flatnonzero((data.part == splits.TRAIN) & data.example)
+    kept, weight = learning_rows(data, rows, len(rows))
+    assert kept is rows and (weight == 1).all()
+    kept, weight = learning_rows(data, rows, 700)
+    truth = data.label(kept)
+    assert set(rows[data.label(rows) == 1]) <= set(kept) and len(kept) <= 700
+    assert weight[truth == 1].tolist() == [1.0] * int(truth.sum())
+    assert weight[truth == 0].sum() == pytest.approx((data.label(rows) == 0).sum())
+
+
+def test_forests_answer_the_same_whatever_the_number_of_threads(data: failure.FailureData) -> None:
+    rows = data.ends["train"]
+    x, truth = window_statistics(data, rows), data.label(rows)
+    found = []
+    for threads in (1, 3):
+        with parallel_config(n_jobs=threads), threadpool_limits(threads):
+            model = fit_trees("extra_trees", {"min_samples_leaf": 3}, x, truth, np.ones(len(x)), trees=20, seed=1)
+        found.append(tree_probability(model, window_statistics(data, data.ends["test"])))
+    assert (found[0] == found[1]).all()
+
+
+def test_incidents_that_recur_daily_are_foretold_without_telemetry_and_new_resources_get_the_fleets_habits() -> None:
+    hours, rows, incidents = 24 * 40, [], []
+    for r in range(4):
+        stamps = START + pd.to_timedelta(np.arange(hours), unit="h")
+        noise = np.random.default_rng(r).normal(size=hours)
+        rows.append(pd.DataFrame({"resource_id": f"host-{r}", "timestamp": stamps, "noise": noise}))
+        for day in range(40):
+            begin = START + pd.Timedelta(days=day, hours=5 if r % 2 else 17)
+            incidents.append({"resource_id": f"host-{r}", "start": begin, "end": begin + pd.Timedelta(hours=1)})
+    data = failure.prepare(dataset(pd.concat(rows, ignore_index=True), pd.DataFrame(incidents), horizon=3), seed=0)
+    test, learned = data.ends["test"], data.ends["train"]
+    own = recurrence(data, learned, test, 1 / 6)
+    assert own[data.truth("test") == 1].min() > 0.35 > 0.05 > np.quantile(own[data.truth("test") == 0], 0.8)
+    # The habits of two resources that were never seen: half of the incidents of the others fall on each time of day.
+    unseen = recurrence(data, learned[data.resource[learned] < 2], test, 1 / 6)
+    fleet = data.resource[test] >= 2
+    clock = data.time[test].astype("datetime64[h]").astype(int) % 24
+    for hour in (3, 4, 15, 16):
+        assert unseen[fleet & (clock == hour)] == pytest.approx(0.39, abs=0.1)
 
 
 def test_rules_are_a_baseline_where_their_metrics_exist() -> None:
@@ -398,12 +582,94 @@ def test_details_bring_the_sentences_and_tables_of_the_report(data: failure.Fail
     probability = 0.1 + 0.8 * truth
     shown = failure.details(data, {"probability": probability, "alarm": truth > 0.5})
     assert shown["sentences"][0] == f"At the chosen threshold: {shown['sentence']}."
-    assert [s.split(" alerts")[0] for s in shown["sentences"][1:]] == ["At most 1", "At most 2"]
-    assert "catches 100% of incidents, median 6 h ahead (threshold 0.500)" in shown["sentences"][1]
+    assert len(shown["sentences"]) == 1 and "validation" not in shown["policies"]
     assert shown["tables"] == {
         "Resources with the largest errors": shown["by_resource"][:8],
         "The surest mistakes": shown["worst"][:8],
     }
+
+
+def noisy(data: failure.FailureData, rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A score of rows that knows something."""
+    return np.clip(np.random.default_rng(seed).random(len(rows)) * 0.6 + 0.35 * data.label(rows), 0, 1)
+
+
+def test_thresholds_of_sentences_and_pictures_come_from_validation_and_are_scored_on_the_test_rows(
+    data: failure.FailureData,
+) -> None:
+    test, check = data.ends["test"], data.ends["validation"]
+    curve = failure.policies(data, check, noisy(data, check))
+    sentences = []
+    for labels in (data.until, np.where(np.isin(np.arange(len(data.until)), test), np.inf, data.until)):
+        # The second time no test row is positive: what is chosen stays, what is said of the test changes.
+        changed = replace(data, until=labels)
+        probability = noisy(data, test, 1)
+        prediction = {"probability": probability, "alarm": probability >= 0.5}
+        shown = failure.details(changed, prediction, curve=curve)
+        assert shown["policies"]["threshold"] == curve["threshold"]
+        assert shown["policies"]["validation"]["missed"] == curve["missed"]
+        i = len(curve["threshold"]) // 3
+        alarm = probability >= curve["threshold"][i]
+        assert shown["policies"]["false_alarms"][i] == pytest.approx((alarm & (changed.label(test) == 0)).mean())
+        sentences.append(shown["sentences"][1:])
+    assert sentences[0] and sentences[0] != sentences[1]
+    chosen = [[re.search(r"\((\d\.\d+)\)", s)[1] for s in found] for found in sentences]  # type: ignore[index]
+    assert chosen[0] == chosen[1]
+    # Always alarming keeps any budget of an alert a horizon: that is no choice.
+    assert not [s for s in sentences[0] if "100 alerts" in s]
+    least = min(curve["threshold"])
+    assert all(float(c) > least for c in chosen[0])
+
+
+def test_alerts_are_counted_at_every_step_and_not_at_the_stride_of_the_examples() -> None:
+    prepared = failure.prepare(dataset(*telemetry(), stride=12), seed=0)
+    test = prepared.ends["test"]
+    alarm = noisy(prepared, test) >= 0.5
+    prediction = {"probability": alarm.astype(float), "alarm": alarm}
+    rows = prepared.every_step("test")
+    assert len(rows) > 8 * len(test) and set(test) <= set(rows)
+    busy = failure.details(prepared, prediction, watched=(rows, np.ones(len(rows))))["events"]
+    calm = failure.details(prepared, prediction, watched=(rows, np.zeros(len(rows))))["events"]
+    assert busy["alerts_per_resource_day"] == pytest.approx(24 / 7, rel=0.1) and calm["alerts"] == 0
+    assert busy["resource_days"] == pytest.approx(len(rows) / 24)
+    assert busy["caught"] == busy["incidents"] >= prepared.info["test_incidents"]
+
+
+def test_incidents_past_the_end_of_a_record_are_not_mixed_up_with_those_of_the_next_one() -> None:
+    frame, incidents = telemetry(resources=3)
+    mine = [
+        {"resource_id": "host-0", "start": START + pd.Timedelta(hours=402), "end": START + pd.Timedelta(hours=403)},
+        {"resource_id": "host-1", "start": START + pd.Timedelta(hours=2), "end": START + pd.Timedelta(hours=3)},
+    ]
+    prepared = failure.prepare(dataset(frame, pd.concat([incidents, pd.DataFrame(mine)], ignore_index=True)), seed=0)
+    rows = np.array([398, 399, 400, 401])
+    assert prepared.until[rows].tolist() == [4, 3, 2, 1]
+    assert failure.events(prepared, rows, np.ones(4, dtype=bool))["incidents"] == 2
+
+
+def test_the_report_counts_incidents_by_kind_with_intervals_and_shows_the_test_time_in_parts() -> None:
+    frame, incidents = telemetry()
+    incidents["kind"] = np.where(np.arange(len(incidents)) % 2, "odd", "even")
+    prepared = failure.prepare(dataset(frame, incidents), seed=0)
+    truth = prepared.truth("test").astype(float)
+    shown = failure.details(prepared, {"probability": 0.1 + 0.8 * truth, "alarm": truth > 0.5})
+    kinds = {row["kind"]: row for row in shown["by_kind"]}
+    assert set(kinds) == {"odd", "even"}
+    assert sum(row["incidents"] for row in kinds.values()) == shown["events"]["incidents"]
+    assert all(row["share_caught"] == 1 and 0.4 < row["low"] < row["high"] == 1 for row in kinds.values())
+    assert sum(shown["over_time"]["rows"]) == len(truth)
+    assert shown["first_screen"] == {
+        "incidents": shown["events"]["incidents"],
+        "caught": shown["events"]["incidents"],
+        "median_hours_ahead": 6.0,
+        "false_alarms_per_day": 0.0,
+        "resources": 6,
+    }
+    assert shown["served"] == {"threshold": pytest.approx(0.5), "precision": 1.0, "recall": 1.0}
+    assert 0.5 < shown["brier_skill"] < 1
+    reliability = shown["reliability"]
+    for low, seen, high in zip(reliability["low"], reliability["observed"], reliability["high"], strict=True):
+        assert low - 1e-9 <= seen <= high + 1e-9
 
 
 def test_calibration_recovers_a_distorted_probability() -> None:
@@ -414,6 +680,36 @@ def test_calibration_recovers_a_distorted_probability() -> None:
     assert slope == pytest.approx(1 / 3, abs=0.02)
     assert offset == pytest.approx(-1 / 3, abs=0.05)
     assert platt(-logit, truth)[0] > 0
+
+
+def test_the_final_mean_is_calibrated_by_means_of_networks_that_did_not_see_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = dataset(*telemetry(), stride=4)
+    data = failure.prepare(source, seed=0, effort=failure.Effort(folds=3, networks=2))
+    signal = np.random.default_rng(0).normal(2.0 * (data.until <= data.horizon) - 2, 1.0)
+    blur = np.random.default_rng(1).normal(0, 3.0, len(signal))
+    calls: list[int] = []
+
+    def train(*found: object, seed: int) -> tuple[None, np.ndarray]:
+        # The two networks of a block err in opposite directions, as far as a mean can tell.
+        calls.append(seed)
+        check = np.asarray(found[4])
+        return None, signal[check] + (1 if len(calls) % 2 else -1) * blur[check]
+
+    monkeypatch.setattr("aiops_core.tasks.failure.model.train_network", train)
+    monkeypatch.setattr("aiops_core.tasks.failure.model._alignment", lambda found: [(1.0, 0.0)] * len(found))
+    model = failure.finish([PARAMS], data, seed=0)
+    assert len(calls) == len(set(calls)) == 6
+    rows = np.concatenate([data.ends["train"], data.ends["validation"]])
+    slope, offset = platt(signal[rows], data.label(rows))
+    assert (model.slope, model.offset) == pytest.approx((slope, offset), rel=1e-3)
+    assert model.slope > 2 * platt(signal[rows] + blur[rows], data.label(rows))[0]
+    # One row a step decides what would be alerted, and the card's curve knows it.
+    steps = np.flatnonzero((data.fold >= 0) & (data.part != -1) & data.example)
+    probability = apply_calibration(signal[steps], model.slope, model.offset)
+    alarms = failure.events(data, steps, probability >= model.curve["threshold"][-1], stride=1)
+    assert model.curve["alerts_per_resource_day"][-1] == pytest.approx(alarms["alerts_per_resource_day"], rel=1e-6)
 
 
 # Servable ------------------------------------------------------------------------------------------------------
@@ -456,7 +752,7 @@ def test_the_servable_equals_the_keras_model_also_with_padding_and_missing_value
     data: failure.FailureData, trained: tuple[failure.FailureModel, FailureServable]
 ) -> None:
     model, loaded = trained
-    assert len(model.networks) == 2
+    assert len(model.networks) == 4 and [p["patch"] for p in model.params] == [2, 5, 2, 5]
     for part in ("test", "train"):
         native, served = failure.predict(model, data, part), failure.score(loaded, data, part)
         np.testing.assert_allclose(native["probability"], served["probability"], atol=1e-5)
@@ -556,3 +852,28 @@ def test_training_repeats_exactly_and_reports_every_epoch(data: failure.FailureD
     assert reports[0] == reports[1]
     assert [step for step, _ in reports[0]] == [1, 2]
     assert failure.OBJECTIVE in reports[0][0][1]
+
+
+@pytest.mark.slow
+def test_rows_that_only_calibrate_choose_no_epoch(data: failure.FailureData) -> None:
+    data = replace(data, effort=failure.Effort(max_steps=3, epoch_rows=(600, 600)))
+    rows = np.flatnonzero((data.part == splits.TRAIN) & data.example)
+    check, bound = data.ends["validation"], np.full(len(data.time), np.inf)
+    # With the labels of these rows turned round, another epoch would look best.
+    turned = data.until.copy()
+    turned[check] = np.where(data.label(check) == 1, np.inf, 1.0)
+    networks = [
+        train_network(PARAMS, replace(data, until=until), rows, bound, check, seed=0)[0]
+        for until in (data.until, turned)
+    ]
+    for one, other in zip(networks[0].get_weights(), networks[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_longer_horizon_has_no_label_without_full_follow_up(data: failure.FailureData) -> None:
+    rows = np.flatnonzero((data.part == splits.TRAIN) & data.example)
+    bound = steps_to_next(data, np.isin(data.part, (splits.VALIDATION, splits.TEST)))
+    _, weight = targets(data, rows, bound)
+    horizons = np.array(MULTIPLES) * data.horizon
+    np.testing.assert_array_equal(weight > 0, np.minimum(bound, data.known)[rows, None] >= horizons)

@@ -175,13 +175,16 @@ def test_lead_times_count_the_caught_and_a_model_that_caught_none_draws_no_bar()
 
 def test_the_cost_picture_marks_the_cheapest_threshold_of_each_price() -> None:
     curve = {"threshold": [0.9, 0.5, 0.1], "missed": [0.10, 0.02, 0.0], "false_alarms": [0.0, 0.1, 0.5]}
-    axes = only(own("failure", "cost", curve))
+    axes = only(own("failure", "cost", {**curve, "validation": curve}))
     for i, (price, best) in enumerate(((3, 0.5), (10, 0.5), (30, 0.1))):
         cost = price * np.array(curve["missed"]) + curve["false_alarms"]
         np.testing.assert_allclose(np.asarray(axes.lines[2 * i].get_ydata()), cost / cost.max())
         assert points(axes, 2 * i + 1)[0][0] == best
-    cheap = only(own("failure", "cost", {**curve, "false_alarms": [0.0, 0.9, 1.2]}))
+    # Validation chooses: another threshold would have been cheaper in the test.
+    known = {**curve, "false_alarms": [0.0, 0.9, 1.2]}
+    cheap = only(own("failure", "cost", {**curve, "validation": known}))
     assert [points(cheap, line)[0][0] for line in (1, 3, 5)] == [0.9, 0.9, 0.1]
+    assert len(only(own("failure", "cost", curve)).lines) == 3
 
 
 def test_recall_by_distance_stands_at_the_middle_of_its_steps() -> None:

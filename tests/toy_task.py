@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 
+from aiops_core.judge.units import Units, of_rows
+
 NAME = "toy"
-OBJECTIVE = "score"
+OBJECTIVE = MAIN_METRIC = "score"
 MODE = "max"
 MAX_STEPS = 4
 
@@ -33,6 +36,13 @@ def fit(params: dict[str, Any], data: dict[str, Any], *, seed: int, report: Call
         if report:
             report(step, {"score": -((params["x"] - 0.3) ** 2) * step / MAX_STEPS})
     return float(params["x"])
+
+
+def validated(model: float, data: dict[str, Any]) -> tuple[Callable[..., dict[str, float]], Units]:
+    """Score 40 blocks of one row; ``noise`` differs from block to block, point to point and ``draw`` to draw."""
+    noise = np.random.default_rng([int(1e6 * abs(model)), data.get("draw", 0)]).normal(0, data.get("noise", 0.0), 40)
+    rows = noise - (model - 0.3) ** 2
+    return lambda weight: {"score": float(np.average(rows, weights=weight))}, of_rows(40)
 
 
 def steps(data: Any) -> int:

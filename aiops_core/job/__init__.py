@@ -29,6 +29,8 @@ __all__ = ["NOTEBOOKS", "Options", "execute", "notebook_folder", "run"]
 
 #: The longest first, so that the lanes end together.
 ORDER = ("failure", "capacity", "threat")
+#: How test is told from training.
+PROTOCOLS = ("time", "resource")
 #: Whether a candidate that passes the gate becomes champion, as the notebooks' parameter ``promote`` says it.
 PROMOTE: dict[str, bool | str] = {"gate": True, "first": "first", "never": False}
 
@@ -41,6 +43,8 @@ class Options:
     n_samples: int | None = None
     n_trials: int = 20
     seed: int = 7
+    seeds: int = 1
+    protocol: str = "time"
     signal: float = 1.0
     tasks: tuple[str, ...] = TASKS
     deterministic: bool = False
@@ -60,6 +64,10 @@ class Options:
             raise UsageError(f"--n-samples {self.n_samples} must be at least 1")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed} must not be negative")
+        if self.seeds < 1:
+            raise UsageError(f"--seeds {self.seeds} must be at least 1")
+        if self.protocol not in PROTOCOLS:
+            raise UsageError(f"--protocol {self.protocol} is none of {', '.join(PROTOCOLS)}")
         if not 0 <= self.signal <= 1:
             raise UsageError(f"--signal {self.signal} must lie from 0 to 1")
         if self.promote not in PROMOTE:
@@ -121,7 +129,7 @@ def run(
         tell("validation", "done")
         given = {"source": source, "out": str(work)}
         given |= {name: getattr(options, name) for name in ("seed", "n_samples", "signal")}
-        search = {name: getattr(options, name) for name in ("n_trials", "deterministic")}
+        search = {name: getattr(options, name) for name in ("n_trials", "seeds", "protocol", "deterministic")}
         search |= {**given, "promote": PROMOTE[options.promote]}
         waiting = [
             (task, {**search, "config": dict(options.config.get(task, {}))})
@@ -189,6 +197,8 @@ def _facts(options: Options, dataset: Dataset) -> dict[str, Any]:
         "n_samples": options.n_samples or (sources.DEFAULT_SAMPLES if options.source == "synthetic" else None),
         "title": dataset.title,
         "licence": dataset.licence,
+        "seeds": options.seeds,
+        "protocol": options.protocol,
         "signal": options.signal,
         "deterministic": options.deterministic,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -207,4 +217,6 @@ def _load(options: Options, source: str) -> Dataset:
 def _preflight(options: Options, dataset: Dataset, tasks: list[str]) -> None:
     """Prepare every task once before anything is written, so that a data error of the last spares the first."""
     for task in tasks:
-        importlib.import_module(f"aiops_core.tasks.{task}").prepare(dataset, seed=options.seed)
+        importlib.import_module(f"aiops_core.tasks.{task}").prepare(
+            dataset, seed=options.seed, protocol=options.protocol
+        )

@@ -45,7 +45,8 @@ SYNTHETIC = "synthetic"
 SCHEMA_KEYS = ("window", "horizon", "step_seconds", "classes", "targets", "season")
 _OPPONENTS = {
     "hist_gradient_boosting": "boosted trees (hist_gradient_boosting)",
-    "xgboost_lags": "XGBoost on plain lags (xgboost_lags)",
+    "theta": "the Theta method (theta)",
+    "scaled_booster": "XGBoost on scaled lags (scaled_booster)",
 }
 
 

@@ -1,8 +1,9 @@
 """Searches with Ray Tune: its only user, and the owner of the connection to the cluster."""
 
 from aiops_core.search.ablation import default_scores
+from aiops_core.search.choice import chosen
 from aiops_core.search.connection import check_address, cluster, connect, disconnect
-from aiops_core.search.final import final_model
+from aiops_core.search.final import final_model, refits
 from aiops_core.search.result import SearchResult, TrialLog
 from aiops_core.search.run import reusable, search
 
@@ -10,11 +11,13 @@ __all__ = [
     "SearchResult",
     "TrialLog",
     "check_address",
+    "chosen",
     "cluster",
     "connect",
     "default_scores",
     "disconnect",
     "final_model",
+    "refits",
     "reusable",
     "search",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ import ray
 from aiops_core import tracking
 from aiops_core.search.connection import ONE_THREAD, cluster
 
-__all__ = ["final_model"]
+__all__ = ["final_model", "refits"]
 
 
 def final_model(
@@ -40,6 +41,29 @@ def final_model(
         work = ray.remote(num_cpus=1)(_final_in_worker)
         found: dict[str, Any] = ray.get(work.remote(task.__name__, ranked, shared, str(Path(folder).resolve()), seed))
         return found
+
+
+def refits(task: ModuleType, ranked: list[dict[str, Any]], data: Any, *, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Fit the final model again with each of some seeds, in workers; nothing is written.
+
+    Returns
+    -------
+    list of dict
+        The native models' predictions of the test part.
+    """
+    if not seeds:
+        return []
+    with cluster():
+        shared = ray.put(data)
+        work = ray.remote(num_cpus=1)(_refit_in_worker)
+        found: list[dict[str, Any]] = ray.get([work.remote(task.__name__, ranked, shared, seed) for seed in seeds])
+        return found
+
+
+def _refit_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, seed: int) -> dict[str, Any]:
+    os.environ.update(ONE_THREAD)
+    task = importlib.import_module(module)
+    return dict(task.predict(task.finish(ranked, data, seed=seed), data, "test"))
 
 
 def _final_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, seed: int) -> dict[str, Any]:

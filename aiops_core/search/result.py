@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import pandas as pd
 
-__all__ = ["SearchResult", "TrialLog"]
+__all__ = ["Choice", "SearchResult", "TrialLog"]
 
 
 class TrialLog(Protocol):
@@ -21,6 +21,25 @@ class TrialLog(Protocol):
 
     def ended(self, trial: str, status: str, error: str | None) -> None:
         """Close a trial as ``completed``, ``pruned``, ``errored`` or ``interrupted``."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What parameters the final model begins with.
+
+    Attributes
+    ----------
+    chosen : {"default", "trial"}
+    why : str
+        A sentence without its full stop.
+    gain : dict
+        Of the best trial over the default: ``metric, value, low, high`` (95 %), ``own, other`` and ``lower_end``, which
+        had to be above 0. Empty where nothing was compared.
+    """
+
+    chosen: str
+    why: str
+    gain: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,8 @@ class SearchResult:
         Wall time, summed over interrupted sittings.
     reused : int
         Trials of earlier sittings that were not run again.
+    choice : Choice, optional
+        Whether the best trial or the default point goes first, see `aiops_core.search.choice`.
     """
 
     task: str
@@ -56,6 +77,7 @@ class SearchResult:
     seconds: float
     errors: dict[str, str] = field(default_factory=dict)
     reused: int = 0
+    choice: Choice | None = None
 
     @property
     def best_params(self) -> dict[str, Any]:
@@ -79,4 +101,5 @@ class SearchResult:
             "objective": self.objective,
             "best_score": self.best_score,
             "errors": self.errors,
+            "choice": None if self.choice is None else asdict(self.choice),
         }

@@ -188,6 +188,7 @@ def _search(
             storage_path=str(folder),
             callbacks=[watcher],
             verbose=0,
+            progress_reporter=_Silence(),
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         )
@@ -246,6 +247,13 @@ def _trial(config: dict[str, Any], *, module: str, data: Any, seed: int) -> None
     os.environ.update(ONE_THREAD)
     task = importlib.import_module(module)
     task.fit(config, data, seed=seed, report=lambda step, metrics: tune.report({"step": int(step), **metrics}))
+
+
+class _Silence(tune.ProgressReporter):  # type: ignore[misc]
+    """Show nothing: Tune's own reporter of notebooks clears a cell's output even when it has nothing to say."""
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        return False
 
 
 class _Request(tune.Stopper):

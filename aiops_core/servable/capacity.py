@@ -52,6 +52,8 @@ class CapacityServable(Servable):
         self.quantiles = QUANTILES
         self._graphs: list[list[str]] = card["graphs"]
         self._shares: list[float] = card["backbone_shares"]
+        offsets = card["calibration"]["parameters"]
+        self._offsets = offsets and {name: np.asarray(values) for name, values in offsets.items()}
 
     @property
     def _others_length(self) -> int:
@@ -83,7 +85,7 @@ class CapacityServable(Servable):
         rows = features(history, last, steps, target, self.layout, exogenous)
         n, k, f = rows.x.shape
         scaled = self._predict(rows.x.reshape(n * k, f), np.repeat(target, k)).reshape(n, k, len(QUANTILES))
-        return assemble(scaled, rows, steps, target, self.layout, self.card["calibration"]["parameters"])
+        return assemble(scaled, rows, steps, target, self.layout, self._offsets)
 
     def forecast(
         self,

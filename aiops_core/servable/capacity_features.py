@@ -164,10 +164,9 @@ def features(
         x_out[..., at : at + width] = _exogenous_features(exogenous, ago, layout, n)
         at += width
     x_out[..., at] = _sd(phase[..., :7])
-    reference = np.maximum(np.abs(np.asarray(layout.reference_level)[target]), TINY)
-    x_out[..., at + 1] = np.log(scale / np.maximum(np.abs(level), 1e-3 * reference))[:, None]
+    x_out[..., at + 1] = swing(level, scale, target, layout)[:, None]
     x_out[..., at + 2] = (past.count[:, -1] / layout.context)[:, None]
-    x_out[..., at + 3] = (level / reference)[:, None]
+    x_out[..., at + 3] = (level / _reference(target, layout))[:, None]
     x_out[..., at + 4] = steps
     hour, weekday = _clock(last, steps, layout.step_seconds)
     x_out[..., at + 5] = hour
@@ -175,6 +174,17 @@ def features(
     if len(layout.targets) > 1:
         x_out[..., at + 7 :] = (np.arange(len(layout.targets)) == target[:, None])[:, None, :]
     return Rows(x_out, level, scale)
+
+
+def _reference(target: np.ndarray, layout: Layout) -> np.ndarray:
+    found: np.ndarray = np.maximum(np.abs(np.asarray(layout.reference_level)[target]), TINY)
+    return found
+
+
+def swing(level: np.ndarray, scale: np.ndarray, target: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return the logarithm of each series' scale relative to its level, (n,): quiet ones below, restless ones above."""
+    found: np.ndarray = np.log(scale / np.maximum(np.abs(level), 1e-3 * _reference(target, layout)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -321,6 +331,12 @@ def design(x: np.ndarray, layout: Layout) -> np.ndarray:
     return np.concatenate([z] + [np.exp(-step / tau)[:, None] * z for tau in decays(layout)], axis=1)
 
 
+def swing_group(value: np.ndarray, target: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Return the group of each series, (n,), int: how many of its target's cuts (targets, groups - 1) it reaches."""
+    found: np.ndarray = (value[:, None] >= cuts[target]).sum(axis=1)
+    return found
+
+
 def assemble(
     scaled: np.ndarray,
     rows: Rows,
@@ -336,7 +352,9 @@ def assemble(
     scaled : ndarray, (n, k, 3)
         Quantiles in units of scale around level.
     calibration : mapping, optional
-        ``edges`` (last step of each bucket), ``low`` and ``high`` (targets, buckets): conformal offsets, scaled.
+        ``edges`` (last step of each bucket), ``low`` and ``high`` (targets, groups, buckets): conformal offsets, scaled;
+        ``swing`` (targets, groups - 1): where the groups of series part, see `swing`. Without groups ``low`` and
+        ``high`` are (targets, buckets).
 
     Returns
     -------
@@ -347,8 +365,12 @@ def assemble(
     if calibration is not None:
         edges = np.asarray(calibration["edges"])
         bucket = np.minimum(np.searchsorted(edges, steps, side="left"), len(edges) - 1)
-        scaled[..., 0] -= np.asarray(calibration["low"])[target[:, None], bucket]
-        scaled[..., 2] += np.asarray(calibration["high"])[target[:, None], bucket]
+        chosen: tuple[np.ndarray, ...] = (target[:, None], bucket)
+        if "swing" in calibration:
+            group = swing_group(swing(rows.level, rows.scale, target, layout), target, np.asarray(calibration["swing"]))
+            chosen = (target[:, None], group[:, None], bucket)
+        scaled[..., 0] -= np.asarray(calibration["low"])[chosen]
+        scaled[..., 2] += np.asarray(calibration["high"])[chosen]
     scaled[..., 0] = np.minimum(scaled[..., 0], scaled[..., 1])
     scaled[..., 2] = np.maximum(scaled[..., 2], scaled[..., 1])
     out = rows.level[:, None, None] + rows.scale[:, None, None] * scaled

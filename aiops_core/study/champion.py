@@ -69,6 +69,7 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
         except ServableError as error:
             return Rival(name, obstacles=[*obstacles, f"cannot be compared with {name}: {error}"])
         obstacles += gate.lesser(mine.get("lineage") or {}, loaded.card.get("lineage") or {}, name)
+        obstacles += _other_protocol(mine.get("lineage") or {}, loaded.card.get("lineage") or {}, name)
         reason = gate.comparable(mine, loaded.card)
         rows = None
         if reason is None:
@@ -76,6 +77,16 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
         if reason:
             return Rival(name, obstacles=[*obstacles, f"cannot be compared with {name}: {reason}"])
         return Rival(name, task.score(loaded, data, "test"), rows, obstacles)
+
+
+def _other_protocol(candidate: Mapping[str, Any], champion: Mapping[str, Any], name: str) -> list[str]:
+    """Tell that a candidate was made to measure generalisation; a card without a protocol is of the split by time."""
+    if candidate.get("protocol", "time") == "time" or champion.get("protocol", "time") != "time":
+        return []
+    return [
+        "was trained without the resources that it was tested on (--protocol resource): that says how far it carries, "
+        f"but what is served should have learned from all of them, as {name} has"
+    ]
 
 
 def _fair_rows(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aiops_core import servable
+
 
 def metric_table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row a prediction and one column a metric, as ``value (low to high)``; those of single classes left out."""
@@ -57,3 +59,22 @@ def way_to_oracle(
     found = {name: task.share(data, prediction, other, oracle, seed=seed) for name, other in naive.items()}
     name = min(found, key=lambda n: (math.isnan(found[n]["value"]), found[n]["value"]))
     return {**found[name], "naive": name}
+
+
+def details_of(study: Any, prediction: Mapping[str, Any], baselines: Mapping[str, Any], best: Any) -> dict[str, Any]:
+    """Return the details of a prediction, from the task of a study.
+
+    Those of failure also want what validation knows (the policy curve of the card), the answers at every step, and the
+    predictions that stand beside: strong baselines, and the oracle's ``best`` where there is one.
+    """
+    more = {}
+    if study.name == "failure":
+        served = servable.load(study.servable, verify=False)
+        others = {name: baselines[name] for name in study.task.STRONG_BASELINES if name in baselines}
+        more = {
+            "curve": served.card["decision"]["curve"],
+            "watched": study.task.watch(served, study.data),
+            "others": others if best is None else {**others, "oracle": best},
+        }
+    found: dict[str, Any] = study.task.details(study.data, prediction, **more)
+    return found

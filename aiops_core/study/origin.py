@@ -41,6 +41,7 @@ def lineage_of(dataset: Dataset, data: Any, *, task: str, source: str, seed: int
         "licence": dataset.licence,
         "digest": dataset.digest(task),
         "split": info["split"],
+        "protocol": protocol_of(data),
         "seed": seed,
         "code_version": aiops_core.__version__,
         "versions": versions(),
@@ -49,6 +50,11 @@ def lineage_of(dataset: Dataset, data: Any, *, task: str, source: str, seed: int
     if "incidents" in info:
         lineage["incidents"] = {part: info[f"{part}_incidents"] for part in ("train", "test")}
     return lineage
+
+
+def protocol_of(data: Any) -> str:
+    """Return how test was told from training: ``time``, or ``resource`` where whole resources or attack names were."""
+    return str(data.info.get("protocol", "time"))
 
 
 def anomaly_reference(dataset: Dataset) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
 from aiops_core.judge import intervals
 from aiops_core.study import origin
+from aiops_core.study.trainings import trainings_words
 from aiops_core.study.words import (
     KIND_WORDS,
     METRIC_WORDS,
@@ -36,7 +37,7 @@ from aiops_core.study.words import (
 #: Of ``report.json``: raised when a key changes its meaning or goes.
 SCHEMA_VERSION = 1
 #: What a report says of a run as a whole.
-FACTS_OF_A_RUN = "source title licence seed n_samples signal deterministic created wall_seconds".split()
+FACTS_OF_A_RUN = "source title licence seed seeds protocol n_samples signal deterministic created wall_seconds".split()
 
 
 def empty_section(task: str, status: str, reason: str) -> dict[str, Any]:
@@ -147,6 +148,7 @@ def render(folder: str | Path) -> dict[str, Any]:
         verdict=verdict_words,
         few_incidents=few_incidents,
         looks=looks_words,
+        trainings=trainings_words,
         best_baseline=best_baseline,
         steps=next_steps(stored),
     )

@@ -27,11 +27,13 @@ from aiops_core.search import SearchResult
 from aiops_core.study import pictures
 from aiops_core.study.ablation import derived_features, with_table
 from aiops_core.study.champion import against_champion
-from aiops_core.study.measured import largest_difference, metric_table, shown, way_to_oracle
+from aiops_core.study.measured import details_of, largest_difference, metric_table, shown, way_to_oracle
 from aiops_core.study.model_card import model_card, version_page, version_tags
 from aiops_core.study.origin import anomaly_reference, folder_of, lineage_of
 from aiops_core.study.policy import check_policy, follow_policy
 from aiops_core.study.progress import followed, note_stage
+from aiops_core.study.section import section_of
+from aiops_core.study.trainings import over_trainings
 
 PROMOTE = (True, False, "first")
 
@@ -56,11 +58,13 @@ class Study:
         Folder of the run. A search that was interrupted there is continued.
     promote : {True, False, "first"}
         Whether a candidate that passes the gate becomes champion: always, never, or only where there is none yet.
+    seeds : int, default 1
+        How often the final model is fitted, with ``seed`` and those after it; only the first is registered.
 
     Attributes
     ----------
-    metrics, baselines, oracle, share, looks
-        Filled by `evaluate`; ``looks``: how often these test rows have been scored.
+    metrics, baselines, oracle, share, trainings, looks
+        Filled by `evaluate`; ``trainings``: what other seeds change; ``looks``: how often these test rows were scored.
     details : dict
         What the pictures show; filled by `evaluate`.
     """
@@ -75,9 +79,12 @@ class Study:
         seed: int = 7,
         out: str | Path | None = None,
         promote: bool | str = True,
+        seeds: int = 1,
     ) -> None:
         if promote not in PROMOTE:
             raise UsageError(f"promote = {promote!r} is none of True, False and 'first'")
+        if seeds < 1:
+            raise UsageError(f"seeds = {seeds} must be at least 1")
         if task not in TASKS:
             raise UsageError(f"unknown task '{task}'; known: {', '.join(TASKS)}")
         check_policy(dataset.config.get(task, {}).get("decision") or {})
@@ -85,13 +92,14 @@ class Study:
         self.task: ModuleType = importlib.import_module(f"aiops_core.tasks.{task}")
         self.name, self.source, self.seed, self.promote = task, source, int(seed), promote
         self.out, self.digest = folder_of(out, source), dataset.digest(task)
-        self.dataset, self.data = dataset, data
+        self.dataset, self.data, self.seeds = dataset, data, int(seeds)
         self.result: SearchResult | None = None
         self.run_id = ""
         self.metrics: dict[str, Any] = {}
         self.baselines: dict[str, dict[str, Any]] = {}
         self.oracle: dict[str, Any] | None = None
         self.share: dict[str, Any] | None = None
+        self.trainings: dict[str, Any] | None = None
         self.looks = 0
         self.details: dict[str, Any] = {}
         self.ablation: list[dict[str, Any]] = []
@@ -141,7 +149,8 @@ class Study:
         """Search a space, by default the task's, with a live view; every trial is an MLflow run.
 
         Finished trials of the same search in the run's folder are taken over, which is said. With ``deterministic`` one
-        trial runs at a time, so that the result repeats. In a notebook run by hand a Stop button ends the search with
+        trial runs at a time, so that the result repeats. The default point stays the first unless another is better by
+        more than noise, which is said. In a notebook run by hand a Stop button ends the search with
         the trials that have ended.
 
         Raises
@@ -163,7 +172,7 @@ class Study:
         varied = [name for name, one in (space or self.task.space(self.data)).items() if not one.single()]
         try:
             with followed(self.folder, varied) as progress:
-                self.result = search.search(
+                result = search.search(
                     self.task,
                     self.data,
                     space=space,
@@ -175,6 +184,8 @@ class Study:
                     progress=progress.show,
                     stop=progress.stop,
                 )
+            note_stage(self.folder, "default or found")
+            self.result = search.chosen(self.task, self.data, result, space=space, seed=self.seed)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SearchStopped)
             tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")
@@ -183,6 +194,8 @@ class Study:
         tracking.close_search(self.run_id)
         if (done := self.result.counts["trials"]) < n_trials:
             print(f"stopped after {done} of {n_trials} trials, which are used from here on; run this again to go on")
+        if self.result.choice is not None:
+            print(f"default or found? {self.result.choice.why}")
         return self.result
 
     def _open_run(self, n_trials: int) -> tracking.SearchLog:
@@ -219,7 +232,8 @@ class Study:
         result = _need(self.result, "search")
         note_stage(self.folder, "final model")
         native = search.final_model(self.task, ranked, self.data, self.servable, seed=self.seed)
-        self._predictions = {"native": native}
+        again = search.refits(self.task, ranked, self.data, seeds=range(self.seed + 1, self.seed + self.seeds))
+        self._predictions = {"native": native, "again": again}
         self.ablation = derived_features(self.task, self.dataset, self.data, seed=self.seed)
         if self.name == "failure":
             servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset))
@@ -265,7 +279,9 @@ class Study:
         self.baselines = {name: self._measured(other, extra_metrics) for name, other in baselines.items()}
         self.oracle = None if best is None else self._measured(best, extra_metrics)
         self.share = way_to_oracle(self.task, self.data, prediction, baselines, best, self.seed)
-        self.details = with_table(self.task.details(self.data, prediction), self.ablation, self.task.OBJECTIVE)
+        again = self._predictions["again"]
+        self.trainings = over_trainings(self.task, self.data, self.metrics, again, seed=self.seed)
+        self.details = with_table(details_of(self, prediction, baselines, best), self.ablation, self.task.OBJECTIVE)
         self.drawn = {name: figure for name, figure in self.drawn.items() if name in pictures.OF_SEARCH}
         return self.table()
 
@@ -330,7 +346,7 @@ class Study:
         version = None
         if verdict.decision != "refused":
             version = tracking.register(self.name, self.run_id, verdict.decision, model_uri=uri).version
-        self._section = self._section_of(result, verdict, version)
+        self._section = section_of(self, result, verdict, version)
         if version is not None:
             page, tags = version_page(self._section), version_tags(self._section, self.source)
             tracking.describe_version(self.task.MODEL, version, page, tags)
@@ -362,29 +378,6 @@ class Study:
             tags={"best_params": str(result.best_params), **judged},
         )
         return self.run_id
-
-    def _section_of(self, result: SearchResult, verdict: gate.Verdict, version: int | None) -> dict[str, Any]:
-        notes = [f"{table}: {note}" for table in TASK_TABLES[self.name] for note in self.dataset.notes.get(table, [])]
-        return {
-            "model": self.task.MODEL,
-            "status": "trained",
-            "reason": None,
-            "data": {**self.data.info, "digest": self.digest, "title": self.dataset.title, "notes": notes},
-            "search": result.summary(),
-            "metrics": self.metrics,
-            "baselines": self.baselines,
-            "oracle": self.oracle,
-            "share_of_oracle": self.share,
-            "intervals_over": self.task.units(self.data).words,
-            "test_looks": self.looks,
-            "gate": verdict.as_dict(),
-            "main_metric": self.task.MAIN_METRIC,
-            "kind": self.task.KIND,
-            "parity": self.parity,
-            "seconds": round(time.monotonic() - self.began, 1),
-            "run_id": self.run_id,
-            "model_version": version,
-        }
 
 
 def _need(value: Any, step: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +73,9 @@ def register(task: str, run_id: str, alias: str | None, *, model_uri: str | None
                 raise TrackingError(f"run '{run_id}' holds no servable")
             model_uri = f"models:/{outputs[-1].model_id}"
         ensure_model(client, name)
-        version = mlflow.register_model(model_uri, name, tags={"run_id": run_id})
+        # MLflow writes what it did to the error stream, which a notebook shows in red.
+        with contextlib.redirect_stderr(io.StringIO()):
+            version = mlflow.register_model(model_uri, name, tags={"run_id": run_id})
         number = int(version.version)
     if alias == CHAMPION:
         return promote(name, number)

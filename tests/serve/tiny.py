@@ -15,7 +15,7 @@ from aiops_core.data.tables import Dataset
 SAMPLES = {"failure": 600, "threat": 1500, "capacity": 300}
 #: What makes a final model slow to train.
 LESS: dict[str, dict[str, Any]] = {
-    "failure": {"epoch_rows": (600, 600), "max_steps": 3},
+    "failure": {"epoch_rows": (600, 600), "max_steps": 3, "networks": 1, "watched_rows": 2_000},
     "threat": {"final_trees": 40},
     "capacity": {"search_rows": 2000, "final_rows": 4000, "edge_rows": 2000, "linear_rows": 2000, "scored_rows": 2000},
 }

@@ -47,17 +47,20 @@ def _budget(curve: Mapping[str, list[float]]) -> Picture:
     return figure
 
 
-def _failure_cost(curve: Mapping[str, list[float]]) -> Picture:
+def _failure_cost(curve: Mapping[str, Any]) -> Picture:
     figure, axes = canvas("Cost against threshold, for three prices of a missed incident row")
     missed, false = np.array(curve["missed"]), np.array(curve["false_alarms"])
+    # What is cheapest on the test rows could not have been known.
+    known = curve.get("validation")
     for price, colour in ((3, SOFT), (10, BLUE), (30, ORANGE)):
         cost = price * missed + false
         axes.plot(
             curve["threshold"], cost / max(cost.max(), 1e-12), color=colour, label=f"a miss costs {price} false alarms"
         )
-        best = int(np.argmin(cost))
-        axes.plot(curve["threshold"][best], cost[best] / max(cost.max(), 1e-12), "o", color=colour)
-    axes.set(xlabel="alarm threshold (a dot marks the cheapest)", ylabel="cost, relative to its largest")
+        if known:
+            best = int(np.argmin(price * np.array(known["missed"]) + np.array(known["false_alarms"])))
+            axes.plot(curve["threshold"][best], cost[best] / max(cost.max(), 1e-12), "o", color=colour)
+    axes.set(xlabel="alarm threshold (a dot: cheapest on validation)", ylabel="cost, relative to its largest")
     axes.legend(fontsize=8, frameon=False)
     return figure
 

@@ -9,8 +9,8 @@ ideas make it hold on series it has not seen:
 - *A linear backbone*, fitted to the absolute error, with coefficients that fade along the horizon. It extrapolates,
   which trees cannot. The search tries trees on it and trees alone; the final median is one of them or their mean.
 - *Truncated histories, missing columns and missing clocks are training conditions*, because requests look like that.
-- *Conformal offsets* by step and target, from validation origins (Romano, Patterson and Candes 2019,
-  "Conformalized quantile regression"), each edge of the band on its own.
+- *Conformal offsets* by target, steps ahead and restlessness of the series, from origins that chose nothing else
+  (Romano, Patterson and Candes 2019, "Conformalized quantile regression"), each edge of the band on its own.
 """
 
 from aiops_core.tasks.capacity.baselines import baselines
@@ -37,6 +37,7 @@ from aiops_core.tasks.capacity.prediction import CapacityModel, predict, score
 from aiops_core.tasks.capacity.prepare import prepare
 from aiops_core.tasks.capacity.seen import seen, too_few, unseen
 from aiops_core.tasks.capacity.units import units
+from aiops_core.tasks.capacity.validated import validated
 
 __all__ = [
     "GATE_METRICS",
@@ -73,4 +74,5 @@ __all__ = [
     "too_few",
     "units",
     "unseen",
+    "validated",
 ]

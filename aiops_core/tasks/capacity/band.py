@@ -1,4 +1,4 @@
-"""Conformal offsets of the band, by step and target."""
+"""Conformal offsets of the band, by target, steps ahead and how restless a series is."""
 
 from __future__ import annotations
 
@@ -7,36 +7,58 @@ from typing import Any
 
 import numpy as np
 
+from aiops_core.servable.capacity_features import swing, swing_group
 from aiops_core.tasks.capacity.data import CapacityData
 from aiops_core.tasks.capacity.pairs import features_of
 from aiops_core.tasks.capacity.prediction import CapacityModel, scaled_quantiles
 
-#: Buckets of steps with an own conformal offset, and rows of one below which it joins the next.
+#: Buckets of steps with an own conformal offset, and rows below which a bucket of a group takes the offset of all
+#: groups, then of all steps, then of all targets.
 BUCKETS, MIN_BUCKET = 6, 60
+#: Groups of equally many series, from quiet to restless: one offset for all would be too wide for some, too narrow
+#: for others.
+GROUPS = 3
 
 
 def conformal(model: CapacityModel, data: CapacityData) -> dict[str, Any]:
-    """Return the offsets, in units of scale, that make each band edge miss one validation row in ten, by step and target."""
-    pairs = data.parts["validation"]
+    """Return the offsets, in units of scale, that make each band edge miss one calibration row in ten.
+
+    The calibration origins have chosen nothing: neither the boosters' rounds nor the backbone nor the parameters.
+
+    Returns
+    -------
+    dict
+        As `aiops_core.servable.capacity_features.assemble` takes it.
+    """
+    pairs = data.parts["calibration"]
     edges = bucket_edges(data.score_steps)
-    low = np.zeros((len(data.layout.targets), len(edges)))
-    high = np.zeros_like(low)
-    scaled, truth = [], []
+    scaled, truth, restless = [], [], np.empty(len(pairs.origin))
     for part, rows in features_of(data, pairs):
         prediction = scaled_quantiles(model, rows, pairs.target[part])
         scaled.append(prediction[pairs.known[part]])
         truth.append(((pairs.truth[part] - rows.level[:, None]) / rows.scale[:, None])[pairs.known[part]])
+        restless[part] = swing(rows.level, rows.scale, pairs.target[part], data.layout)
     p, y = np.concatenate(scaled), np.concatenate(truth)
+    cuts = _cuts(restless, pairs.target, len(data.layout.targets))
     target, step = pairs.flat(pairs.target), pairs.steps[pairs.known]
+    group = pairs.flat(swing_group(restless, pairs.target, cuts))
     bucket = np.minimum(np.searchsorted(edges, step, side="left"), len(edges) - 1)
-    for j in range(len(low)):
-        for b in range(len(edges)):
-            rows_in = (target == j) & (bucket == b)
-            for wider in (target == j, np.ones(len(y), dtype=bool)):
-                rows_in = rows_in if np.count_nonzero(rows_in) >= MIN_BUCKET else wider
-            low[j, b] = upper_quantile(p[rows_in, 0] - y[rows_in])
-            high[j, b] = upper_quantile(y[rows_in] - p[rows_in, 2])
-    return {"edges": edges.tolist(), "low": low.tolist(), "high": high.tolist()}
+    low = np.zeros((len(cuts), GROUPS, len(edges)))
+    high = np.zeros_like(low)
+    for j, g, b in np.ndindex(*low.shape):
+        rows_in = (target == j) & (bucket == b) & (group == g)
+        for wider in ((target == j) & (bucket == b), target == j, np.ones(len(y), dtype=bool)):
+            rows_in = rows_in if np.count_nonzero(rows_in) >= MIN_BUCKET else wider
+        low[j, g, b] = upper_quantile(p[rows_in, 0] - y[rows_in])
+        high[j, g, b] = upper_quantile(y[rows_in] - p[rows_in, 2])
+    return {"edges": edges.tolist(), "swing": cuts.tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+def _cuts(restless: np.ndarray, target: np.ndarray, targets: int) -> np.ndarray:
+    """Return where the groups of each target's series part; (targets, groups - 1)."""
+    shares = np.arange(1, GROUPS) / GROUPS
+    of = [restless[target == j] for j in range(targets)]
+    return np.stack([np.quantile(x if len(x) else restless, shares) for x in of])
 
 
 def bucket_edges(score_steps: np.ndarray) -> np.ndarray:

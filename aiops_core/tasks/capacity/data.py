@@ -23,10 +23,10 @@ MODE = "min"
 GATE_METRICS: tuple[str, ...] = ("mase", "nmae")
 #: There is no probability to compare.
 PROBABILITY_METRICS: tuple[str, ...] = ()
-SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
+SIMPLE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive", "median_of_three")
 #: Know nothing but the past value: the better one is where the way to the oracle begins.
 NAIVE_BASELINES: tuple[str, ...] = ("last_value", "seasonal_naive")
-STRONG_BASELINES: tuple[str, ...] = ("xgboost_lags",)
+STRONG_BASELINES: tuple[str, ...] = ("theta", "scaled_booster")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Pairs:
     Attributes
     ----------
     resource, target, origin : ndarray, (n,), int
-        ``origin`` is a position on the common axis, at whose end every resource's last row lies.
+        ``origin`` is a position on the common axis.
     steps : ndarray, (n, k), int
     truth : ndarray, (n, k), float64
         Value at ``origin + step``; NaN where unknown: such rows are not scored.
@@ -126,13 +126,15 @@ class Usage:
     Attributes
     ----------
     values : ndarray, (resources, columns, time), float32
-        Targets, other columns and derived features; right-aligned: the last position is each resource's last row.
+        Targets, other columns and derived features, on one axis; see `split.aligned`.
     columns : list of str
     resources : list of str
     end : ndarray, (resources,), datetime64[s]
-        Time of the last row.
-    first : ndarray, (resources,), int
-        Position of the first row.
+        Time of the last position.
+    first, last : ndarray, (resources,), int
+        Positions of the first and the last row.
+    fitted : ndarray, (resources,), bool
+        Which a fit may see; with the protocol "resource" the others only test.
     layout : Layout
     score_steps : ndarray, int
     effort : Effort
@@ -146,6 +148,8 @@ class Usage:
     resources: list[str]
     end: np.ndarray
     first: np.ndarray
+    last: np.ndarray
+    fitted: np.ndarray
     layout: Layout
     score_steps: np.ndarray
     effort: Effort
@@ -170,16 +174,18 @@ class CapacityData(Usage):
     Attributes
     ----------
     parts : dict of str to Pairs
-        What is scored, by part; "train" is a sample.
+        What is scored, by part: "train", a sample; "validation", which chooses; "calibration", which moves the edges
+        of the band and chooses nothing; "test".
     limits : dict of str to int
-        Last position whose value a fit may see: before validation, before test.
+        Last position whose value may be seen: "train" by what validation chooses from, "calibration" by choices,
+        "validation" by the final fit, which ends where the test begins.
     search, checked : Block
         Rows of a trial, and validation rows.
     linear : ndarray, (P, targets)
         Backbone fitted on the rows before validation.
     ridge : float
     naive_error : ndarray, (resources, targets)
-        In-sample seasonal-naive MAE on training rows.
+        In-sample seasonal-naive MAE on rows before the calibration origins.
     oracle : ndarray or None
         Expected value of every scored test row; None for real data.
     info : dict

@@ -11,6 +11,7 @@ import pandas as pd
 from aiops_core.judge import intervals, metrics
 from aiops_core.tasks.capacity.band import bucket_edges
 from aiops_core.tasks.capacity.data import GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, CapacityData
+from aiops_core.tasks.capacity.findings import by_size, by_time, exceedance, first_screen, scored, sentences
 from aiops_core.tasks.capacity.pairs import keys_of
 from aiops_core.tasks.capacity.units import units
 
@@ -132,30 +133,18 @@ def share(
 
 
 def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return what a report shows of a test prediction: errors and coverage by target, step and resource, examples.
+    """Return what a report shows of a test prediction: errors and coverage by target, step, time and resource, examples.
 
     Returns
     -------
     dict
-        ``by_target``, ``by_step``, ``by_resource``, ``worst_resources``: lists of dicts with ``rows, mae, mase,
-        coverage_80``; ``examples``: forecasts with their band, recent history and truth; ``sentences`` and ``tables`` (rows by title) that the report prints.
+        ``by_target``, ``by_step``, ``by_time``, ``by_size``, ``by_resource``, ``worst_resources``: lists of dicts with
+        ``rows, mae, mase, coverage_80, below_p10, above_p90, bias``; ``exceedance``: chances of passing a limit, and
+        how often it was passed; ``first_screen``: facts for somebody who runs servers; ``examples``: forecasts with their
+        band, recent history and truth; ``sentences`` and ``tables`` (rows by title) that the report prints.
     """
-    pairs = data.parts["test"]
-    context = _context(data, "test")
-    truth, p50 = context["truth"], prediction["p50"]
-    error = np.abs(truth - p50)
-    band = "p10" in prediction and "p90" in prediction
-    inside = (truth >= prediction["p10"]) & (truth <= prediction["p90"]) if band else None
-    r, t, step = pairs.flat(pairs.resource), pairs.flat(pairs.target), pairs.steps[pairs.known]
-    scaled = np.where(context["scale"] > 0, error / np.maximum(context["scale"], 1e-12), np.nan)
-
-    def group(label: str, value: Any, mask: np.ndarray) -> dict[str, Any]:
-        out = {label: value, "rows": int(mask.sum()), "mae": float(error[mask].mean())}
-        usable = scaled[mask & ~np.isnan(scaled)]
-        out["mase"] = float(usable.mean()) if len(usable) else None
-        out["coverage_80"] = float(inside[mask].mean()) if inside is not None else None
-        return out
-
+    rows = scored(data, prediction)
+    r, t, step = rows.resource, rows.target, rows.step
     edges = bucket_edges(data.score_steps)
     bucket = np.minimum(np.searchsorted(edges, step, side="left"), len(edges) - 1)
     names = data.layout.targets
@@ -165,22 +154,33 @@ def details(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> dict[st
             mask = (bucket == b) & (t == j)
             if mask.any():
                 low, high = int(step[mask].min()), int(step[mask].max())
-                by_step.append({"target": name, **group("step", f"{low}–{high}" if low < high else str(low), mask)})
-    by_resource = [group("resource_id", data.resources[i], r == i) for i in np.unique(r)]
+                label = f"{low}–{high}" if low < high else str(low)
+                by_step.append({"target": name, **rows.group("step", label, mask)})
+    by_resource = [rows.group("resource_id", data.resources[i], r == i) for i in np.unique(r)]
     order = sorted(by_resource, key=lambda g: -(g["mase"] if g["mase"] is not None else -1.0))
-    by_target = [group("target", name, t == j) for j, name in enumerate(names) if (t == j).any()]
+    by_target = [rows.group("target", name, t == j) for j, name in enumerate(names) if (t == j).any()]
+    times, sizes, passed = by_time(data, rows), by_size(data, rows), exceedance(data, rows)
+    screen = first_screen(data, rows, by_resource)
+    tables = {
+        "By target": by_target,
+        "Errors and coverage by steps ahead": by_step[:16],
+        "Errors and coverage over the test time": times,
+        "Errors and coverage by how much a series moves": sizes[:12],
+        "Resources with the largest errors": order[:8],
+        "Chance of passing 90 % of the upper bound": passed[:15],
+    }
     return {
         "by_target": by_target,
         "by_step": by_step,
+        "by_time": times,
+        "by_size": sizes,
         "by_resource": by_resource,
         "worst_resources": order[:10],
-        "examples": _examples(data, prediction, scaled),
-        "sentences": [],
-        "tables": {
-            "By target": by_target,
-            "Errors and coverage by steps ahead": by_step[:16],
-            "Resources with the largest errors": order[:8],
-        },
+        "exceedance": passed,
+        "first_screen": screen,
+        "examples": _examples(data, prediction, rows.scaled),
+        "sentences": sentences(screen, rows, by_resource),
+        "tables": {title: lines for title, lines in tables.items() if lines},
     }
 
 

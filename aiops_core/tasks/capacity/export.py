@@ -17,6 +17,12 @@ from aiops_core.tasks.capacity.pairs import history_of, others_of
 from aiops_core.tasks.capacity.prediction import CapacityModel, scaled_quantiles
 from aiops_core.tasks.cards import head, numeric_feature
 
+#: How the band was calibrated, for a reader of the card.
+OFFSETS = (
+    "conformal offsets of both band edges by target, steps ahead and restlessness of the series, in units of its spread, "
+    "from origins that chose nothing else"
+)
+
 
 def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None:
     """Write the servable: one graph a booster, one for the backbone, the card, and golden examples.
@@ -51,9 +57,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "backbone_shares": list(model.shares),
         "decision": {"rule": "none: a forecast is a band, thresholds are the user's"},
         "calibration": {
-            "method": "conformal offsets of both band edges by target and step, in units of the series' spread"
-            if model.calibration
-            else "none",
+            "method": OFFSETS if model.calibration else "none",
             "parameters": model.calibration,
         },
         "metrics": {},
@@ -68,7 +72,7 @@ def _schema(data: CapacityData) -> list[dict[str, Any]]:
     """Feature schema of the card; reference statistics come from values before the validation origins."""
     seen = data.limits["train"] + 1
     return [
-        {**numeric_feature(name, data.values[:, j, :seen]), **data.facts.get(name, {})}
+        {**numeric_feature(name, data.values[data.fitted, j, :seen]), **data.facts.get(name, {})}
         for j, name in enumerate(data.columns)
         if name in data.raw
     ]

@@ -76,12 +76,12 @@ def fit(params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Rep
 
 
 def finish(ranked: list[dict[str, Any]], data: CapacityData, *, seed: int) -> CapacityModel:
-    """Fit the final model: rounds and conformal offsets before the validation origins, then again with them.
+    """Fit the final model: choices and conformal offsets from a first pass, then again on all rows before the test.
 
-    The first pass trains on rows before the validation origins. It fixes the number of rounds; chooses the median
-    among the best parameter set, the best one of the other kind (with or without the backbone) and their mean; and
-    measures how far the band misses. The second pass adds the validation period, the most recent knowledge of every
-    series, and keeps these choices.
+    The first pass trains on rows before the validation origins. These fix the number of rounds, and the median: the
+    best parameter set, the best one of the other kind (with or without the backbone) or their mean. How far the band
+    then misses is measured on the calibration origins. The second pass adds both periods, the most recent knowledge
+    of every series, and keeps choices and offsets.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from aiops_core.errors import DataError
 from aiops_core.servable.capacity_features import Rows, features
 from aiops_core.tasks.capacity.data import Block, Pairs, Usage
 
@@ -12,10 +13,11 @@ from aiops_core.tasks.capacity.data import Block, Pairs, Usage
 TRUNCATED, WITHOUT_OTHERS, WITHOUT_CLOCK = 0.15, 0.15, 0.10
 
 
-def grid_of(data: Usage, origins: np.ndarray) -> Pairs:
-    """Return every series at every origin that lies inside its record, at the scored steps."""
-    r, t, o = np.meshgrid(np.arange(len(data.resources)), np.arange(len(data.layout.targets)), origins, indexing="ij")
-    inside = o >= data.first[r]
+def grid_of(data: Usage, origins: np.ndarray, some: np.ndarray) -> Pairs:
+    """Return the series of some resources (bool) at every origin that lies inside their record, at the scored steps."""
+    resources = np.flatnonzero(some)
+    r, t, o = np.meshgrid(resources, np.arange(len(data.layout.targets)), origins, indexing="ij")
+    inside = (o >= data.first[r]) & (o < data.last[r])
     return _pairs(data, r[inside], t[inside], o[inside], np.tile(data.score_steps, (int(inside.sum()), 1)))
 
 
@@ -30,9 +32,12 @@ def _pairs(data: Usage, r: np.ndarray, t: np.ndarray, o: np.ndarray, steps: np.n
 
 
 def sample(data: Usage, limit: int, rows: int, rng: np.random.Generator) -> Pairs:
-    """Draw random pairs whose targets do not pass ``limit``."""
+    """Draw random pairs of fitted resources whose targets do not pass ``limit``."""
     scored, horizon = data.score_steps, data.layout.horizon
-    reach = max(1, min(horizon, limit - int(data.first.min()) - min(data.layout.season, limit // 3)))
+    usable = np.flatnonzero(data.fitted & (data.first < limit) & (data.last > data.first))
+    if len(usable) == 0:
+        raise DataError("no resource that is fitted on has two rows before the first forecast origins", table="usage")
+    reach = max(1, min(horizon, limit - int(data.first[usable].min()) - min(data.layout.season, limit // 3)))
     k = min(data.effort.steps_per_pair, max(reach, 1))
     n = -(-rows // k)
     steps = rng.integers(1, min(int(scored[-1]), reach) + 1, (n, k))
@@ -43,12 +48,13 @@ def sample(data: Usage, limit: int, rows: int, rng: np.random.Generator) -> Pair
         if len(near):
             steps[:, : max(1, k // 2)] = rng.choice(near, (n, max(1, k // 2)))
     steps = np.clip(steps, 1, reach)
-    r = rng.integers(0, len(data.resources), n)
+    r = usable[rng.integers(0, len(usable), n)]
     t = rng.integers(0, len(data.layout.targets), n)
     low = data.first[r]
     # Most origins have a season of history; the truncation covers the rest.
-    low = np.minimum(low + data.layout.season - 1, np.maximum(low, limit - steps.max(axis=1)))
-    o = low + (rng.random(n) * np.maximum(limit - steps.max(axis=1) - low + 1, 1)).astype(np.int64)
+    latest = np.minimum(limit, data.last[r]) - steps.max(axis=1)
+    low = np.minimum(low + data.layout.season - 1, np.maximum(low, latest))
+    o = low + (rng.random(n) * np.maximum(latest - low + 1, 1)).astype(np.int64)
     pairs = _pairs(data, r, t, o, steps)
     pairs.truth[o[:, None] + steps > limit] = np.nan
     keep = pairs.known.any(axis=1)

@@ -35,13 +35,14 @@ def too_few(data: CapacityData, rows: np.ndarray) -> str | None:
 
 
 def _hashes(data: CapacityData) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash of every resource's row on the common axis, and which are rows of its record; (resources, time)."""
+    """Return the hash of every resource's row on the common axis, and which a fit may see; (resources, time)."""
     n, _, length = data.values.shape
     resource, position = (a.ravel() for a in np.meshgrid(np.arange(n), np.arange(length), indexing="ij"))
     names = row_hashes([np.array(data.resources, dtype=object)])
     columns = [data.values[:, j].ravel() for j in range(data.values.shape[1])]
     rows = row_hashes([names[resource], data.time(resource, position), *columns])
-    return rows.reshape(n, length), np.arange(length) >= data.first[:, None]
+    inside = (np.arange(length) >= data.first[:, None]) & (np.arange(length) <= data.last[:, None])
+    return rows.reshape(n, length), inside & data.fitted[:, None]
 
 
 def _answers(data: CapacityData, hashes: np.ndarray) -> np.ndarray:

@@ -4,14 +4,23 @@ A Keras LSTM reads the last ``window`` steps of a resource's metrics in raw unit
 statistics and deviations from the window's own level are part of its graph, so the exported ONNX model is the whole
 feature code. It learns several horizons at once (a quarter of the horizon up to four times it): how far an incident is
 away says more than a yes or no, and only the answer for the horizon itself is used. The final model is the mean of
-several networks, each trained without one block of the training data; the predictions for the left-out blocks
-calibrate the mean and choose the alarm threshold, so that no data is lost to validation.
+several networks, each trained for a fixed number of epochs without one block of the training data, a few for each
+block. What the mean of a block's networks predicts for it calibrates the mean of all and sets the alarm threshold;
+these rows choose nothing else, and no data is lost to validation.
 
 Rows and labels
 ---------------
 A row is an example if the table holds it and no incident is going on. It is positive when an incident starts in
-``(t, t + horizon]``, also one that starts after the resource's last row. A row whose horizon reaches past everything
-that is known of its resource (its last row and its last incident) has no label and is left out.
+``(t, t + horizon]``. A row whose horizon reaches past the last row of its resource has no full follow-up: it has no
+label and is left out, also where an incident is known to follow. Only where a record ends by failure (its last incident
+starts at or after its last row) all of its rows have a label.
+
+Parts
+-----
+Under the protocol ``time`` the last part of the time tests. Records on one calendar are cut at the same time, with an
+embargo of window + horizon; a resource that begins after the cut is tested unseen. Records with calendars of their own
+(no two overlap) are cut each by itself. Under the protocol ``resource``, and with an official split of resources, whole
+resources test with all their time. What is said of alerts is counted at every step, as the service is asked.
 """
 
 from aiops_core.tasks.failure.baselines import baselines
@@ -25,18 +34,21 @@ from aiops_core.tasks.failure.data import (
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
+    PROTOCOLS,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
     Effort,
     FailureData,
 )
 from aiops_core.tasks.failure.decision import events, highest_f1, policies
-from aiops_core.tasks.failure.evaluation import compare, details, evaluate, importance, oracle, predictions, share
-from aiops_core.tasks.failure.export import export, score
+from aiops_core.tasks.failure.evaluation import compare, evaluate, importance, oracle, predictions, share
+from aiops_core.tasks.failure.export import export, score, watch
+from aiops_core.tasks.failure.findings import details
 from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, predict, space, steps
 from aiops_core.tasks.failure.prepare import prepare
 from aiops_core.tasks.failure.seen import seen, too_few, unseen
 from aiops_core.tasks.failure.units import units
+from aiops_core.tasks.failure.validated import validated
 
 __all__ = [
     "GATE_METRICS",
@@ -48,6 +60,7 @@ __all__ = [
     "NAME",
     "OBJECTIVE",
     "PROBABILITY_METRICS",
+    "PROTOCOLS",
     "SIMPLE_BASELINES",
     "STRONG_BASELINES",
     "Effort",
@@ -77,4 +90,6 @@ __all__ = [
     "too_few",
     "units",
     "unseen",
+    "validated",
+    "watch",
 ]

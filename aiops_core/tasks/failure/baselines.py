@@ -1,35 +1,65 @@
-"""What a model must beat: the class prior, the untrained rules, and gradient-boosted trees."""
+"""What a model must beat: the class prior, the untrained rules, recurring incidents, and trees on window statistics."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from aiops_core import rules
-from aiops_core.tasks.failure.data import CHUNK, FailureData, Prediction
+from aiops_core.data import splits
+from aiops_core.tasks.failure.data import FailureData, Prediction
 from aiops_core.tasks.failure.decision import highest_f1
-from aiops_core.tasks.failure.split import thin_rows
+from aiops_core.tasks.failure.recurrence import BANDWIDTHS, recurrence
+from aiops_core.tasks.failure.split import steps_to_next
+from aiops_core.tasks.failure.trees import GRID, choose_trees, fit_trees, learning_rows, tree_probability
+from aiops_core.tasks.failure.window_statistics import window_statistics
 
 #: The rules need this many of their metrics to be a fair baseline.
 MIN_RULE_METRICS = 3
 
 
 def baselines(data: FailureData, *, seed: int) -> dict[str, Prediction]:
-    """Return the predictions of the baselines on the test part; thresholds of highest F1 on validation.
+    """Return the predictions of the baselines on the test part.
 
     ``class_prior`` predicts the training base rate; ``rules`` is the legacy rule set, where the data set has the
-    metrics it needs; ``hist_gradient_boosting`` learns statistics of the same windows.
+    metrics it needs; ``recurrence`` knows the times of day of past incidents, and no telemetry;
+    ``hist_gradient_boosting``, ``random_forest`` and ``extra_trees`` learn statistics of the same windows from all
+    labelled rows. Validation chooses a point of a small grid and the threshold of highest F1; then training and
+    validation rows are learned together.
     """
-    out: dict[str, Prediction] = {}
-    prior = float(data.truth("train").mean())
+    train = np.flatnonzero((data.part == splits.TRAIN) & data.example)
+    both = np.flatnonzero((data.fold >= 0) & data.example)
+    both = both[steps_to_next(data, data.part == splits.TEST)[both] > data.horizon]
     n = len(data.ends["test"])
-    out["class_prior"] = {"probability": np.full(n, prior), "alarm": np.ones(n, dtype=bool)}
+    out: dict[str, Prediction] = {
+        "class_prior": {
+            "probability": np.full(n, float(data.truth("train").mean())),
+            "alarm": np.ones(n, dtype=bool),
+        }
+    }
     ruled = _rules(data)
     if ruled is not None:
         out["rules"] = ruled
-    out["hist_gradient_boosting"] = _boosting(data, seed)
+    out["recurrence"] = _recurrence(data, train, both)
+    return out | _trees(data, train, both, seed=seed)
+
+
+def _trees(data: FailureData, train: np.ndarray, both: np.ndarray, *, seed: int) -> dict[str, Prediction]:
+    """Choose on validation, learn training and validation rows, and predict the test part, for every family of trees."""
+    effort = data.effort
+
+    def learned(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        kept, weight = learning_rows(data, rows, effort.baseline_rows)
+        return window_statistics(data, kept), data.label(kept), weight
+
+    part, whole = learned(train), learned(both)
+    checked = window_statistics(data, data.ends["validation"]), data.truth("validation")
+    tested = window_statistics(data, data.ends["test"])
+    out = {}
+    for family in GRID:
+        params, tried = choose_trees(family, part, checked, trees=effort.baseline_trees, seed=seed)
+        model = fit_trees(family, params, *whole, trees=effort.baseline_trees, seed=seed)
+        found = tree_probability(model, tested)
+        out[family] = {"probability": found, "alarm": found >= highest_f1(checked[1], tried)}
     return out
 
 
@@ -45,53 +75,12 @@ def _rules(data: FailureData) -> Prediction | None:
     return {"probability": found, "alarm": found >= threshold}
 
 
-def _boosting(data: FailureData, seed: int) -> Prediction:
-    from sklearn.ensemble import HistGradientBoostingClassifier
+def _recurrence(data: FailureData, train: np.ndarray, both: np.ndarray) -> Prediction:
+    from sklearn.metrics import average_precision_score
 
-    def learn(rows: np.ndarray) -> Any:
-        model = HistGradientBoostingClassifier(
-            max_iter=150,
-            learning_rate=0.05,
-            max_leaf_nodes=15,
-            min_samples_leaf=20,
-            early_stopping=False,
-            random_state=seed,
-        )
-        return model.fit(_statistics(data, rows), data.label(rows))
-
-    def probability(model: Any, rows: np.ndarray) -> np.ndarray:
-        parts = [model.predict_proba(_statistics(data, rows[i : i + CHUNK]))[:, 1] for i in range(0, len(rows), CHUNK)]
-        return np.concatenate(parts)
-
-    train, validation = (data.ends[p] for p in ("train", "validation"))
-    check = thin_rows(validation, data.effort.baseline_rows)
-    both = thin_rows(np.sort(np.concatenate([train, validation])), data.effort.baseline_rows)
-    # One thread: several wait for each other as soon as another process keeps a core busy.
-    with threadpool_limits(1):
-        first = probability(learn(thin_rows(train, data.effort.baseline_rows)), check)
-        found = probability(learn(both), data.ends["test"])
-    threshold = highest_f1(data.label(check), first)
-    return {"probability": found, "alarm": found >= threshold}
-
-
-def _statistics(data: FailureData, ends: np.ndarray) -> np.ndarray:
-    """Return window statistics (n, 7 * n_features): last, mean, spread, least, greatest, recent change and trend."""
-    import warnings
-
-    windows = data.windows(ends)
-    recent = max(1, data.window // 4)
-    with warnings.catch_warnings():
-        # A window without one value of a metric has no statistics: NaN is what the trees expect.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        mean = np.nanmean(windows, axis=1)
-        late = np.nanmean(windows[:, -recent:], axis=1)
-        columns = [
-            windows[:, -1],
-            mean,
-            np.nanstd(windows, axis=1),
-            np.nanmin(windows, axis=1),
-            np.nanmax(windows, axis=1),
-            late,
-            late - np.nanmean(windows[:, :-recent], axis=1),
-        ]
-    return np.concatenate(columns, axis=1)
+    check = data.ends["validation"]
+    truth = data.label(check)
+    tried = [recurrence(data, train, check, bandwidth) for bandwidth in BANDWIDTHS]
+    best = int(np.argmax([average_precision_score(truth, found) for found in tried]))
+    found = recurrence(data, both, data.ends["test"], BANDWIDTHS[best])
+    return {"probability": found, "alarm": found >= highest_f1(truth, tried[best])}

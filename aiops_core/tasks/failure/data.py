@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aiops_core.data import splits
 from aiops_core.derive import Derived
 from aiops_core.facts import FACTS
 
@@ -26,7 +27,10 @@ PROBABILITY_METRICS = ("brier",)
 SIMPLE_BASELINES = ("class_prior", "rules")
 #: Knows nothing: where the way to the oracle begins.
 NAIVE_BASELINES = ("class_prior",)
-STRONG_BASELINES = ("hist_gradient_boosting",)
+STRONG_BASELINES = ("hist_gradient_boosting", "random_forest", "extra_trees", "recurrence")
+#: What is held out for the test: the last part of the time, or whole resources.
+PROTOCOLS = ("time", "resource")
+PARTS = {"train": splits.TRAIN, "validation": splits.VALIDATION, "test": splits.TEST}
 #: Windows that are computed at a time.
 CHUNK = 4096
 Params = Mapping[str, Any]
@@ -47,25 +51,38 @@ class Effort:
     validation_rows : int
         Most rows scored after an epoch.
     baseline_rows : int
-        Most rows that the gradient-boosted baseline learns from.
+        Rows that the trees of the baselines learn from; where there are more, negative rows are thinned and weigh more.
+    baseline_trees : int
+        Rounds of the boosted trees, and trees of a forest.
     pool_rows : int
         Rows that the training of one network may draw from.
+    watched_rows : int
+        Rows, one a step, that tell how often the service would alert: of each left-out block, and of the test part.
     folds : int
-        Blocks of the cross-fitting, one network of the final model each.
+        Blocks of the cross-fitting.
+    networks : int
+        Networks of the final model that are trained without the same block.
     finalists : int
         Distinct parameter sets of the search in the final mean.
     align_rows : int
         Rows on which the networks of the final model are brought to one scale.
+    clock : bool
+        Whether a network may read the time of day: where incidents recur daily it may learn little else, which no new
+        resource has any use for.
     """
 
     max_steps: int = 8
     epoch_rows: tuple[int, int] = (6_000, 16_000)
     validation_rows: int = 8_000
-    baseline_rows: int = 15_000
+    baseline_rows: int = 60_000
+    baseline_trees: int = 80
     pool_rows: int = 400_000
-    folds: int = 4
+    watched_rows: int = 20_000
+    folds: int = 3
+    networks: int = 2
     finalists: int = 2
     align_rows: int = 4_000
+    clock: bool = True
 
 
 #: What a model for use is given.
@@ -89,7 +106,7 @@ class FailureData:
     until : ndarray, (n_rows,), float64
         Steps to the start of the next incident, inf when none is known.
     known : ndarray, (n_rows,), float64
-        Steps after the row for which incidents are known.
+        Steps after the row for which incidents are known, inf where the record ends by failure.
     example : ndarray, (n_rows,), bool
         Rows that have a label.
     part : ndarray, (n_rows,), int8
@@ -107,7 +124,7 @@ class FailureData:
     center, scale : ndarray, (n_features,), float32
         Median and robust standard deviation of training rows.
     oracle : dict of str to ndarray, or None
-        By part, validation and test: what the oracle of synthetic data says of the examples.
+        The oracle's probabilities by part: ``test`` and, where it knows these rows, ``validation``.
     effort : Effort
     info : dict
     """
@@ -186,6 +203,10 @@ class FailureData:
         ends = self.ends[part]
         names = np.array(self.resources, dtype=object)[self.resource[ends]]
         return pd.DataFrame({"resource_id": names, "timestamp": pd.DatetimeIndex(self.time[ends]).tz_localize("UTC")})
+
+    def every_step(self, part: str) -> np.ndarray:
+        """Return the positions of all labelled rows of a part, one a step whatever the stride, ascending."""
+        return np.flatnonzero((self.part == PARTS[part]) & self.example)
 
     def summary(self) -> pd.DataFrame:
         """Return examples, positives and incidents by part, for a notebook."""

@@ -9,11 +9,14 @@ import numpy as np
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.tasks.failure.data import FailureData
 
+#: Positions of rows, one a step, and their probabilities.
+Watched = tuple[np.ndarray, np.ndarray]
+
 CURVE_POINTS = 120
 DAY_SECONDS = 86_400
 
 
-def events(data: FailureData, ends: np.ndarray, alarm: np.ndarray) -> dict[str, Any]:
+def events(data: FailureData, ends: np.ndarray, alarm: np.ndarray, *, stride: int | None = None) -> dict[str, Any]:
     """Translate alarms into what an on-call engineer asks.
 
     An alert is an alarm that is not within ``horizon`` steps after an earlier alert of the same resource: an alert
@@ -26,6 +29,8 @@ def events(data: FailureData, ends: np.ndarray, alarm: np.ndarray) -> dict[str, 
     ends : ndarray, (n,)
         Positions of the examples, ascending.
     alarm : ndarray, (n,), bool
+    stride : int, optional
+        Steps that an example stands for, by default those between the examples of the data set.
 
     Returns
     -------
@@ -33,23 +38,15 @@ def events(data: FailureData, ends: np.ndarray, alarm: np.ndarray) -> dict[str, 
         ``incidents, caught, share_caught, leads_hours`` (list), ``median_lead_hours, alerts, false_alerts,
         resource_days, alerts_per_resource_day, false_alerts_per_resource_day``.
     """
-    hours = data.step_seconds / 3600
-    days = len(ends) * data.stride * data.step_seconds / DAY_SECONDS
-    until = data.until[ends]
-    soon = until <= data.horizon
-    # An incident is known by the resource and the place of its start.
-    key = np.round((ends + until)[soon], 6)
-    names = np.unique(key)
-    hit = soon & alarm
-    lead = np.full(len(names), -np.inf)
-    np.maximum.at(lead, np.searchsorted(names, np.round((ends + until)[hit], 6)), until[hit])
-    leads = lead[np.isfinite(lead)] * hours
+    days = len(ends) * (stride or data.stride) * data.step_seconds / DAY_SECONDS
+    lead = incident_leads(data, ends, alarm)[1]
+    leads = lead[np.isfinite(lead)] * data.step_seconds / 3600
     alerts = _alerts(data, ends[alarm])
     false = int((data.until[alerts] > data.horizon).sum())
     return {
-        "incidents": len(names),
+        "incidents": len(lead),
         "caught": len(leads),
-        "share_caught": len(leads) / len(names) if len(names) else float("nan"),
+        "share_caught": len(leads) / len(lead) if len(lead) else float("nan"),
         "leads_hours": np.sort(leads).tolist(),
         "median_lead_hours": float(np.median(leads)) if len(leads) else None,
         "alerts": len(alerts),
@@ -58,6 +55,27 @@ def events(data: FailureData, ends: np.ndarray, alarm: np.ndarray) -> dict[str, 
         "alerts_per_resource_day": len(alerts) / days if days else 0.0,
         "false_alerts_per_resource_day": false / days if days else 0.0,
     }
+
+
+def incident_leads(data: FailureData, ends: np.ndarray, alarm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return of every incident that examples announce one of these rows, and the steps from the first alarm to it.
+
+    Returns
+    -------
+    row : ndarray, (n_incidents,)
+        Position of an example within the horizon before the incident.
+    lead : ndarray, (n_incidents,)
+        Steps, -inf where no alarm was raised.
+    """
+    rows = ends[data.until[ends] <= data.horizon]
+    # An incident is known by the place of its start, which may lie past the last row of its resource: places of two
+    # resources are kept more than a horizon apart.
+    place = np.round(rows + data.until[rows] + data.resource[rows] * (data.horizon + 1.0), 6)
+    names, first, index = np.unique(place, return_index=True, return_inverse=True)
+    lead = np.full(len(names), -np.inf)
+    hit = alarm[data.until[ends] <= data.horizon]
+    np.maximum.at(lead, index[hit], data.until[rows[hit]])
+    return rows[first], lead
 
 
 def _alerts(data: FailureData, alarms: np.ndarray) -> np.ndarray:
@@ -73,7 +91,14 @@ def _alerts(data: FailureData, alarms: np.ndarray) -> np.ndarray:
     return np.array(chosen, dtype=np.int64)
 
 
-def policies(data: FailureData, ends: np.ndarray, probability: np.ndarray) -> dict[str, list[float]]:
+def policies(
+    data: FailureData,
+    ends: np.ndarray,
+    probability: np.ndarray,
+    *,
+    watched: Watched | None = None,
+    thresholds: np.ndarray | None = None,
+) -> dict[str, list[float]]:
     """Return what each threshold would mean, as `choose_threshold` and the report need it.
 
     Parameters
@@ -81,6 +106,11 @@ def policies(data: FailureData, ends: np.ndarray, probability: np.ndarray) -> di
     ends : ndarray, (n,)
         Positions of the examples, ascending.
     probability : ndarray, (n,)
+    watched : (ndarray, ndarray), optional
+        Positions, one a step, and their probabilities: a service is asked at every step, and what it would alert is
+        counted there. By default the examples.
+    thresholds : ndarray, optional
+        Descending; by default those where the ranking of the examples can be cut.
 
     Returns
     -------
@@ -89,17 +119,25 @@ def policies(data: FailureData, ends: np.ndarray, probability: np.ndarray) -> di
         ``alerts_per_resource_day, false_alerts_per_resource_day, share_caught, median_lead_hours``.
     """
     truth = data.label(ends)
-    cut, threshold, hit = _cuts(truth, probability)
-    tp, raised = hit.astype(float), (cut + 1).astype(float)
+    if thresholds is None:
+        cut, threshold, hit = _cuts(truth, probability)
+        tp, raised = hit.astype(float), (cut + 1).astype(float)
+    else:
+        threshold = np.asarray(thresholds, dtype=float)
+        order = np.argsort(probability, kind="stable")
+        above = np.searchsorted(probability[order], threshold, side="left")
+        raised = (len(truth) - above).astype(float)
+        tp = (truth.sum() - np.r_[0, np.cumsum(truth[order])][above]).astype(float)
     out: dict[str, list[float]] = {
         "threshold": threshold.tolist(),
-        "precision": (tp / raised).tolist(),
+        "precision": (tp / np.maximum(raised, 1)).tolist(),
         "recall": (tp / max(truth.sum(), 1)).tolist(),
-        "f1": (2 * tp / (raised + truth.sum())).tolist(),
+        "f1": (2 * tp / np.maximum(raised + truth.sum(), 1)).tolist(),
         "missed": ((truth.sum() - tp) / len(truth)).tolist(),
         "false_alarms": ((raised - tp) / len(truth)).tolist(),
     }
-    seen = [events(data, ends, probability >= t) for t in threshold]
+    rows, score, stride = (ends, probability, data.stride) if watched is None else (*watched, 1)
+    seen = [events(data, rows, score >= t, stride=stride) for t in threshold]
     for name in ("alerts_per_resource_day", "false_alerts_per_resource_day", "share_caught"):
         out[name] = [float(e[name]) for e in seen]
     out["median_lead_hours"] = [float(e["median_lead_hours"] or 0.0) for e in seen]
@@ -125,3 +163,11 @@ def highest_f1(truth: np.ndarray, probability: np.ndarray) -> float:
     cut, threshold, hit = _cuts(truth, probability)
     f1 = 2 * hit / (cut + 1 + truth.sum())
     return choose_threshold({"threshold": threshold.tolist(), "f1": f1.tolist()}, "max_f1")
+
+
+def likely_f1(probability: np.ndarray) -> float:
+    """Return the threshold of highest expected F1 of probabilities that are right, without looking at a label."""
+    ranked = np.sort(probability)[::-1]
+    expected = 2 * np.cumsum(ranked) / (np.arange(1, len(ranked) + 1) + ranked.sum())
+    best = int(np.argmax(expected))
+    return float((ranked[best] + np.r_[ranked, ranked[-1] * 0.9][best + 1]) / 2)

@@ -14,9 +14,10 @@ from aiops_core.derive.graph import prepend
 from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.failure.data import CHUNK, NAME, FailureData, Prediction
+from aiops_core.tasks.failure.decision import Watched
 from aiops_core.tasks.failure.model import FailureModel, combine_networks
 from aiops_core.tasks.failure.network import import_tensorflow
-from aiops_core.tasks.failure.split import thin_rows
+from aiops_core.tasks.failure.split import stretches, thin_rows
 
 GOLDEN_ROWS = 24
 
@@ -89,10 +90,27 @@ def _golden(data: FailureData) -> tuple[np.ndarray, np.ndarray]:
 
 def score(model: FailureServable, data: FailureData, part: str) -> Prediction:
     """Predict the examples of a part through the loaded servable; the keys of `predict`, and ``f1_alarm``."""
-    ends = data.ends[part]
-    probability = np.empty(len(ends))
-    for i in range(0, len(ends), CHUNK):
-        chosen = ends[i : i + CHUNK]
-        probability[i : i + CHUNK] = model.predict(data.served_windows(chosen), data.time[chosen])
+    probability = _served(model, data, data.ends[part])
     of_f1 = choose_threshold(model.card["decision"]["curve"], "max_f1")
     return {"probability": probability, "alarm": model.decide(probability), "f1_alarm": probability >= of_f1}
+
+
+def watch(model: FailureServable, data: FailureData, part: str = "test") -> Watched:
+    """Predict a part as a service is asked, at every step, whatever the stride of the examples.
+
+    Returns
+    -------
+    rows : ndarray, (n,)
+        Positions of labelled rows, in whole stretches of time where the part has more than ``effort.watched_rows``.
+    probability : ndarray, (n,), float64
+    """
+    rows = stretches(data, data.every_step(part), data.effort.watched_rows)
+    return rows, _served(model, data, rows)
+
+
+def _served(model: FailureServable, data: FailureData, rows: np.ndarray) -> np.ndarray:
+    probability = np.empty(len(rows))
+    for i in range(0, len(rows), CHUNK):
+        chosen = rows[i : i + CHUNK]
+        probability[i : i + CHUNK] = model.predict(data.served_windows(chosen), data.time[chosen])
+    return probability

@@ -13,7 +13,7 @@ from aiops_core.servable.failure import apply_calibration, choose_threshold, clo
 from aiops_core.tasks.failure.data import CHUNK, MODEL, FailureData, Params, Prediction, Report
 from aiops_core.tasks.failure.decision import policies
 from aiops_core.tasks.failure.network import MAIN, import_tensorflow, patch_size, summarise_patches
-from aiops_core.tasks.failure.split import near, steps_to_next, thin_rows
+from aiops_core.tasks.failure.split import near, steps_to_next, stretches, thin_rows
 from aiops_core.tasks.failure.training import train_network
 
 LEAST_SLOPE = 0.05
@@ -26,7 +26,7 @@ def space(data: FailureData) -> dict[str, BaseDistribution]:
         "units": CategoricalDistribution([16, 32, 48]),
         "patch": CategoricalDistribution([p for p in (1, 2, 3, 5, 8, 10) if p <= longest]),
         "local": CategoricalDistribution([0, 1]),
-        "clock": CategoricalDistribution([0, 1]),
+        "clock": CategoricalDistribution([0, 1] if data.effort.clock else [0]),
         "dense": CategoricalDistribution([16, 32]),
         "dropout": FloatDistribution(0.0, 0.5),
         "input_dropout": FloatDistribution(0.0, 0.3),
@@ -42,7 +42,7 @@ def defaults(data: FailureData) -> list[dict[str, Any]]:
         "units": 32,
         "patch": patches[-1],
         "local": 1,
-        "clock": 1,
+        "clock": int(data.effort.clock),
         "dense": 16,
         "dropout": 0.2,
         "input_dropout": 0.0,
@@ -51,7 +51,7 @@ def defaults(data: FailureData) -> list[dict[str, Any]]:
     }
     # The second is for few incidents in many metrics, where the first learns the incidents by heart.
     careful = {**base, "local": 0, "dropout": 0.4, "input_dropout": 0.1, "learning_rate": 3e-3, "weight_decay": 1e-2}
-    return [base, careful, {**base, "clock": 0}]
+    return [base, careful, *([{**base, "clock": 0}] if data.effort.clock else [])]
 
 
 def steps(data: FailureData) -> int:
@@ -92,7 +92,7 @@ class FailureModel:
 
 
 def fit(params: Params, data: FailureData, *, seed: int, report: Report | None = None) -> FailureModel:
-    """Train one network on the training part; validation chooses its epoch.
+    """Train one network on the training part; validation calibrates it and sets its threshold.
 
     Parameters
     ----------
@@ -117,10 +117,10 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
 
 
 def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> FailureModel:
-    """Train the final model: ``folds`` networks, each without one block of the training and validation data.
+    """Train the final model: ``networks`` for each of ``folds`` blocks of the training and validation data, without it.
 
-    The networks take the best ``finalists`` parameter sets in turn. What each predicts for its left-out block
-    calibrates their mean and gives the policy curve.
+    The networks of a block take the best ``finalists`` parameter sets in turn. What their mean predicts for the block
+    calibrates the mean of all networks and gives the policy curve; these rows choose nothing else.
 
     Parameters
     ----------
@@ -128,86 +128,116 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         Parameter sets of the search, best first.
     """
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
-    networks, used, checks, outputs = [], [], [], []
-    embargo = data.served_window + data.horizon
-    strided = np.zeros(len(data.part), dtype=bool)
-    strided[np.concatenate([data.ends["train"], data.ends["validation"]])] = True
+    common = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
+    networks, used, outputs, owner = [], [], [], []
+    examples: list[np.ndarray] = []
+    watched: list[np.ndarray] = []
     for k in range(data.effort.folds):
-        block = data.fold == k
-        check = np.flatnonzero(block & data.example & strided)
-        away = ~block if data.by_resource else ~near(data, block, embargo)
-        rows = np.flatnonzero((data.fold >= 0) & (data.part != splits.TEST) & away & data.example)
-        rows = rows[steps_to_next(data, data.part == splits.TEST)[rows] > data.horizon]
-        truth = data.label(check)
+        rows, scored, steps_of = _block(data, k)
+        truth = data.label(scored)
         if len(rows) == 0 or data.label(rows).sum() == 0 or truth.sum() in (0, len(truth)):
             continue
-        params = distinct[k % len(distinct)]
-        check = thin_rows(check, data.effort.validation_rows)
-        bound = steps_to_next(data, block | (data.part == splits.TEST))
-        network, logits = train_network(params, data, rows, bound, check, seed=seed + k)
-        networks.append(network)
-        used.append(params)
-        checks.append(check)
-        outputs.append(logits)
+        bound = steps_to_next(data, (data.fold == k) | (data.part == splits.TEST))
+        for j in range(data.effort.networks):
+            params = distinct[j % len(distinct)]
+            check = np.union1d(np.union1d(scored, steps_of), common)
+            network, logits = train_network(params, data, rows, bound, check, seed=seed + k * data.effort.networks + j)
+            networks.append(network)
+            used.append(params)
+            outputs.append((check, logits))
+            owner.append(len(examples))
+        examples.append(scored)
+        watched.append(steps_of)
     if not networks:
         return fit(ranked[0], data, seed=seed)
-    aligned = _alignment(networks, used, data)
-    outputs = [factor * logits + shift for logits, (factor, shift) in zip(outputs, aligned, strict=True)]
+    aligned = _alignment([x[np.searchsorted(check, common)] for check, x in outputs])
     model = FailureModel(networks, used, aligned)
-    _decide(model, data, np.concatenate(checks), np.concatenate(outputs))
+    scaled = [factor * x + shift for (_, x), (factor, shift) in zip(outputs, aligned, strict=True)]
+    heard = [np.union1d(*rows) for rows in zip(examples, watched, strict=True)]
+    means = []
+    for k, rows in enumerate(heard):
+        mine = [i for i, o in enumerate(owner) if o == k]
+        means.append(np.mean([scaled[i][np.searchsorted(outputs[i][0], rows)] for i in mine], axis=0))
+    _decide(
+        model,
+        data,
+        np.concatenate(heard),
+        np.concatenate(means),
+        examples=np.concatenate(examples),
+        watched=np.concatenate(watched),
+    )
     return model
 
 
-def _alignment(networks: list[Any], params: list[dict[str, Any]], data: FailureData) -> list[tuple[float, float]]:
+def _block(data: FailureData, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows to learn from without block ``k``, and of the block the examples and the rows of every step."""
+    block = data.fold == k
+    away = ~block if data.by_resource else ~near(data, block, data.served_window + data.horizon)
+    rows = np.flatnonzero((data.fold >= 0) & (data.part != splits.TEST) & away & data.example)
+    rows = rows[steps_to_next(data, data.part == splits.TEST)[rows] > data.horizon]
+    examples = np.concatenate([data.ends["train"], data.ends["validation"]])
+    examples = np.sort(examples[block[examples]])
+    steps = np.flatnonzero(block & data.example & np.isin(data.part, (splits.TRAIN, splits.VALIDATION)))
+    most = data.effort.watched_rows
+    return rows, thin_rows(examples, most), stretches(data, steps, most)
+
+
+def _alignment(logits: list[np.ndarray]) -> list[tuple[float, float]]:
     """Return factor and shift of each network's logits that give all of them one mean and spread on the same rows.
 
     The surer network would otherwise dominate the mean, and no single calibration would fit all held-out blocks.
     Labels are not looked at.
     """
-    rows = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
-    single = [FailureModel([n], [p], [(1.0, 0.0)]) for n, p in zip(networks, params, strict=True)]
-    found = [_logits(model, data, rows) for model in single]
-    mean, spread = np.array([f.mean() for f in found]), np.array([max(f.std(), 1e-6) for f in found])
+    mean, spread = np.array([x.mean() for x in logits]), np.array([max(x.std(), 1e-6) for x in logits])
     factor = spread.mean() / spread
     return [(float(k), float(mean.mean() - k * m)) for k, m in zip(factor, mean, strict=True)]
 
 
-def _decide(model: FailureModel, data: FailureData, rows: np.ndarray, logits: np.ndarray) -> None:
-    """Calibrate on held-out logits, then set the policy curve and the default threshold."""
-    truth = data.label(rows)
-    model.slope, model.offset = platt(logits, truth)
+def _decide(
+    model: FailureModel,
+    data: FailureData,
+    rows: np.ndarray,
+    logits: np.ndarray,
+    *,
+    examples: np.ndarray | None = None,
+    watched: np.ndarray | None = None,
+) -> None:
+    """Calibrate on held-out logits of examples, then set the policy curve and the default threshold.
+
+    By default all rows are examples; ``watched`` are those on which alerts are counted.
+    """
     order = np.argsort(rows, kind="stable")
-    probability = apply_calibration(logits, model.slope, model.offset)[order]
-    model.curve = policies(data, rows[order], probability)
+    rows, logits = rows[order], logits[order]
+    examples = rows if examples is None else np.sort(examples)
+    own = logits[np.searchsorted(rows, examples)]
+    model.slope, model.offset = platt(own, data.label(examples))
+
+    def probability(x: np.ndarray) -> np.ndarray:
+        return apply_calibration(x, model.slope, model.offset)
+
+    steps = None
+    if watched is not None:
+        watched = np.sort(watched)
+        steps = (watched, probability(logits[np.searchsorted(rows, watched)]))
+    model.curve = policies(data, examples, probability(own), watched=steps)
     model.threshold = choose_threshold(model.curve, "max_f1")
 
 
 def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Fit slope and offset of a logistic curve by Newton's method, targets smoothed as Platt (1999) does."""
-    positive = float(truth.sum())
-    negative = float(len(truth)) - positive
-    if positive == 0 or negative == 0:
+    """Return slope and offset of the logistic curve of logits (Platt 1999)."""
+    from sklearn.linear_model import LogisticRegression
+
+    rate = float(np.mean(truth))
+    if rate in (0.0, 1.0):
         return 1.0, 0.0
-    target = np.where(truth == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    # Newton's steps are bounded, so the logits are brought to a common scale first.
     middle, spread = float(np.mean(logits)), max(float(np.std(logits)), 1e-9)
-    x = np.c_[(logits - middle) / spread, np.ones(len(logits))]
-    theta = np.array([0.0, float(np.log(positive / negative))])
-    ridge = np.diag([1e-3, 1e-6])
-    for _ in range(50):
-        p = apply_calibration(x @ theta, 1.0, 0.0)
-        gradient = x.T @ (p - target) + ridge @ theta
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge
-        change = np.linalg.solve(hessian, gradient)
-        theta = theta - change * min(1.0, 2.0 / max(float(np.abs(change).max()), 1e-12))
-        if np.abs(change).max() < 1e-9:
-            break
-    slope = float(theta[0]) / spread
+    # Nearly without penalty: it only keeps the slope finite where the classes are apart.
+    found = LogisticRegression(C=1_000.0, tol=1e-8, max_iter=1_000).fit(((logits - middle) / spread)[:, None], truth)
+    slope = float(found.coef_[0, 0]) / spread
     # A negative slope would turn the ranking round: held-out data that poor only sets the level.
     if slope < LEAST_SLOPE:
-        rate = positive / len(truth)
         return LEAST_SLOPE, float(np.log(rate / (1 - rate)) - LEAST_SLOPE * middle)
-    return slope, float(theta[1]) - slope * middle
+    return slope, float(found.intercept_[0]) - slope * middle
 
 
 def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:

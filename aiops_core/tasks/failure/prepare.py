@@ -12,13 +12,13 @@ from aiops_core.data.tables import Dataset
 from aiops_core.derive import Derived
 from aiops_core.errors import DataError
 from aiops_core.tasks.cards import numeric_feature
-from aiops_core.tasks.failure.data import FULL_EFFORT, Effort, FailureData
-from aiops_core.tasks.failure.split import PARTS, assign_folds, assign_parts, incident_table, labels
+from aiops_core.tasks.failure.data import FULL_EFFORT, PARTS, Effort, FailureData
+from aiops_core.tasks.failure.split import assign_folds, assign_parts, incident_table, labels
 
 __all__ = ["prepare"]
 
 
-def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> FailureData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protocol: str = "time") -> FailureData:
     """Turn telemetry and incidents into labelled, split series.
 
     Parameters
@@ -30,6 +30,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         Chooses the held-out resources where whole resources are held out.
     effort : Effort, optional
         Kept as ``data.effort`` for all that follows.
+    protocol : {"time", "resource"}
+        What tests: the last part of the time, or whole resources. An official split of resources stays as it is.
 
     Returns
     -------
@@ -50,10 +52,12 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     starts, lengths, start, position = _places(grid, window)
     table = incident_table(dataset.tables["incidents"], grid)
     until, inside, known = labels(grid, table, starts, lengths)
-    example = grid.present & ~inside & ((until <= horizon) | (known >= horizon))
-    part_rng, fold_rng = (np.random.default_rng([seed, stream]) for stream in (11, 12))
+    example = grid.present & ~inside & (known >= horizon)
+    soon = example & (until <= horizon)
     served = {**config, "window": window + derived.reach}
-    part, by_resource, sentence = assign_parts(frame, grid, served, position, start, part_rng, folds=effort.folds)
+    part, by_resource, sentence = assign_parts(
+        frame, grid, served, position, start, soon, seed=seed, folds=effort.folds, protocol=protocol
+    )
     on_stride = (position - (window - 1)) % stride == 0
     ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
     settings = f"window {window}, horizon {horizon} steps, {len(table)} incidents"
@@ -75,7 +79,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
         example=example,
         part=part,
         ends=ends,
-        fold=assign_folds(part, grid.resource, start, by_resource, fold_rng, folds=effort.folds),
+        fold=assign_folds(part, grid, start, soon, by_resource, seed=seed, folds=effort.folds),
         by_resource=by_resource,
         incidents=table,
         resources=grid.resources,
@@ -95,6 +99,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT) -> Fai
     data.info = _info(
         data,
         split=sentence,
+        protocol=protocol,
         official="split" in frame.columns,
         unlabelled=grid.present & ~inside & ~example,
         inside=grid.present & inside,
@@ -167,6 +172,7 @@ def _info(
     data: FailureData,
     *,
     split: str,
+    protocol: str,
     official: bool,
     unlabelled: np.ndarray,
     inside: np.ndarray,
@@ -181,6 +187,7 @@ def _info(
         "validation_rows": len(ends["validation"]),
         "test_rows": len(ends["test"]),
         "split": split,
+        "protocol": protocol,
         "official_split": official,
         "window": data.window,
         "horizon": data.horizon,
@@ -211,16 +218,19 @@ def _scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _oracle_rows(oracle: Any, data: FailureData) -> dict[str, np.ndarray] | None:
-    """Ask the oracle about the examples: a function of the keys, or a frame of keys with their ``probability``."""
+    """Ask the oracle, a function of the keys or a frame of keys with ``probability``, about test and, if known, validation."""
     if oracle is None:
         return None
-    out = {}
-    for part in ("validation", "test"):
+    found = {}
+    for part in ("test", "validation"):
         keys = data.keys(part)
         if callable(oracle):
-            found = oracle(keys)
+            asked = oracle(keys)
         else:
-            merged = keys.merge(oracle, on=["resource_id", "timestamp"], how="left", validate="one_to_one")
-            found = merged["probability"]
-        out[part] = np.asarray(found, dtype=np.float64)
-    return out
+            asked = keys.merge(oracle, on=["resource_id", "timestamp"], how="left", validate="one_to_one")[
+                "probability"
+            ]
+        found[part] = np.asarray(asked, dtype=np.float64)
+    if np.isnan(found["validation"]).any():
+        del found["validation"]
+    return found

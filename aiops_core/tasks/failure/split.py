@@ -9,20 +9,21 @@ import numpy as np
 import pandas as pd
 
 from aiops_core.data import splits, tables
-from aiops_core.tasks.failure.data import FailureData
+from aiops_core.errors import DataError, UsageError
+from aiops_core.tasks.failure.data import PROTOCOLS, FailureData
 
 VALIDATION_FRACTION = 0.2
-PARTS = {"train": splits.TRAIN, "validation": splits.VALIDATION, "test": splits.TEST}
 
 
 def incident_table(incidents: pd.DataFrame, grid: tables.Grid) -> pd.DataFrame:
-    """Return ``resource`` (index into the grid's), ``start`` and ``end`` (datetime64[s], UTC) of every incident.
+    """Return ``resource`` (index into the grid's), ``start``, ``end`` (datetime64[s], UTC) and ``kind`` of every incident.
 
-    Sorted by resource and start.
+    Sorted by resource and start; the kind is empty where the table has none.
     """
     code = {name: i for i, name in enumerate(grid.resources)}
     resource = incidents["resource_id"].map(code).to_numpy(dtype=np.int32)
     table = pd.DataFrame({"resource": resource, **{c: _naive(incidents[c]) for c in ("start", "end")}})
+    table["kind"] = incidents["kind"].fillna("").astype(str).to_numpy() if "kind" in incidents.columns else ""
     return table.sort_values(["resource", "start"], kind="stable", ignore_index=True)
 
 
@@ -33,7 +34,13 @@ def _naive(stamps: pd.Series) -> np.ndarray:
 def labels(
     grid: tables.Grid, table: pd.DataFrame, starts: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return steps to the next start, whether a row is inside an incident, and the steps known after each row."""
+    """Return steps to the next start, whether a row is inside an incident, and the steps known after each row.
+
+    Incidents are known up to the last row of the resource. Where an incident starts at or after that row, the record
+    ends by failure: nothing comes after it, and all is known of each of its rows (inf). Other rows near the end of a
+    record have no full follow-up: to keep those that an incident follows all the same would make the end of every
+    record look dangerous.
+    """
     seconds = grid.time.astype(np.int64)
     begin, end = (table[c].to_numpy().astype("datetime64[s]").astype(np.int64) for c in ("start", "end"))
     owner = table["resource"].to_numpy().astype(np.int64)
@@ -48,10 +55,11 @@ def labels(
     same = np.r_[owner, -1][following] == grid.resource
     until = np.where(same, (padded[following] - at) / grid.step_seconds, np.inf)
     inside = following > np.searchsorted(end_at, at, side="right")
-    last = seconds[starts + lengths - 1].copy()
-    np.maximum.at(last, owner, begin)
+    last = seconds[starts + lengths - 1]
+    latest = np.full(len(starts), -1, dtype=np.int64)
+    np.maximum.at(latest, owner, begin)
     known = (np.repeat(last, lengths) - seconds) / grid.step_seconds
-    return until, inside, known
+    return until, inside, np.where(np.repeat(latest >= last, lengths), np.inf, known)
 
 
 def assign_parts(
@@ -60,41 +68,177 @@ def assign_parts(
     config: Mapping[str, Any],
     position: np.ndarray,
     start: np.ndarray,
-    rng: np.random.Generator,
+    soon: np.ndarray,
     *,
+    seed: int,
     folds: int,
+    protocol: str = "time",
 ) -> tuple[np.ndarray, bool, str]:
-    """Return the part of every row, whether whole resources are held out, and the sentence that says so."""
+    """Return the part of every row, whether whole resources are held out, and the sentence that says so.
+
+    An official split that tests new resources is kept under both protocols.
+
+    Parameters
+    ----------
+    position, start : ndarray, (n_rows,)
+        Steps since the first row of the resource, and where that row is.
+    soon : ndarray, (n_rows,), bool
+        Rows with a label that is positive: held-out resources get their share of these.
+    protocol : {"time", "resource"}
+
+    Raises
+    ------
+    UsageError
+        For an unknown protocol.
+    DataError
+        If there are too few resources to hold any out.
+    """
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"protocol '{protocol}' is unknown; known: {', '.join(PROTOCOLS)}")
+    tested = _test_rows(frame, grid, start) if "split" in frame.columns else np.zeros(len(start), dtype=bool)
+    fresh = bool((tested == (np.bincount(grid.resource, weights=tested) > 0)[grid.resource]).all()) and tested.any()
+    if protocol == "resource" or fresh:
+        return _parts_by_resource(grid, tested if fresh else None, config, soon, seed=seed, folds=folds)
     embargo = int(config["window"]) + int(config["horizon"])
     if "split" not in frame.columns:
         fraction = float(config["test_fraction"])
         held = VALIDATION_FRACTION * (1 - fraction)
-        part = splits.by_time(grid.resource, test_fraction=fraction, validation_fraction=held, embargo=embargo)
-        words = (
-            f"by time in every resource: the first {1 - fraction - held:.0%} trains, the next {held:.0%} validates, "
+        part, whose = cut_by_time(grid, test_fraction=fraction, validation_fraction=held, embargo=embargo)
+        sentence = (
+            f"by time{whose}: the first {1 - fraction - held:.0%} trains, the next {held:.0%} validates, the last "
+            f"{fraction:.0%} tests, {embargo} steps of embargo between"
         )
-        return part, False, f"{words}the last {fraction:.0%} tests, {embargo} steps of embargo between"
-    tested = _test_rows(frame, grid, start)
-    fresh = tested == (np.bincount(grid.resource, weights=tested) > 0)[grid.resource]
-    if fresh.all():
-        # Resources of the test part are new ones: validate on whole resources as well.
-        part = np.where(tested, splits.TEST, splits.TRAIN).astype(np.int8)
-        rows = np.flatnonzero(part == splits.TRAIN)
-        if len(np.unique(grid.resource[rows])) >= folds:
-            part[rows[splits.by_group(grid.resource[rows], VALIDATION_FRACTION, rng)]] = splits.VALIDATION
-            return part, True, "official split; whole resources of its training part validate"
+        return part, False, sentence
     # Rows before the first test row of a resource can be learned from, less an embargo.
     first = np.full(len(grid.resources), np.iinfo(np.int64).max)
     np.minimum.at(first, grid.resource[tested], position[tested])
     part = np.where(tested, splits.TEST, splits.TRAIN).astype(np.int8)
     part[~tested & (position > first[grid.resource] - 1 - embargo)] = splits.NONE
     rows = np.flatnonzero(part == splits.TRAIN)
-    inner = splits.by_time(
-        grid.resource[rows], test_fraction=VALIDATION_FRACTION, validation_fraction=0.0, embargo=embargo
+    inner, whose = cut_by_time(grid, rows, test_fraction=VALIDATION_FRACTION, validation_fraction=0.0, embargo=embargo)
+    part[rows] = np.where(inner == splits.TEST, splits.VALIDATION, inner)
+    sentence = (
+        f"official split; the last {VALIDATION_FRACTION:.0%} of the training time{whose} validates, "
+        f"{embargo} steps of embargo between"
+    )
+    return part, False, sentence
+
+
+def on_one_calendar(resource: np.ndarray, time: np.ndarray) -> bool:
+    """Tell whether the records share a calendar: most rows lie at a time that another record covers too.
+
+    Records of one resource each, or laid end to end with made-up dates, do not.
+    """
+    starts = tables.run_starts(resource)
+    first, last = np.sort(time[starts]), np.sort(time[np.r_[starts[1:], len(time)] - 1])
+    alive = np.searchsorted(first, time, side="right") - np.searchsorted(last, time, side="left")
+    return bool(np.mean(alive > 1) > 0.5)
+
+
+def cut_by_time(
+    grid: tables.Grid,
+    rows: np.ndarray | None = None,
+    *,
+    test_fraction: float,
+    validation_fraction: float,
+    embargo: int,
+) -> tuple[np.ndarray, str]:
+    """Cut rows into train, validation and test by time, as `splits.by_time` does.
+
+    Records on one calendar are cut at the same time: else the training rows of one would tell what happened to all
+    while another was tested. A resource whose record begins after the cut is tested without having been seen.
+
+    Parameters
+    ----------
+    rows : ndarray, (n,), optional
+        Positions to cut; by default all.
+
+    Returns
+    -------
+    part : ndarray, (n,), int8
+    whose : str
+        What was cut, for a sentence.
+    """
+    resource, time = (grid.resource, grid.time) if rows is None else (grid.resource[rows], grid.time[rows])
+    if not on_one_calendar(resource, time):
+        part = splits.by_time(
+            resource, test_fraction=test_fraction, validation_fraction=validation_fraction, embargo=embargo
+        )
+        return part, " in every resource"
+    ordered = np.sort(time)
+    test_at, validation_at = (
+        ordered[min(int(len(time) * (1 - share) + 1e-9), len(time) - 1)]
+        for share in (test_fraction, test_fraction + validation_fraction)
+    )
+    gap = np.timedelta64(embargo * grid.step_seconds, "s")
+    part = np.full(len(time), splits.NONE, dtype=np.int8)
+    part[time < validation_at] = splits.TRAIN
+    part[(time >= validation_at + gap) & (time < test_at)] = splits.VALIDATION
+    part[time >= test_at + gap] = splits.TEST
+    return part, ", at the same time for all resources"
+
+
+def _parts_by_resource(
+    grid: tables.Grid,
+    tested: np.ndarray | None,
+    config: Mapping[str, Any],
+    soon: np.ndarray,
+    *,
+    seed: int,
+    folds: int,
+) -> tuple[np.ndarray, bool, str]:
+    """Hold out whole resources, with all their time: for test unless ``tested`` says which, and for validation."""
+    part = np.full(len(soon), splits.TRAIN, dtype=np.int8)
+    if tested is None:
+        groups = max(2, round(1 / float(config["test_fraction"])))
+        tested = _shares(grid.resource, soon, groups, seed) == 0
+        sentence = (
+            f"by resource: {len(np.unique(grid.resource[tested]))} of {len(grid.resources)} resources test with all "
+            "their time, the others train and validate; all live in the same time, so what strikes the whole fleet "
+            "at once is known from the others"
+        )
+    else:
+        sentence = "official split of resources"
+    part[tested] = splits.TEST
+    rows = np.flatnonzero(~tested)
+    if len(np.unique(grid.resource[rows])) >= folds:
+        held = _shares(grid.resource[rows], soon[rows], round(1 / VALIDATION_FRACTION), seed) == 0
+        part[rows[held]] = splits.VALIDATION
+        return part, True, f"{sentence}; whole resources of its training part validate"
+    inner, whose = cut_by_time(
+        grid,
+        rows,
+        test_fraction=VALIDATION_FRACTION,
+        validation_fraction=0.0,
+        embargo=int(config["window"]) + int(config["horizon"]),
     )
     part[rows] = np.where(inner == splits.TEST, splits.VALIDATION, inner)
-    words = f"official split; the last {VALIDATION_FRACTION:.0%} of each training record validates"
-    return part, False, f"{words}, {embargo} steps of embargo between"
+    return part, False, f"{sentence}; the last {VALIDATION_FRACTION:.0%} of the training time{whose} validates"
+
+
+def _shares(resource: np.ndarray, soon: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Deal whole resources out into ``count`` shares that have about the same share of positive rows.
+
+    Returns
+    -------
+    ndarray, (n,), int8
+        From 0.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names, code = np.unique(resource, return_inverse=True)
+    if len(names) < 2:
+        raise DataError("has one resource only; whole resources cannot be held out", table="telemetry")
+    count = min(count, len(names))
+    share = np.zeros(len(resource), dtype=np.int8)
+    # Few rows a resource say enough of it: the deal is by counts, and its time grows with the rows.
+    few = np.unique(np.r_[thin_rows(np.arange(len(resource)), 100_000), np.unique(code, return_index=True)[1]])
+    own = np.zeros(len(names), dtype=np.int8)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for k, (_, held) in enumerate(splitter.split(few, soon[few], code[few])):
+        own[code[few[held]]] = k
+    share[:] = own[code]
+    return share
 
 
 def _test_rows(frame: pd.DataFrame, grid: tables.Grid, start: np.ndarray) -> np.ndarray:
@@ -110,29 +254,37 @@ def _test_rows(frame: pd.DataFrame, grid: tables.Grid, start: np.ndarray) -> np.
 
 def assign_folds(
     part: np.ndarray,
-    resource: np.ndarray,
+    grid: tables.Grid,
     start: np.ndarray,
+    soon: np.ndarray,
     by_resource: bool,
-    rng: np.random.Generator,
     *,
+    seed: int,
     folds: int,
 ) -> np.ndarray:
-    """Assign every row that is not test to one of ``folds`` blocks: whole resources, or stretches of time."""
+    """Assign every row that is not test to one of ``folds`` blocks: whole resources, or stretches of time.
+
+    Stretches are the same for all resources where their records are on one calendar.
+    """
     fold: np.ndarray = np.full(len(part), -1, dtype=np.int8)
     if by_resource:
-        names = np.unique(resource[part != splits.TEST])
-        own = np.zeros(int(resource.max()) + 1, dtype=np.int8)
-        own[rng.permutation(names)] = np.arange(len(names)) % folds
-        fold[:] = own[resource]
-        fold[part == splits.TEST] = -1
+        rows = np.flatnonzero(part != splits.TEST)
+        fold[rows] = _shares(grid.resource[rows], soon[rows], folds, seed)
         return fold
-    position = np.arange(len(part)) - start
-    learned = np.where((part == splits.TRAIN) | (part == splits.VALIDATION), position, -1)
-    last = np.full(int(resource.max()) + 1, -1)
-    np.maximum.at(last, resource, learned)
-    length = (last + 1)[resource]
-    inside = position < length
-    fold[inside] = (position[inside] * folds) // length[inside]
+    learned = (part == splits.TRAIN) | (part == splits.VALIDATION)
+    if on_one_calendar(grid.resource, grid.time):
+        ordered = np.sort(grid.time[learned])
+        edges = ordered[(len(ordered) * np.arange(1, folds)) // folds]
+        inside = grid.time <= ordered[-1]
+        fold[inside] = np.searchsorted(edges, grid.time[inside], side="right")
+    else:
+        position = np.arange(len(part)) - start
+        last = np.full(len(grid.resources), -1)
+        np.maximum.at(last, grid.resource, np.where(learned, position, -1))
+        length = (last + 1)[grid.resource]
+        inside = position < length
+        fold[inside] = (position[inside] * folds) // length[inside]
+    fold[part == splits.TEST] = -1
     return fold
 
 
@@ -141,6 +293,21 @@ def thin_rows(rows: np.ndarray, most: int) -> np.ndarray:
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def stretches(data: FailureData, rows: np.ndarray, most: int) -> np.ndarray:
+    """Return about ``most`` of the rows at most, in whole stretches of time that are evenly spread.
+
+    What an alert is depends on the steps before it: thinned rows would not show how often a service alerts.
+    """
+    if len(rows) <= most:
+        return rows
+    length = 10 * (data.window + data.horizon)
+    mark = data.resource[rows].astype(np.int64) * len(data.time) + (rows - data.start[rows]) // length
+    names, index = np.unique(mark, return_inverse=True)
+    kept = np.zeros(len(names), dtype=bool)
+    kept[thin_rows(np.arange(len(names)), max(1, len(names) * most // len(rows)))] = True
+    return rows[kept[index]]
 
 
 def steps_to_next(data: FailureData, stop: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Train one network: its rows of each epoch, its weighted horizons, and the epoch that validation chooses."""
+"""Train one network: its rows of each epoch, its weighted horizons, and the mean of its last weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from aiops_core.judge import metrics
 from aiops_core.servable.failure import apply_calibration, clock_of
-from aiops_core.tasks.failure.data import CHUNK, OBJECTIVE, FailureData, Params, Report
+from aiops_core.tasks.failure.data import CHUNK, FailureData, Params, Report
 from aiops_core.tasks.failure.network import (
     MAIN,
     MULTIPLES,
@@ -28,6 +28,7 @@ __all__ = [
     "draw_epoch",
     "patch_ends",
     "patch_summaries",
+    "targets",
     "train_network",
 ]
 
@@ -57,7 +58,10 @@ def train_network(
     bound : ndarray, (n_rows of data,)
         Steps after each row whose incidents may be looked at.
     check : ndarray
-        Positions of rows that choose the epoch; never learned from.
+        Positions of rows that are predicted, and choose nothing: the rate falls to nearly 0 in a fixed number of epochs,
+        and the weights are averaged over about the last one.
+    report : callable, optional
+        Gets the numbers of ``check`` after every epoch.
 
     Returns
     -------
@@ -68,7 +72,7 @@ def train_network(
     rng = np.random.default_rng([seed, 13])
     rows = _pool(data, rows, rng)
     network = build_network(params, data)
-    target, weight = _targets(data, rows, bound)
+    target, weight = targets(data, rows, bound)
     rate = np.clip((target * weight).sum(0) / np.maximum(weight.sum(0), 1e-9), 1e-3, 1 - 1e-3)
     network.get_layer("horizons").bias.assign(np.log(rate / (1 - rate)))
 
@@ -87,7 +91,7 @@ def train_network(
         return {**patches, "clock": clock} if clocked else patches
 
     per_epoch = math.ceil(int(np.clip(len(np.unique(rows // data.stride)), *data.effort.epoch_rows)) / BATCH)
-    optimizer = _optimizer(params, network, per_epoch * data.effort.max_steps)
+    optimizer = _optimizer(params, network, per_epoch, data.effort.max_steps)
     step, forward = _passes(network, optimizer, feed)
 
     def logits_of(ends: np.ndarray) -> np.ndarray:
@@ -95,19 +99,17 @@ def train_network(
         return np.concatenate(parts).astype(np.float64)
 
     truth = data.label(check)
-    best, best_score, best_logits = network.get_weights(), -np.inf, np.zeros(len(check))
     for epoch in range(1, data.effort.max_steps + 1):
         chosen = draw_epoch(rows, data.stride, per_epoch * BATCH, rng)
         hidden = rng.random(len(chosen)) < CLOCK_DROPOUT
         loss = _learn(step, inputs, rows[chosen], hidden, target[chosen], weight[chosen])
-        logits = logits_of(check)
-        found = _numbers(truth, logits)
-        if found[OBJECTIVE] > best_score:
-            best, best_score, best_logits = network.get_weights(), found[OBJECTIVE], logits
         if report is not None:
-            report(epoch, {**found, "train_loss": loss})
-    network.set_weights(best)
-    return network, best_logits
+            own = network.get_weights()
+            optimizer.finalize_variable_values(network.trainable_variables)
+            report(epoch, {**_numbers(truth, logits_of(check)), "train_loss": loss})
+            network.set_weights(own)
+    optimizer.finalize_variable_values(network.trainable_variables)
+    return network, logits_of(check)
 
 
 def _learn(
@@ -129,16 +131,17 @@ def _learn(
     return loss
 
 
-def _optimizer(params: Params, network: Any, batches: int) -> Any:
-    """Return AdamW for the network, its rate falling along a cosine over all batches."""
+def _optimizer(params: Params, network: Any, per_epoch: int, epochs: int) -> Any:
+    """Return AdamW for the network: its rate falls along a cosine, and it keeps a mean of the weights of an epoch."""
     _, keras = import_tensorflow()
-    schedule = keras.optimizers.schedules.CosineDecay(params["learning_rate"], batches, alpha=0.02)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=params["weight_decay"], clipnorm=1.0)
+    rate = keras.optimizers.schedules.CosineDecay(params["learning_rate"], per_epoch * epochs, alpha=0.02)
+    mean = {"use_ema": True, "ema_momentum": 1 - 1 / (per_epoch + 1)}
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=params["weight_decay"], clipnorm=1.0, **mean)
     optimizer.build(network.trainable_variables)
     return optimizer
 
 
-def _targets(data: FailureData, rows: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def targets(data: FailureData, rows: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return whether an incident starts within each horizon, and the weight in the loss: 0 where that is not known.
 
     Returns
@@ -147,9 +150,8 @@ def _targets(data: FailureData, rows: np.ndarray, bound: np.ndarray) -> tuple[np
     """
     horizons = np.array(MULTIPLES) * data.horizon
     soon = data.until[rows, None] <= horizons
-    labelled = (soon & (data.until[rows, None] <= bound[rows, None])) | (
-        np.minimum(bound, data.known)[rows, None] >= horizons
-    )
+    # Without full follow-up a row has no label, whatever is known: only incidents could be.
+    labelled = np.minimum(bound, data.known)[rows, None] >= horizons
     weight = labelled * np.array(MULTIPLE_WEIGHTS)
     return soon.astype(np.float32), weight.astype(np.float32)
 

@@ -37,6 +37,7 @@ from aiops_core.tasks.threat.model import ThreatModel, defaults, finish, fit, pr
 from aiops_core.tasks.threat.prepare import prepare
 from aiops_core.tasks.threat.seen import seen, too_few, unseen
 from aiops_core.tasks.threat.units import units
+from aiops_core.tasks.threat.validated import validated
 
 __all__ = [
     "Effort",
@@ -73,4 +74,5 @@ __all__ = [
     "too_few",
     "units",
     "unseen",
+    "validated",
 ]

@@ -12,7 +12,7 @@ from aiops_core.data.derive import derived_of
 from aiops_core.data.splits import TEST, TRAIN
 from aiops_core.data.tables import Dataset
 from aiops_core.derive import Derived
-from aiops_core.errors import DataError
+from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
 from aiops_core.tasks.cards import reference
 from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
@@ -26,7 +26,7 @@ MIN_CATEGORY_ROWS = 5
 MAX_CATEGORIES = 200
 
 
-def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> ThreatData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT, protocol: str = "time") -> ThreatData:
     """Split and encode the activity table.
 
     Parameters
@@ -36,6 +36,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
         and ``derive``.
     seed : int
         Fixes split, folds and sample.
+    protocol : {"time"}
+        How test is told from training.
     effort : Effort, optional
         Kept as ``effort`` of the result, for `fit` and `finish`.
 
@@ -48,6 +50,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT) -> 
     The test part is the official split; else whole groups; else a stratified share. A group is divided by rows only
     when it is all of its class and holds nothing else: otherwise the class could not be both learned and tested.
     """
+    if protocol != "time":
+        raise UsageError(f"threat: protocol {protocol!r} is not known")
     dataset.require(NAME)
     frame = dataset.tables["activity"]
     config = dataset.config.get(NAME, {})

@@ -1,0 +1,139 @@
+"""Trees on window statistics: the rows they learn from, the small grid they are chosen from, and their probabilities.
+
+A fitted model knows nothing of baselines: what `fit_trees` returns predicts the statistics of any windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from aiops_core.tasks.failure.data import FailureData
+from aiops_core.tasks.failure.split import thin_rows
+
+#: By family, the points that validation chooses from: one that fits closely, one for few incidents in many metrics.
+GRID: dict[str, tuple[dict[str, Any], ...]] = {
+    "hist_gradient_boosting": (
+        {"learning_rate": 0.08, "min_samples_leaf": 20},
+        {"learning_rate": 0.05, "min_samples_leaf": 100, "l2_regularization": 10.0, "max_features": 0.2},
+    ),
+    "random_forest": (
+        {"min_samples_leaf": 5, "max_features": "log2"},
+        {"min_samples_leaf": 20, "max_features": "log2"},
+    ),
+    "extra_trees": ({"min_samples_leaf": 3}, {"min_samples_leaf": 20}),
+}
+#: Rows that one tree of a forest draws: the trees see all rows together, and differ more.
+TREE_ROWS = 9_000
+#: Rounds and trees while choosing, as a share of the final ones.
+TRIAL_SHARE = 0.25
+
+
+def learning_rows(data: FailureData, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to learn from and their weights: all, or all positive ones and evenly thinned negative ones.
+
+    Returns
+    -------
+    rows : ndarray, (n,)
+        About ``most`` of them at most, ascending.
+    weight : ndarray, (n,), float64
+        1, and of thinned rows the number that each stands for.
+    """
+    if len(rows) <= most:
+        return rows, np.ones(len(rows))
+    truth = data.label(rows)
+    positive, negative = rows[truth == 1], rows[truth == 0]
+    positive_kept = thin_rows(positive, most // 2)
+    kept = thin_rows(negative, most - len(positive_kept))
+    found = np.sort(np.r_[positive_kept, kept])
+    share = np.where(data.label(found) == 1, len(positive) / max(len(positive_kept), 1), len(negative) / len(kept))
+    return found, share
+
+
+def fit_trees(
+    family: str,
+    params: Mapping[str, Any],
+    x: np.ndarray,
+    truth: np.ndarray,
+    weight: np.ndarray,
+    *,
+    trees: int,
+    seed: int,
+) -> Any:
+    """Fit one model of a family of `GRID`.
+
+    Parameters
+    ----------
+    x : ndarray, (n, 7 * n_features)
+        See `window_statistics`.
+    truth : ndarray, (n,), 0 or 1
+    weight : ndarray, (n,)
+    trees : int
+        Rounds of boosting, or trees of the forest.
+
+    Returns
+    -------
+    object
+        A scikit-learn classifier; equal for any number of threads.
+    """
+    from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+
+    if family == "hist_gradient_boosting":
+        boosted = HistGradientBoostingClassifier(
+            max_iter=trees, max_leaf_nodes=15, max_bins=63, early_stopping=False, random_state=seed, **params
+        )
+        # One thread: several wait for each other as soon as another process keeps a core busy.
+        with threadpool_limits(1):
+            return boosted.fit(x, truth, sample_weight=weight)
+    kind = {"random_forest": RandomForestClassifier, "extra_trees": ExtraTreesClassifier}[family]
+    drawn = {"bootstrap": True, "max_samples": min(TREE_ROWS, len(x))}
+    forest = kind(trees, n_jobs=2, random_state=seed, **drawn, **params)
+    return forest.fit(x, truth, sample_weight=weight)
+
+
+def tree_probability(model: Any, x: np.ndarray) -> np.ndarray:
+    """Return the probabilities that a fitted model gives to rows of `window_statistics`, (n,), float64."""
+    if hasattr(model, "n_jobs"):
+        # Threads add up the trees in the order in which they end: the sum would differ in its last digits.
+        model.n_jobs = 1
+    with threadpool_limits(1):
+        return np.asarray(model.predict_proba(x)[:, 1])
+
+
+def choose_trees(
+    family: str,
+    learned: tuple[np.ndarray, np.ndarray, np.ndarray],
+    checked: tuple[np.ndarray, np.ndarray],
+    *,
+    trees: int,
+    seed: int,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Choose a point of the grid by average precision on validation rows.
+
+    Parameters
+    ----------
+    learned : (ndarray, ndarray, ndarray)
+        Statistics, truth and weight of training rows.
+    checked : (ndarray, ndarray)
+        Statistics and truth of validation rows.
+    trees : int
+        Of the final model: while choosing, a share of them does.
+
+    Returns
+    -------
+    params : dict
+    probability : ndarray, (n_checked,)
+        Of the chosen model, which did not learn from the validation rows.
+    """
+    from sklearn.metrics import average_precision_score
+
+    few = max(1, round(TRIAL_SHARE * trees))
+    tried = [
+        tree_probability(fit_trees(family, params, *learned, trees=few, seed=seed), checked[0])
+        for params in GRID[family]
+    ]
+    best = int(np.argmax([average_precision_score(checked[1], found) for found in tried]))
+    return GRID[family][best], tried[best]
