@@ -332,6 +332,11 @@ def test_the_model_card_says_use_data_limits_decision_and_numbers_beside_the_bas
     assert "- **Incidents**: 30 in training, 10 in the test\n" in model_card(enough)
 
 
+def test_the_model_card_names_the_f1_of_a_class_in_words() -> None:
+    text = model_card(card(metrics={"f1": metric(0.7), "f1_brute_force": metric(0.8)}))
+    assert "| F1 of brute_force | 0.800" in text and "| F1 | 0.700" in text and "f1_" not in text
+
+
 @pytest.mark.parametrize("task", ["failure", "threat", "capacity"])
 def test_a_model_card_needs_no_more_than_what_every_card_has(task: str) -> None:
     text = model_card({"task": task, "model": "m", "kind": "own", "features": [{"name": "a"}]})

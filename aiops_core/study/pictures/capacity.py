@@ -94,8 +94,8 @@ def _by_resource(rows: list[Mapping[str, Any]]) -> Picture:
 
 #: Name of a picture to the part of the task's details that it draws, and how.
 PICTURES: dict[str, tuple[str, Callable[..., Picture]]] = {
+    "over_time": ("by_time", _over_time),
     "examples": ("examples", _examples),
     "error_by_step": ("by_step", _error_by_step),
-    "over_time": ("by_time", _over_time),
     "by_resource": ("by_resource", _by_resource),
 }
