@@ -109,6 +109,9 @@ def test_the_reliability_curve_stands_beside_the_diagonal_with_its_intervals_and
     assert "predicted" in below.get_xlabel() and "95 % interval" in axes.get_ylabel()
     older = common.reliability(curve).axes[0]
     assert not older.collections and "interval" not in older.get_ylabel()
+    for skill, said in ((0.53, "53% lower than"), (-0.1, "10% higher than")):
+        better = pictures.draw(study(result(), reliability=curve, brier_skill=skill), "reliability").axes[0]
+        assert said in better.get_title(loc="left")
 
 
 def test_metrics_over_time_leave_a_gap_where_a_part_has_none_and_name_only_what_is_a_metric() -> None:

@@ -91,12 +91,12 @@ def _hours(hours: float) -> str:
 
 
 def _rate(a_day: float) -> str:
-    """Return false alarms a day as one counts them: below one in two days, the days between two."""
+    """Return false alarms a day as one counts them: below one a day, the days between two."""
     if a_day <= 0:
         return "No false alarm was raised"
-    if a_day < 0.5:
-        return f"One false alarm every {1 / a_day:,.0f} days"
-    return f"{_brief(a_day)} false alarms a day"
+    if a_day < 0.95:
+        return f"One false alarm every {_brief(1 / a_day)} days"
+    return f"{_brief(a_day)} false {'alarm' if _brief(a_day) == '1' else 'alarms'} a day"
 
 
 def _brief(value: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.dates import ConciseDateFormatter
 
 from aiops_core.study.pictures.common import BAND, BLUE, HEIGHT, RED, SOFT, WIDTH, Picture, canvas, over_time, plain
 
@@ -31,8 +32,7 @@ def _examples(examples: list[Mapping[str, Any]]) -> Picture:
         axes.plot(at[order], p50, "o" if few else "-", color=BLUE, markersize=3, label="forecast (p50)")
         axes.set_title(f"{example['kind']}: {example['resource_id']}, {example['target']}", fontsize=9, loc="left")
         axes.tick_params(labelsize=7.5)
-        for label in axes.get_xticklabels():
-            label.set_rotation(20)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
         if i == 0:
             axes.legend(fontsize=7.5, frameon=False)
     return figure

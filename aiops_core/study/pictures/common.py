@@ -74,11 +74,23 @@ def plain(axes: Axes) -> None:
     axes.grid(alpha=0.25)
 
 
-def reliability(curve: Mapping[str, list[float]]) -> Picture:
-    """Draw observed frequencies against predicted probabilities with their intervals, and how many rows each rests on."""
+def reliability(curve: Mapping[str, list[float]], *, brier_skill: float | None = None) -> Picture:
+    """Draw observed frequencies against predicted probabilities with their intervals, and how many rows each rests on.
+
+    Parameters
+    ----------
+    curve : mapping
+        ``predicted, observed, count`` by bin, and where known ``low`` and ``high``.
+    brier_skill : float, optional
+        Share by which the Brier score is lower than that of the base rate.
+    """
     figure = Picture(figsize=(WIDTH, HEIGHT + 0.6), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.set_title("Reliability: what was said against what happened", loc="left", fontsize=11, color=INK)
+    title = "Reliability: what was said against what happened"
+    if brier_skill is not None:
+        than = "lower" if brier_skill >= 0 else "higher"
+        title += f"\nBrier score {abs(brier_skill):.0%} {than} than the base rate's"
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
     axes.plot(curve["predicted"], curve["observed"], "o-", color=BLUE, markersize=4)
     if "low" in curve:

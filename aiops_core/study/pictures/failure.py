@@ -126,4 +126,7 @@ PICTURES: dict[str, tuple[str, Callable[..., Picture]]] = {
     "importance": ("importance", importance),
 }
 #: Other parts of the details that a picture shows where they are there, by its name.
-BESIDE: dict[str, tuple[str, ...]] = {"precision_recall": ("precision_recall_others", "served")}
+BESIDE: dict[str, tuple[str, ...]] = {
+    "precision_recall": ("precision_recall_others", "served"),
+    "reliability": ("brier_skill",),
+}
