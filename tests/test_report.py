@@ -153,7 +153,14 @@ def test_the_page_says_once_that_intervals_leave_out_what_another_training_would
     for task in ("failure", "threat", "capacity"):
         files.write_json(tmp_path / task / "section.json", section(task))
         files.write_json(tmp_path / task / "details.json", {"per_class": {}})
-    assert rendered(tmp_path).text.count("another training would change") == 1
+    text = rendered(tmp_path).text
+    assert text.count("another training would change is not in it.") == 1
+    found = {"mean": 0.79, "low": 0.76, "high": 0.82, "spread": 0.02}
+    several = section("failure", seeds={"seeds": [7, 8, 9], "metrics": {"roc_auc": found}})
+    files.write_json(tmp_path / "failure" / "section.json", several)
+    text = rendered(tmp_path).text
+    assert text.count("is not in it, but said with the figures of each task.") == 1
+    assert "trained 3 times" in text.partition("Test metrics")[2]
 
 
 def test_a_folder_without_a_section_is_no_run(tmp_path: Path) -> None:
