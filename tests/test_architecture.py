@@ -64,7 +64,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.study": (
         "errors markup facts files settings judge rules servable data tracking search",
-        ". ablation champion measured model_card notebook origin panel pictures pictures.capacity pictures.common "
+        ". ablation champion first_screen measured model_card notebook origin panel pictures pictures.capacity pictures.common "
         "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
         "section study trainings words",
     ),

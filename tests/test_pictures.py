@@ -44,9 +44,21 @@ def bars(axes: Axes) -> list[Rectangle]:
     return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
 
 
-def own(task: str, name: str, content: object) -> Picture:
-    """Draw a picture of a task's own from what its details would hold."""
-    return of_study.OWN[task][name][1](content)
+def ends(axes: Axes) -> list[list[float]]:
+    """Return the ends of vertical lines."""
+    return [np.asarray(path.vertices)[:, 1].tolist() for path in axes.collections[0].get_paths()]
+
+
+def named(axes: Axes) -> list[str]:
+    """Return what the legend names."""
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def own(task: str, name: str, content: object, **beside: object) -> Picture:
+    """Draw a picture of a task's own from what its details would hold; ``beside`` holds other parts of them."""
+    return of_study.OWN[task][name][1](content, **beside)
 
 
 def result(mode: str = "max") -> SearchResult:
@@ -88,11 +100,48 @@ def test_the_comparison_shows_every_model_with_its_interval_and_the_own_one_in_b
     assert [label.get_text() for label in without.get_yticklabels()] == ["mine"]
 
 
-def test_the_reliability_curve_stands_beside_the_diagonal() -> None:
-    axes = only(common.reliability({"predicted": [0.1, 0.6], "observed": [0.2, 0.5], "count": [5.0, 5.0]}))
+def test_the_reliability_curve_stands_beside_the_diagonal_with_its_intervals_and_above_its_counts() -> None:
+    curve = {"predicted": [0.1, 0.6], "observed": [0.2, 0.5], "count": [5.0, 7.0]}
+    axes, below = common.reliability({**curve, "low": [0.1, 0.3], "high": [0.4, 0.8]}).axes
     assert points(axes) == [[0, 0], [1, 1]]
     assert points(axes, 1) == [[0.1, 0.2], [0.6, 0.5]]
-    assert "predicted" in axes.get_xlabel() and "observed" in axes.get_ylabel()
+    assert ends(axes) == [[0.1, 0.4], [0.3, 0.8]] and ends(below) == [[0, 5], [0, 7]]
+    assert "predicted" in below.get_xlabel() and "95 % interval" in axes.get_ylabel()
+    older = common.reliability(curve).axes[0]
+    assert not older.collections and "interval" not in older.get_ylabel()
+    for skill, said in ((0.53, "53% lower than"), (-0.1, "10% higher than")):
+        better = pictures.draw(study(result(), reliability=curve, brier_skill=skill), "reliability").axes[0]
+        assert said in better.get_title(loc="left")
+
+
+def test_metrics_over_time_leave_a_gap_where_a_part_has_none_and_name_only_what_is_a_metric() -> None:
+    starts = [f"2026-01-0{day}T00:00:00Z" for day in (1, 2, 3)]
+    content: dict[str, list[Any]] = {
+        "from": starts,
+        "rows": [9, 9, 9],
+        "average_precision": [0.5, None, 0.7],
+        "recall": [0.2, None, 0.4],
+    }
+    axes = only(common.over_time(content))
+    np.testing.assert_array_equal(np.asarray(axes.lines[0].get_ydata()), [0.5, np.nan, 0.7])
+    np.testing.assert_array_equal(np.asarray(axes.lines[1].get_ydata()), [0.2, np.nan, 0.4])
+    assert named(axes) == ["average precision", "recall"]
+
+
+def test_the_most_important_features_stand_above_and_a_long_list_says_that_it_is_cut() -> None:
+    rows = [{"feature": f"f{i}", "importance": 1 / (i + 1)} for i in range(common.MOST_FEATURES + 5)]
+    axes = only(common.importance(rows))
+    assert [label.get_text() for label in axes.get_yticklabels()][::-1] == [
+        f"f{i}" for i in range(common.MOST_FEATURES)
+    ]
+    assert [bar.get_width() for bar in bars(axes)][-1] == 1
+    assert f"the first {common.MOST_FEATURES} of {len(rows)}" in axes.get_title(loc="left")
+    assert "first" not in only(common.importance(rows[:2])).get_title(loc="left")
+
+
+def test_a_long_title_goes_on_in_a_second_line() -> None:
+    assert common.canvas("word " * 20)[1].get_title(loc="left").count("\n") >= 1
+    assert "\n" not in common.canvas("Precision and recall")[1].get_title(loc="left")
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", [0.5, 0.5, 0.8]), ("min", [0.5, 0.3, 0.3])])
@@ -142,7 +191,7 @@ def study(found: SearchResult | None = None, task: Any = failure, **details: Any
 def test_a_study_draws_what_its_details_can_fill_once_and_in_order() -> None:
     curve = {"predicted": [0.1], "observed": [0.2], "count": [1.0]}
     mine = study(result(), reliability=curve, by_lead={})
-    names = ["comparison", "search_progress", "learning_curves", "parameters", "reliability"]
+    names = ["comparison", "reliability", "search_progress", "learning_curves", "parameters"]
     assert pictures.available(mine) == names
     assert list(pictures.figures(mine)) == [f"{i:02d}_{name}" for i, name in enumerate(names, 1)]
     assert pictures.draw(mine, "reliability") is pictures.draw(mine, "reliability")
@@ -185,6 +234,45 @@ def test_the_cost_picture_marks_the_cheapest_threshold_of_each_price() -> None:
     cheap = only(own("failure", "cost", {**curve, "validation": known}))
     assert [points(cheap, line)[0][0] for line in (1, 3, 5)] == [0.9, 0.9, 0.1]
     assert len(only(own("failure", "cost", curve)).lines) == 3
+
+
+def test_precision_and_recall_stand_beside_the_baselines_and_the_oracle_and_mark_the_served_threshold() -> None:
+    def curve(precision: float) -> dict[str, list[float]]:
+        return {"recall": [0.1, 1.0], "precision": [1.0, precision]}
+
+    details = {
+        "precision_recall": curve(0.4),
+        "precision_recall_others": {"trees": curve(0.3), "forest": curve(0.2), "oracle": curve(0.6)},
+        "served": {"threshold": 0.31, "precision": 0.7, "recall": 0.55},
+    }
+    axes = only(pictures.draw(study(result(), **details), "precision_recall"))
+    assert named(axes) == ["trees", "forest", "oracle", "this model", "served threshold 0.31"]
+    assert [points(axes, line)[-1][1] for line in range(4)] == [0.3, 0.2, 0.6, 0.4]
+    assert [line.get_color() for line in axes.lines] == [SOFT, SOFT, GREEN, BLUE, ORANGE]
+    assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle()
+    assert points(axes, 4) == [[0.55, 0.7]]
+    older = only(pictures.draw(study(result(), precision_recall=curve(0.4)), "precision_recall"))
+    assert len(older.lines) == 1 and older.get_legend() is None
+
+
+def test_incidents_by_kind_show_how_many_each_share_rests_on() -> None:
+    rows = [
+        {"kind": "leak", "incidents": 20, "caught": 16, "share_caught": 0.8, "low": 0.58, "high": 0.92},
+        {"kind": "disk", "incidents": 4, "caught": 1, "share_caught": 0.25, "low": 0.05, "high": 0.7},
+    ]
+    axes = only(own("failure", "by_kind", rows))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["disk: 1 of 4", "leak: 16 of 20"]
+    assert points(axes, 2) == [[0.58, 1], [0.92, 1]] and points(axes, 3) == [[0.8, 1]]
+
+
+def test_known_and_novel_attacks_show_their_shares_with_intervals() -> None:
+    rows = [
+        {"attacks": "known", "rows": 1200, "share": 0.9, "low": 0.88, "high": 0.92},
+        {"attacks": "novel", "rows": 30, "share": 0.4, "low": 0.25, "high": 0.58},
+    ]
+    axes = only(own("threat", "novelty", rows))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["novel: 30 rows", "known: 1,200 rows"]
+    assert points(axes) == [[0.25, 0], [0.58, 0]] and points(axes, 1) == [[0.4, 0]]
 
 
 def test_recall_by_distance_stands_at_the_middle_of_its_steps() -> None:
@@ -245,8 +333,7 @@ def test_forecasts_are_drawn_in_the_order_of_time_with_their_band() -> None:
     assert first.get_title(loc="left") == "ordinary: host-0, cpu"
     np.testing.assert_array_equal(np.asarray(first.lines[0].get_ydata()), [1, np.nan, 3, 4])
     assert np.asarray(first.lines[1].get_ydata()).tolist() == [3.5, 4.5]
-    ends = [path.vertices[:, 1].tolist() for path in first.collections[0].get_paths()]
-    assert ends == [[3, 4], [4, 5]]
+    assert ends(first) == [[3, 4], [4, 5]]
     assert not second.collections
 
 
@@ -259,6 +346,27 @@ def test_errors_by_step_keep_their_place_where_a_target_lacks_one() -> None:
     assert points(left) == [[0, 1.0], [1, 2.0]] and points(left, 1) == [[1, 5.0]]
     assert points(right) == [[0, 0.8], [1, 0.7]] and points(right, 1) == [[1, 0.9]]
     assert [label.get_text() for label in left.get_xticklabels()] == ["1", "2–6"]
+
+
+def test_misses_below_and_above_the_band_are_drawn_by_steps_where_they_were_counted() -> None:
+    row = {"target": "cpu", "mae": 1.0, "coverage_80": 0.8}
+    rows = [{**row, "step": s, "below_p10": b, "above_p90": a} for s, b, a in (("1", 0.05, 0.15), ("24", 0.1, None))]
+    picture = own("capacity", "error_by_step", rows)
+    axes = picture.axes[2]
+    assert points(axes)[0] == [0, 0.15] and np.isnan(points(axes)[1][1])
+    assert points(axes, 1) == [[0, 0.05], [1, 0.1]]
+    assert "p90" in axes.get_title(loc="left") and "p10" in axes.get_title(loc="left")
+    assert set(np.asarray(axes.lines[2].get_ydata()).tolist()) == {0.1}
+
+
+def test_forecasts_over_time_show_scaled_error_and_coverage() -> None:
+    rows = [
+        {"origins_from": f"2026-01-0{day}T00:00:00Z", "rows": 5, "mae": 2.0, "mase": mase, "coverage_80": 0.75}
+        for day, mase in ((1, 0.9), (2, None))
+    ]
+    axes = only(own("capacity", "over_time", rows))
+    assert named(axes) == ["MASE", "coverage of the 80 % band"]
+    np.testing.assert_array_equal(np.asarray(axes.lines[0].get_ydata()), [0.9, np.nan])
 
 
 def test_resources_without_a_scaled_error_are_left_out_and_the_worst_are_named() -> None:
@@ -289,10 +397,11 @@ def test_every_picture_of_a_task_is_drawn_from_the_details_of_a_prediction(task:
             label = np.where(np.arange(len(truth)) % 5 == 0, 0, truth)
             prediction = {"probability": np.eye(len(data.classes))[label] * 0.9 + 0.01, "label": label}
     mine = study(result(), task, **task.details(data, prediction))
-    assert set(pictures.available(mine)) == {*of_study.COMMON, *of_study.OWN[task.NAME]}
+    filled = {name for name, (key, _) in of_study.OWN[task.NAME].items() if key in mine.details}
+    assert set(pictures.available(mine)) == {*of_study.COMMON, *filled} and len(filled) >= 3
     for name, picture in pictures.figures(mine).items():
         picture.draw_without_rendering()
-        assert all(axes.get_title(loc="left") for axes in picture.axes), name
+        assert all(axes.get_title(loc="left") or axes.get_ylabel() for axes in picture.axes), name
 
 
 # Contract tables -----------------------------------------------------------------------------------------------------

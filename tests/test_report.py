@@ -13,6 +13,7 @@ import pytest
 from aiops_core import console, files
 from aiops_core.errors import UsageError
 from aiops_core.study import report, words
+from aiops_core.study.first_screen import first_screen
 from aiops_core.study.model_card import model_card
 from aiops_core.tracking import ModelVersion
 
@@ -102,6 +103,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_carries_its_pictures(tmp_path
     (figures / "07_examples.png").write_bytes(b"a picture")
     page = rendered(tmp_path)
     links = [value for name, value in page.attributes if name in ("src", "href")]
+    assert links.pop(0) == "#capacity"
     assert links == [f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}"]
     assert ("alt", "Capacity forecast: examples") in page.attributes
     assert ("class", "wide") in page.attributes
@@ -113,7 +115,52 @@ def test_tables_and_sentences_of_the_details_are_printed_and_empty_tables_are_no
     files.write_json(tmp_path / "failure" / "details.json", {"sentences": ["It catches 3."], "tables": tables})
     text = rendered(tmp_path).text
     assert "It catches 3." in text and "The surest mistakes" in text and "Nothing" not in text
-    assert re.search(r"resource id\s*rows\s*mae\s*host-1\s*1,234\s*–", text)
+    assert re.search(r"resource id\s*rows\s*MAE\s*host-1\s*1,234\s*–", text)
+
+
+def test_the_first_screen_says_what_was_caught_before_any_metric_and_gives_one_reason(tmp_path: Path) -> None:
+    share = {"value": 0.654, "low": 0.5, "high": 0.75, "naive": "prior"}
+    told = section("failure", "challenger", oracle={"roc_auc": metric(0.9)}, share_of_oracle=share,
+                   intervals_over="25 resources")  # fmt: skip
+    told["gate"]["reasons"] = ["is inferior to boosted trees", "beats the prior"]
+    files.write_json(tmp_path / "failure" / "section.json", told)
+    facts = {"incidents": 20, "caught": 12, "median_hours_ahead": 9.5, "false_alarms_per_day": 0.2, "resources": 25}
+    files.write_json(tmp_path / "failure" / "details.json", {"first_screen": facts})
+    first, _, rest = rendered(tmp_path).text.partition("What to do next")
+    caught, alarms, reason, table = (
+        first.index(part)
+        for part in (
+            "12 of 20 incidents in the test were announced, half of them 9.5 hours or more ahead.",
+            "One false alarm every 5 days over all 25 resources.",
+            "not served: it is inferior to boosted trees. Search again.",
+            "Measured on the test part, with 95 % intervals",
+        )
+    )
+    assert caught < alarms < reason < table < first.index("ROC AUC")
+    assert "beats the prior" not in first and "beats the prior" in rest
+    assert "65% (50% to 75%) from prior" in first and "25 resources" in first
+    assert "trees" in first and "0.800 (0.700 to 0.850)" in first
+
+
+def test_a_report_without_such_facts_shows_the_metric_in_their_place(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "failure" / "section.json", section())
+    first = rendered(tmp_path).text.partition("What to do next")[0]
+    assert "ROC AUC 0.800" in first and "announced" not in first and "None" not in first.partition("Measured")[2]
+    assert "way from a naive baseline" not in first
+
+
+def test_the_page_says_once_that_intervals_leave_out_what_another_training_would_change(tmp_path: Path) -> None:
+    for task in ("failure", "threat", "capacity"):
+        files.write_json(tmp_path / task / "section.json", section(task))
+        files.write_json(tmp_path / task / "details.json", {"per_class": {}})
+    text = rendered(tmp_path).text
+    assert text.count("another training would change is not in it.") == 1
+    found = {"mean": 0.79, "low": 0.76, "high": 0.82, "spread": 0.02}
+    several = section("failure", seeds={"seeds": [7, 8, 9], "metrics": {"roc_auc": found}})
+    files.write_json(tmp_path / "failure" / "section.json", several)
+    text = rendered(tmp_path).text
+    assert text.count("is not in it, but said with the figures of each task.") == 1
+    assert "trained 3 times" in text.partition("Test metrics")[2]
 
 
 def test_a_folder_without_a_section_is_no_run(tmp_path: Path) -> None:
@@ -131,11 +178,61 @@ def test_tasks_that_did_not_run_are_in_the_report_with_their_reason(tmp_path: Pa
     assert rows.loc["Failure prediction"].to_dict() == {
         "status": "trained", "decision": "champion", "reason": "is as it is", "metric": words.METRIC_WORDS["roc_auc"],
         "model": "0.800 (0.700 to 0.850)", "best baseline": "trees 0.700", "oracle": "0.900",
+        "way to the oracle": "",
     }  # fmt: skip
     assert rows.loc["Threat detection", ["status", "decision", "reason"]].tolist() == ["skipped", "", "not run"]
 
 
 # Words ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "facts", "said"),
+    [
+        ("failure", {"incidents": 0, "caught": 0}, ["No incident happened in the test."]),
+        ("failure", {"incidents": 7, "caught": 0, "false_alarms_per_day": 0.0, "resources": 3},
+         ["None of the 7 incidents in the test was announced.", "No false alarm was raised over all 3 resources."]),
+        ("failure", {"incidents": 7, "caught": 2, "median_hours_ahead": 0.5, "false_alarms_per_day": 234.4},
+         ["2 of 7 incidents in the test were announced, half of them 30 minutes or more ahead.",
+          "234 false alarms a day."]),
+        ("failure", {"incidents": 3, "caught": 3, "median_hours_ahead": 1.0, "false_alarms_per_day": 1.02, "resources": 2},
+         ["3 of 3 incidents in the test were announced, half of them 1 hour or more ahead.",
+          "1 false alarm a day over all 2 resources."]),
+        ("failure", {"incidents": 7, "caught": 7, "median_hours_ahead": None, "false_alarms_per_day": float("nan")},
+         ["7 of 7 incidents in the test were announced."]),
+        ("threat", {"attacks": 1200, "caught": 900, "share": 0.75, "low": 0.72, "high": 0.78, "ordinary_rows": 4000,
+                    "false_alarms": 14, "false_alarms_per_1000": 3.5},
+         ["900 of 1,200 attacks in the test were recognised as an attack: 75% (72% to 78%).",
+          "3.5 of 1,000 ordinary rows raised a false alarm (14 of 4,000)."]),
+        ("threat", {"attacks": 0, "caught": 0, "ordinary_rows": 0, "false_alarms": 0, "false_alarms_per_1000": None},
+         ["No attack is among the rows of the test."]),
+        ("capacity", {"typical_error": [{"target": "cpu", "half_below": 3.14, "typical_value": 512.3},
+                                        {"target": "disk", "half_below": 0.5, "typical_value": None}],
+                      "inside_band": 0.787},
+         ["Half of the forecasts are off by less than 3.1 for cpu (usually around 512), 0.5 for disk.",
+          "79% of the values fell inside the band that should hold 80%."]),
+        ("capacity", {"typical_error": [{"target": str(i), "half_below": 1.0} for i in range(5)], "inside_band": None},
+         ["Half of the forecasts are off by less than 1 for 0, 1 for 1, 1 for 2, and 2 more below."]),
+        *[(task, facts, []) for task in ("failure", "threat", "capacity") for facts in ({}, None)],
+    ],
+)  # fmt: skip
+def test_facts_are_said_plainly_and_what_is_unknown_is_not(task: str, facts: Any, said: list[str]) -> None:
+    assert first_screen(task, {"first_screen": facts}) == said
+
+
+def test_rows_that_validate_out_of_fold_are_not_counted_twice() -> None:
+    def of(**counts: int) -> str:
+        return words.rows_words({"data": counts})
+
+    apart = of(rows=1000, train_rows=600, validation_rows=200, test_rows=200)
+    assert apart.startswith("1,000 rows: 600 for training, 200 for validation, 200 for the test")
+    folds = of(rows=8000, train_rows=6000, validation_rows=6000, test_rows=2000)
+    assert folds.startswith("8,000 rows: 6,000 for training and 2,000 for the test")
+    assert "also validate, all of them, out of fold" in folds
+    some = of(rows=8000, train_rows=6000, validation_rows=1500, test_rows=2000)
+    assert "also validate, 1,500 of them, out of fold" in some
+    pairs = of(rows=2000, train_rows=40000, validation_rows=500, test_rows=700, origins=8)
+    assert pairs.startswith("2,000 rows of usage make 41,200 forecast values: 40,000 for training")
 
 
 def test_next_steps_follow_the_decisions() -> None:
@@ -243,6 +340,11 @@ def test_the_model_card_says_use_data_limits_decision_and_numbers_beside_the_bas
     assert text.endswith("**Gate: challenger**\n\n- It is slow\n")
     enough = card(lineage={"incidents": {"train": 30, "test": 10}})
     assert "- **Incidents**: 30 in training, 10 in the test\n" in model_card(enough)
+
+
+def test_the_model_card_names_the_f1_of_a_class_in_words() -> None:
+    text = model_card(card(metrics={"f1": metric(0.7), "f1_brute_force": metric(0.8)}))
+    assert "| F1 of brute_force | 0.800" in text and "| F1 | 0.700" in text and "f1_" not in text
 
 
 @pytest.mark.parametrize("task", ["failure", "threat", "capacity"])

@@ -52,7 +52,8 @@ def model_card(card: Mapping[str, Any]) -> str:
         + (" | --- |" if card.get("oracle") else " |"),
     ]
     for name, value in card.get("metrics", {}).items():
-        cells = [METRIC_WORDS.get(name, name), with_interval(value)]
+        words = f"F1 of {name.removeprefix('f1_')}" if name.startswith("f1_") else METRIC_WORDS.get(name, name)
+        cells = [words, with_interval(value)]
         cells += [short((values.get(name) or {}).get("value")) for values in card.get("baselines", {}).values()]
         if card.get("oracle"):
             cells.append(short((card["oracle"].get(name) or {}).get("value")))

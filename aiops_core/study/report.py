@@ -20,6 +20,7 @@ from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
 from aiops_core.judge import intervals
 from aiops_core.study import origin
+from aiops_core.study.first_screen import first_screen
 from aiops_core.study.trainings import trainings_words
 from aiops_core.study.words import (
     KIND_WORDS,
@@ -29,6 +30,9 @@ from aiops_core.study.words import (
     few_incidents,
     looks_words,
     next_steps,
+    outcome_words,
+    rows_words,
+    share_of_way,
     short,
     verdict_words,
     with_interval,
@@ -99,6 +103,7 @@ def verdicts(content: Mapping[str, Any]) -> pd.DataFrame:
                 "model": with_interval(section["metrics"][main]),
                 "best baseline": f"{name} {best['value']:.3f}" if best else "",
                 "oracle": f"{section['oracle'][main]['value']:.3f}" if section["oracle"] else "",
+                "way to the oracle": share_of_way(section),
                 "reason": section["gate"]["reasons"][0],
             }
         rows.append(row)
@@ -146,6 +151,10 @@ def render(folder: str | Path) -> dict[str, Any]:
         kind_words=KIND_WORDS,
         lower=intervals.LOWER_IS_BETTER,
         verdict=verdict_words,
+        outcome=outcome_words,
+        first_screen=first_screen,
+        rows_words=rows_words,
+        share_of_way=share_of_way,
         few_incidents=few_incidents,
         looks=looks_words,
         trainings=trainings_words,

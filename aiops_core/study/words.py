@@ -48,25 +48,61 @@ def verdict_words(section: Mapping[str, Any]) -> str:
         words += f"; best baseline, {name}, {best['value']:.3f}"
     if section["oracle"]:
         words += f"; the oracle reaches {section['oracle'][main]['value']:.3f}{share_words(section)}"
-    gate, few = section["gate"], few_incidents(section)
+    few = few_incidents(section)
     words = f"{few} {words}" if few else words
-    if gate["decision"] == "champion":
-        return f"{words}. It passes the gate and is the model to serve."
-    outcome = "Registered as challenger, not served" if gate["decision"] == "challenger" else "Refused, not registered"
+    if section["gate"]["decision"] == "champion":
+        return f"{words}. {outcome_words(section)}"
     by_hand = ""
-    if gate["decision"] == "challenger":
+    if section["gate"]["decision"] == "challenger":
         by_hand = f" To serve it all the same: aiops models promote {section['model']} {section['model_version']}."
-    return f"{outcome}: it {gate['reasons'][0]}. {gate['advice']}{by_hand} {words}."
+    return f"{outcome_words(section)}{by_hand} {words}."
+
+
+def outcome_words(section: Mapping[str, Any]) -> str:
+    """Say what the gate made of a trained model, the one reason that decided, and what can be done about it."""
+    gate = section["gate"]
+    if gate["decision"] == "champion":
+        return "It passes the gate and is the model to serve."
+    outcome = "Registered as challenger, not served" if gate["decision"] == "challenger" else "Refused, not registered"
+    return f"{outcome}: it {gate['reasons'][0]}. {gate['advice']}"
 
 
 def share_words(section: Mapping[str, Any]) -> str:
     """Say how much of the way from a naive baseline to the oracle a model goes, as the end of a sentence."""
+    share = share_of_way(section)
+    return f", and the model goes {share} of the way there from {section['share_of_oracle']['naive']}" if share else ""
+
+
+def share_of_way(section: Mapping[str, Any]) -> str:
+    """Return the share of the way from a naive baseline to the oracle with its interval, empty where there is none."""
     share = section.get("share_of_oracle") or {}
     # Undefined where the oracle is no better: NaN, or null once it was written.
     if share.get("value") is None or math.isnan(share["value"]):
         return ""
     found, low, high = (f"{share[key]:.0%}" for key in ("value", "low", "high"))
-    return f", and the model goes {found} ({low} to {high}) of the way there from {share['naive']}"
+    return f"{found} ({low} to {high})"
+
+
+def rows_words(section: Mapping[str, Any]) -> str:
+    """Say how many rows a section's parts have, so that they add up: rows may validate out of fold, and train as well."""
+    data = section["data"]
+    total, train, validation, test = (data[f"{name}rows"] for name in ("", "train_", "validation_", "test_"))
+    if "origins" in data:
+        # The parts are pairs of origin and step, of which one row of a table makes many.
+        return (
+            f"{total:,} rows of usage make {train + validation + test:,} forecast values: {train:,} for training, "
+            f"{validation:,} for validation, {test:,} for the test, scored through the servable."
+        )
+    if train + validation + test <= total:
+        return (
+            f"{total:,} rows: {train:,} for training, {validation:,} for validation, {test:,} for the test, scored "
+            "through the servable."
+        )
+    some = "all of them" if validation == train else f"{validation:,} of them"
+    return (
+        f"{total:,} rows: {train:,} for training and {test:,} for the test, scored through the servable. Training rows "
+        f"also validate, {some}, out of fold: each is judged by a model that was fitted without its part."
+    )
 
 
 def looks_words(section: Mapping[str, Any]) -> str:

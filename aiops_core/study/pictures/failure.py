@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from aiops_core.study.pictures.common import BLUE, GREEN, ORANGE, RED, SOFT, Picture, canvas, reliability
+from aiops_core.study.pictures.common import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    SOFT,
+    Picture,
+    canvas,
+    importance,
+    over_time,
+    reliability,
+)
 
 
-def _precision_recall(curve: Mapping[str, list[float]]) -> Picture:
+def _precision_recall(
+    curve: Mapping[str, list[float]],
+    *,
+    precision_recall_others: Mapping[str, Mapping[str, list[float]]] | None = None,
+    served: Mapping[str, float] | None = None,
+) -> Picture:
     figure, axes = canvas("Precision and recall")
-    axes.plot(curve["recall"], curve["precision"], color=BLUE)
+    greys = cycle((":", "-.", "--"))
+    for name, other in (precision_recall_others or {}).items():
+        colour, line = (GREEN, "-") if name == "oracle" else (SOFT, next(greys))
+        axes.plot(other["recall"], other["precision"], color=colour, linestyle=line, linewidth=1.2, label=name)
+    axes.plot(curve["recall"], curve["precision"], color=BLUE, linewidth=1.8, label="this model")
+    if served:
+        where = f"served threshold {served['threshold']:.2f}"
+        axes.plot(served["recall"], served["precision"], "o", color=ORANGE, markersize=7, label=where)
     axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
+    if precision_recall_others or served:
+        axes.legend(fontsize=8, frameon=False, loc="lower left")
+    return figure
+
+
+def _by_kind(rows: list[Mapping[str, Any]]) -> Picture:
+    figure, axes = canvas("Incidents caught by kind, with 95 % intervals", height=0.9 + 0.42 * len(rows))
+    for i, row in enumerate(rows[::-1]):
+        axes.plot([row["low"], row["high"]], [i, i], color=BLUE, linewidth=3, alpha=0.5)
+        axes.plot(row["share_caught"], i, "o", color=BLUE)
+    names = [f"{row['kind']}: {row['caught']} of {row['incidents']}" for row in rows[::-1]]
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="share of incidents caught", xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4))
     return figure
 
 
@@ -76,12 +113,20 @@ def _by_lead(curve: Mapping[str, list[float]]) -> Picture:
 
 
 #: Name of a picture to the part of the task's details that it draws, and how.
-PICTURES: dict[str, tuple[str, Callable[[Any], Picture]]] = {
+PICTURES: dict[str, tuple[str, Callable[..., Picture]]] = {
+    "lead_times": ("events", _leads),
+    "by_kind": ("by_kind", _by_kind),
     "precision_recall": ("precision_recall", _precision_recall),
+    "over_time": ("over_time", over_time),
     "reliability": ("reliability", reliability),
     "budget": ("policies", _budget),
     "cost": ("policies", _failure_cost),
-    "lead_times": ("events", _leads),
     "recall_by_distance": ("by_lead", _by_lead),
     "histogram": ("histogram", _histogram),
+    "importance": ("importance", importance),
+}
+#: Other parts of the details that a picture shows where they are there, by its name.
+BESIDE: dict[str, tuple[str, ...]] = {
+    "precision_recall": ("precision_recall_others", "served"),
+    "reliability": ("brier_skill",),
 }

@@ -21,10 +21,12 @@ OF_SEARCH: dict[str, Callable[[SearchResult], Picture]] = {
     "learning_curves": learning_curves,
     "parameters": parameters,
 }
-#: Those that every task has, in the order of the report.
+#: Those that every task has.
 COMMON = ("comparison", *OF_SEARCH)
 #: The pictures of each task's own, by name.
 OWN = {"failure": failure.PICTURES, "threat": threat.PICTURES, "capacity": capacity.PICTURES}
+#: Parts of the details that they show beside their own, by task and name.
+BESIDE: dict[str, dict[str, tuple[str, ...]]] = {"failure": failure.BESIDE, "threat": {}, "capacity": {}}
 
 
 class Drawable(Protocol):
@@ -47,7 +49,8 @@ def figures(study: Drawable) -> dict[str, Figure]:
 
 def available(study: Drawable) -> list[str]:
     """Return the names that `draw` knows for a study's task and that its details can fill."""
-    return [*COMMON, *(name for name, (key, _) in OWN[study.name].items() if study.details.get(key))]
+    own = (name for name, (key, _) in OWN[study.name].items() if study.details.get(key))
+    return ["comparison", *own, *OF_SEARCH]
 
 
 def draw(study: Drawable, name: str) -> Picture:
@@ -90,7 +93,8 @@ def _drawn(study: Drawable, name: str) -> Picture:
     if not study.details.get(key):
         # A notebook asks the same questions of every data set; one without a class for normal has no cost of attacks.
         return canvas(f"{name}: these data have nothing to show here", height=0.6)[0]
-    return picture(study.details[key])
+    beside = {other: study.details.get(other) for other in BESIDE[study.name].get(name, ())}
+    return picture(study.details[key], **beside)
 
 
 def gallery(study: Drawable) -> Gallery:

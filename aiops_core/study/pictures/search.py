@@ -8,20 +8,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from aiops_core.judge.metrics import WORDS
 from aiops_core.search import SearchResult
 from aiops_core.study.pictures.common import BLUE, GREEN, INK, ORANGE, RED, SOFT, Picture, canvas
 
 
 def search_progress(result: SearchResult) -> Picture:
     """Draw the objective of every trial, in the order of their start, and the best so far."""
-    figure, axes = canvas(f"{len(result.trials)} trials: validation {result.objective}")
+    figure, axes = canvas(f"{len(result.trials)} trials: validation {_words(result)}")
     values = result.trials[result.objective]
     best = values.cummax() if result.mode == "max" else values.cummin()
     colours = result.trials["status"].map({"completed": BLUE, "pruned": SOFT, "errored": RED}).to_numpy()
     axes.scatter(np.arange(1, len(values) + 1), values, c=colours, s=26, zorder=3)
     axes.step(np.arange(1, len(values) + 1), best, where="post", color=ORANGE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="trial (blue: to the end, grey: pruned, line: best so far)", ylabel=result.objective)
+    axes.set(xlabel="trial (blue: to the end, grey: pruned, line: best so far)", ylabel=_words(result))
     return figure
 
 
@@ -37,7 +38,7 @@ def learning_curves(result: SearchResult) -> Picture:
     curve = result.curves[result.curves["trial"] == winner]
     axes.plot(curve["step"], curve[result.objective], color=ORANGE, linewidth=2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="step", ylabel=f"validation {result.objective}")
+    axes.set(xlabel="step", ylabel=f"validation {_words(result)}")
     return figure
 
 
@@ -57,5 +58,9 @@ def parameters(result: SearchResult) -> Picture:
     better = 1 if result.mode == "max" else -1
     axes.barh(order, [strength[n] for n in order], color=[GREEN if better * strength[n] > 0 else RED for n in order])
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set(xlim=(-1, 1), xlabel=f"rank correlation with {result.objective} (green: more is better)")
+    axes.set(xlim=(-1, 1), xlabel=f"rank correlation with {_words(result)} (green: more is better)")
     return figure
+
+
+def _words(result: SearchResult) -> str:
+    return WORDS.get(result.objective, result.objective)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from aiops_core.study.pictures.common import BLUE, INK, ORANGE, WIDTH, Picture, canvas, reliability
+from aiops_core.study.pictures.common import BLUE, INK, ORANGE, WIDTH, Picture, canvas, importance, reliability
 
 
 def _confusion(details: Mapping[str, Any]) -> Picture:
     classes = details["classes"]
     counts = np.array(details["confusion"], dtype=float)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = max(4.2, 0.62 * len(classes) + 1.6)
+    size = max(4.0, 0.46 * len(classes) + 1.6)
     figure, axes = canvas("Confusion: rows are the truth, shares of a row", width=size + 0.9, height=size)
     axes.grid(visible=False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -53,11 +53,23 @@ def _abstain(curve: Mapping[str, list[float]]) -> Picture:
     return figure
 
 
+def _novelty(rows: list[Mapping[str, Any]]) -> Picture:
+    figure, axes = canvas("Attacks caught, known to training and novel", height=0.9 + 0.42 * len(rows))
+    for i, row in enumerate(rows[::-1]):
+        axes.plot([row["low"], row["high"]], [i, i], color=BLUE, linewidth=3, alpha=0.5)
+        axes.plot(row["share"], i, "o", color=BLUE)
+    axes.set_yticks(range(len(rows)), [f"{row['attacks']}: {row['rows']:,} rows" for row in rows[::-1]])
+    axes.set(xlabel="share recognised as an attack, with 95 % interval", xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4))
+    return figure
+
+
 #: Name of a picture to the part of the task's details that it draws, and how.
-PICTURES: dict[str, tuple[str, Callable[[Any], Picture]]] = {
+PICTURES: dict[str, tuple[str, Callable[..., Picture]]] = {
     "confusion": ("confusion_matrix", _confusion),
     "precision_recall": ("precision_recall", _precision_recall_classes),
+    "novelty": ("novelty", _novelty),
     "reliability": ("reliability", reliability),
     "attack_cost": ("attack_cost", _attack_cost),
     "abstain": ("abstain", _abstain),
+    "importance": ("importance", importance),
 }
