@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.markup": ("", "."),
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
-    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sizes summed units"),
+    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds shares sizes summed units"),
     "aiops_core.derive": ("errors", ". expression graph values"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
@@ -45,8 +45,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.tasks.threat": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation evidence export forest inputs model prepare rows seen split units "
-        "validated",
+        ". alarms baselines data decision evaluation export findings forest inputs learners model prepare rows seen split "
+        "units validated",
     ),
     "aiops_core.tasks.capacity": (
         "errors facts units judge rules servable data tasks.cards derive",

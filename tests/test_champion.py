@@ -33,7 +33,7 @@ def prepared(task: str, found: Dataset | None = None, seed: int = 7) -> Any:
     if task == "failure":
         return failure.prepare(found, seed=seed)
     if task == "threat":
-        return threat.prepare(found, seed=seed, effort=threat.Effort(max_rows=300, evidence_rows=200, final_trees=10))
+        return threat.prepare(found, seed=seed, effort=threat.Effort(max_rows=300, final_trees=10))
     least = capacity.Effort(search_rows=200, linear_rows=100, scored_rows=100)
     return capacity.prepare(found, seed=seed, effort=least)
 

@@ -19,7 +19,7 @@ from aiops_core.tasks import capacity, failure, threat
 DEFAULT = {"x": 0.5}
 EFFORTS: dict[ModuleType, Any] = {
     failure: failure.Effort(epoch_rows=(300, 300), max_steps=2),
-    threat: threat.Effort(max_rows=400, evidence_rows=200),
+    threat: threat.Effort(max_rows=400),
     capacity: capacity.Effort(search_rows=500, linear_rows=200, scored_rows=200, max_steps=3),
 }
 

@@ -86,9 +86,10 @@ def test_cicids_flows_have_nine_classes_and_no_column_that_names_the_attacker(mi
     }  # fmt: skip
     assert not {"Src IP", "Dst IP", "Src Port", "Flow ID", "Timestamp", "Label"} & set(activity.columns)
     numbers = activity.select_dtypes("number")
-    assert numbers.shape[1] == activity.shape[1] - 1
+    assert numbers.shape[1] == activity.shape[1] - 2
     assert not np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan)).any()
-    assert found.config["threat"] == {"test_fraction": 0.3}
+    assert found.config["threat"] == {"test_fraction": 0.3, "whole_groups": False}
+    assert activity["group"].nunique() == 16
 
 
 def test_datacenter_traces_come_in_one_unit_and_step(mirror: Path) -> None:

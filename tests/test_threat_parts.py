@@ -7,7 +7,7 @@ import pytest
 
 from aiops_core.judge import curves
 from aiops_core.tasks.threat.decision import calibrate, choose_alpha, decision_weights, fit_calibration
-from aiops_core.tasks.threat.split import _divisible, deal_folds, groups_by_class, hold_out, sample
+from aiops_core.tasks.threat.split import deal_folds, divisible, groups_by_class, hold_out, sample
 
 SEEDS = range(5)
 
@@ -64,9 +64,9 @@ def test_without_groups_rows_are_held_out_and_a_class_of_one_row_is_learned() ->
 def test_only_a_pure_group_that_is_all_of_its_class_may_be_divided() -> None:
     y = np.array([0, 0, 1, 1, 2, 3, 2])
     group = np.array([0, 0, 1, 2, 3, 3, 3])
-    assert _divisible(y, group).tolist() == [True] * 2 + [False] * 5
+    assert divisible(y, group).tolist() == [True] * 2 + [False] * 5
     # The order of classes and of groups is another one here.
-    assert _divisible(y[::-1], 3 - group[::-1]).tolist() == [False] * 5 + [True] * 2
+    assert divisible(y[::-1], 3 - group[::-1]).tolist() == [False] * 5 + [True] * 2
 
 
 def test_a_group_of_several_classes_belongs_to_the_rarest() -> None:
@@ -154,15 +154,20 @@ def test_calibration_takes_the_floor_and_the_temperature_of_least_loss(blur: flo
     offset, weight = np.array([0.7, 0.0, -0.9]), rng.uniform(0.1, 3, 4000)
     share = calibrate(votes, offset, 1.0, 1e-9) * (1 - blur) + blur / 3
     truth = (rng.random((4000, 1)) > share.cumsum(axis=1)).sum(axis=1).clip(max=2)
-    grid = [(t, f) for f in (3e-4, 1e-3, 3e-3, 1e-2) for t in np.geomspace(0.3, 3.0, 41)]
+    grid = [(t, f) for f in (3e-4, 1e-3, 3e-3, 1e-2) for t in np.geomspace(0.3, 3.0, 241)]
     loss = [
         -np.average(np.log(calibrate(votes, offset, t, f)[np.arange(4000), truth]), weights=weight) for t, f in grid
     ]
     best = grid[int(np.argmin(loss))]
     assert best[1] == floor
-    assert fit_calibration(votes, offset, truth, weight) == pytest.approx(best)
-    few = fit_calibration(votes, offset, truth, weight, floors=(1e-3,), temperatures=3)
-    assert few[1] == 1e-3 and any(few[0] == pytest.approx(t) for t in np.geomspace(0.3, 3.0, 3))
+    assert fit_calibration(votes, offset, truth, weight) == pytest.approx(best, rel=0.02)
+    assert fit_calibration(votes, offset, truth, weight, floors=(1e-3,))[1] == 1e-3
+
+
+def test_rows_that_are_all_told_apart_ask_for_no_temperature_below_the_least() -> None:
+    votes = np.repeat(np.eye(2), 10, axis=0)
+    temperature, _ = fit_calibration(votes, np.zeros(2), np.repeat([0, 1], 10), np.ones(20))
+    assert temperature == pytest.approx(0.3, rel=0.05)
 
 
 def test_decision_weights_are_powers_of_the_prior_of_mean_one() -> None:

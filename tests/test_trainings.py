@@ -16,7 +16,7 @@ from aiops_core.study.study import Study
 from aiops_core.study.trainings import over_trainings, trainings_words
 from aiops_core.tasks import threat
 
-EFFORT = threat.Effort(max_rows=600, evidence_rows=200, final_trees=20)
+EFFORT = threat.Effort(max_rows=600, final_trees=20)
 
 
 def study_of(out: Path, **options: Any) -> Study:

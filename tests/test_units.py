@@ -37,7 +37,7 @@ def attacks() -> Any:
     name = np.r_[np.repeat("normal", 300), [f"{k}-{i % 12}" for k in ("dos", "probe") for i in range(240)]]
     frame = pd.DataFrame({"a": rng.normal(size=780), "b": rng.normal(size=780), "threat_type": kind, "group": name})
     found = Dataset(name="x", title="x", licence="x", tables={"activity": frame}, config={})
-    return threat.prepare(found, seed=1, effort=threat.Effort(max_rows=100, evidence_rows=100))
+    return threat.prepare(found, seed=1, effort=threat.Effort(max_rows=100))
 
 
 # Drawing -------------------------------------------------------------------------------------------------------------

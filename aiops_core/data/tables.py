@@ -50,7 +50,12 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "decision": (dict, 0),
         "derive": (dict, 0),
     },
-    "threat": {"test_fraction": (float, 0.01), "costs": (dict, 0), "derive": (dict, 0)},
+    "threat": {
+        "test_fraction": (float, 0.01),
+        "costs": (dict, 0),
+        "whole_groups": (bool, 0),
+        "derive": (dict, 0),
+    },
     "capacity": {
         "target": ((str, list), 0),
         "season": (int, 1),

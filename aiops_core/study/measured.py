@@ -65,9 +65,12 @@ def details_of(study: Any, prediction: Mapping[str, Any], baselines: Mapping[str
     """Return the details of a prediction, from the task of a study.
 
     Those of failure also want what validation knows (the policy curve of the card), the answers at every step, and the
-    predictions that stand beside: strong baselines, and the oracle's ``best`` where there is one.
+    predictions that stand beside: strong baselines, and the oracle's ``best`` where there is one. Those of threats read
+    thresholds and importance from the card.
     """
-    more = {}
+    more: dict[str, Any] = {}
+    if study.name == "threat":
+        more = {"card": servable.load(study.servable, verify=False).card}
     if study.name == "failure":
         served = servable.load(study.servable, verify=False)
         others = {name: baselines[name] for name in study.task.STRONG_BASELINES if name in baselines}

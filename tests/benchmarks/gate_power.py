@@ -66,7 +66,7 @@ def of_threat(n: int, seed: int) -> tuple[Any, Noisy, dict[str, Any], dict[str, 
     """Return data, noisy predictions, the class prior, and a prediction of shuffled labels."""
     dataset = sources.load("synthetic", n_samples=n, seed=seed, tasks=["threat"])
     # What is learned from plays no part here: as little of it as possible.
-    data = threat.prepare(dataset, seed=seed, effort=threat.Effort(max_rows=100, evidence_rows=100))
+    data = threat.prepare(dataset, seed=seed, effort=threat.Effort(max_rows=100))
     rows = data.index("test")
     best = np.log(np.clip(data.oracle[rows], 1e-4, 1))
 

@@ -121,7 +121,7 @@ def _nsl_kdd() -> Dataset:
     return validated("nsl-kdd", "NSL-KDD connections, five classes", "research use, cite Tavallaee 2009", tables, {})
 
 
-_CICIDS_DROP = ["id", "Flow ID", "Src IP", "Dst IP", "Src Port", "Timestamp", "Attempted Category", "Label"]
+_CICIDS_DROP = ["id", "Flow ID", "Src IP", "Dst IP", "Src Port", "Timestamp", "Attempted Category"]
 
 
 def _cicids_class(label: str) -> str:
@@ -146,17 +146,20 @@ def _cicids_class(label: str) -> str:
 
 
 def _cicids2017() -> Dataset:
-    """Network flows with nine classes; columns that identify the attacker are dropped, infinite rates are missing."""
+    """Network flows with nine classes; columns that identify the attacker are dropped, infinite rates are missing.
+
+    The label is the group, but the usual split is by rows: five of the classes are one label.
+    """
     frame = pd.concat([pd.read_csv(path) for path in sorted(paths("cicids2017-improved"))], ignore_index=True)
     labels = frame["Label"].map({label: _cicids_class(label) for label in frame["Label"].unique()})
-    frame = frame.drop(columns=_CICIDS_DROP).replace([np.inf, -np.inf], np.nan)
+    frame = frame.drop(columns=_CICIDS_DROP).replace([np.inf, -np.inf], np.nan).rename(columns={"Label": "group"})
     frame["threat_type"] = labels
     return validated(
         "cicids2017",
         "CIC-IDS2017 flows, corrected, at most 5,000 a label",
         "research use, cite UNB CIC and KU Leuven",
         {"activity": frame},
-        {"threat": {"test_fraction": 0.3}},
+        {"threat": {"test_fraction": 0.3, "whole_groups": False}},
     )
 
 

@@ -31,8 +31,9 @@ from aiops_core.tasks.threat.data import (
     ThreatData,
     steps,
 )
-from aiops_core.tasks.threat.evaluation import compare, details, evaluate, predictions, share
+from aiops_core.tasks.threat.evaluation import compare, evaluate, predictions, share
 from aiops_core.tasks.threat.export import export, score
+from aiops_core.tasks.threat.findings import details
 from aiops_core.tasks.threat.model import ThreatModel, defaults, finish, fit, predict, space
 from aiops_core.tasks.threat.prepare import prepare
 from aiops_core.tasks.threat.seen import seen, too_few, unseen

@@ -28,7 +28,7 @@ PROBABILITY_METRICS: tuple[str, ...] = ("log_loss",)
 SIMPLE_BASELINES: tuple[str, ...] = ("class_prior", "prior_draw", "rules")
 #: Knows nothing: where the way to the oracle begins.
 NAIVE_BASELINES: tuple[str, ...] = ("prior_draw",)
-STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting",)
+STRONG_BASELINES: tuple[str, ...] = ("hist_gradient_boosting", "random_forest", "logistic_regression")
 Params = Mapping[str, Any]
 Prediction = dict[str, np.ndarray]
 Report = Callable[[int, dict[str, float]], None]
@@ -51,8 +51,6 @@ class Effort:
     max_rows : int
         Cells of (class, group) larger than fits into this many training rows are sampled; the row weights make up
         for it.
-    evidence_rows : int
-        Rows that the evidence regression learns from.
     folds : int
         Folds of the out-of-fold validation, at least 2.
     one_fold_above : int
@@ -69,7 +67,6 @@ class Effort:
     final_trees: int = 100
     best: int = 3
     max_rows: int = 20_000
-    evidence_rows: int = 8_000
     folds: int = 3
     one_fold_above: int = 3_000
 
@@ -106,8 +103,7 @@ class ThreatData:
         Weight of each of ``rows``, mean 1.
     group_fold, row_fold : ndarray, (n_rows,), int64
         Fold that leaves out the row's group (-1: its group is never left out), and that leaves out the row alone.
-    inputs : dict of str to list of Inputs
-        By kind of evidence: of the rows that each fold keeps, and last of all rows.
+    inputs : Inputs
     costs : ndarray, (n_classes, n_classes) or None
         Cost matrix of the settings.
     oracle : ndarray, (n, n_classes) or None
@@ -125,7 +121,7 @@ class ThreatData:
     weight: np.ndarray
     group_fold: np.ndarray
     row_fold: np.ndarray
-    inputs: dict[str, list[Inputs]]
+    inputs: Inputs
     costs: np.ndarray | None
     oracle: np.ndarray | None
     info: dict[str, Any]

@@ -9,10 +9,11 @@ import numpy as np
 
 from aiops_core import servable
 from aiops_core.derive.graph import prepend
-from aiops_core.servable.threat import GRAPH, ThreatServable
+from aiops_core.errors import UsageError
+from aiops_core.servable.threat import GRAPH, NORMAL, ThreatServable
 from aiops_core.tasks.cards import head
+from aiops_core.tasks.threat.alarms import rare_threshold
 from aiops_core.tasks.threat.data import NAME, Prediction, ThreatData
-from aiops_core.tasks.threat.inputs import EVIDENCE_FLOOR, EVIDENCE_STEPS, Z_LIMIT, Inputs
 from aiops_core.tasks.threat.model import ThreatModel
 
 
@@ -46,6 +47,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
         "ignored": data.info["ignored"],
         "classes": data.classes,
         "decision": decision,
+        "attack": None if NORMAL not in data.classes else _attack_threshold(model, data),
         "calibration": {
             "method": "temperature",
             "temperature": model.temperature,
@@ -61,6 +63,12 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
     servable.write(folder, card, {GRAPH: graph}, {"X": golden, "expected_probability": probability})
 
 
+def _attack_threshold(model: ThreatModel, data: ThreatData) -> dict[str, Any]:
+    """Return the threshold on P(attack) for rare false alarms, from the out-of-fold rows."""
+    normal, found = data.classes.index(NORMAL), model.validation
+    return rare_threshold(1 - found["probability"][:, normal], data.y[found["row"]] != normal, found["weight"])
+
+
 def build_graph(model: ThreatModel) -> bytes:
     """Return the ONNX model: ``X`` (n, n_features) float32, NaN allowed, to ``probability`` (n, n_classes)."""
     import skl2onnx
@@ -68,6 +76,8 @@ def build_graph(model: ThreatModel) -> bytes:
     from skl2onnx.common.data_types import FloatTensorType
 
     inputs = model.inputs
+    if inputs.ranks:
+        raise UsageError("the model of a trial cannot be exported, its categories are those of a fold: use finish")
     n_features = len(inputs.fill)
     forest = skl2onnx.to_onnx(
         model.forest,
@@ -91,11 +101,6 @@ def build_graph(model: ThreatModel) -> bytes:
         "offset": model.offset.astype(np.float32)[None, :],
         "temperature": np.array([model.temperature], dtype=np.float32),
     }
-    if len(inputs.intercept):
-        nodes, own = _evidence_nodes(inputs)
-        before += nodes
-        constants |= own
-        pieces.append("evidence")
     if len(inputs.flagged):
         before.append(helper.make_node("Gather", ["flags", "flagged"], ["indicators"], axis=1))
         constants["flagged"] = inputs.flagged.astype(np.int64)
@@ -118,41 +123,6 @@ def build_graph(model: ThreatModel) -> bytes:
     built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
     checker.check_model(built)
     return bytes(built.SerializeToString())
-
-
-def _evidence_nodes(inputs: Inputs) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """Return the nodes from ``filled``, ``missing`` and ``flags`` to ``evidence``, and their constants; see `Inputs.expand`."""
-    from onnx import helper
-
-    nodes = [
-        helper.make_node("Sub", ["filled", "fill"], ["gap"]),
-        helper.make_node("Div", ["gap", "scale"], ["scaled_gap"]),
-        helper.make_node("Asinh", ["scaled_gap"], ["tame"]),
-        helper.make_node("Sub", ["tame", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], ["standard"]),
-        helper.make_node("Clip", ["standard", "z_low", "z_high"], ["clipped"]),
-        helper.make_node("Where", ["missing", "zero", "clipped"], ["z"]),
-        helper.make_node("Mul", ["z", "z"], ["squared"]),
-        helper.make_node("Concat", ["z", "squared", "flags"], ["hints"], axis=1),
-        helper.make_node("Gemm", ["hints", "coefficients", "intercept"], ["hint_logits"]),
-        helper.make_node("LogSoftmax", ["hint_logits"], ["log_evidence"], axis=1),
-        helper.make_node("Max", ["log_evidence", "evidence_floor"], ["bounded"]),
-        helper.make_node("Mul", ["bounded", "evidence_steps"], ["steps"]),
-        helper.make_node("Round", ["steps"], ["evidence"]),
-    ]
-    constants = {
-        "scale": inputs.scale[None, :],
-        "mean": inputs.mean[None, :],
-        "std": inputs.std[None, :],
-        "coefficients": inputs.coefficients,
-        "intercept": inputs.intercept[None, :],
-        "z_low": np.array(-Z_LIMIT, dtype=np.float32),
-        "z_high": np.array(Z_LIMIT, dtype=np.float32),
-        "zero": np.array([0.0], dtype=np.float32),
-        "evidence_floor": np.array([EVIDENCE_FLOOR], dtype=np.float32),
-        "evidence_steps": np.array([EVIDENCE_STEPS], dtype=np.float32),
-    }
-    return nodes, constants
 
 
 def _golden_rows(data: ThreatData) -> np.ndarray:

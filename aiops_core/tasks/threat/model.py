@@ -12,10 +12,9 @@ from sklearn.ensemble import RandomForestClassifier
 from aiops_core.servable.threat import expected_cost_label
 from aiops_core.tasks.threat.data import Params, Prediction, Report, ThreatData
 from aiops_core.tasks.threat.decision import calibrate, choose_alpha, decision_weights, fit_calibration
-from aiops_core.tasks.threat.evidence import EVIDENCE, inputs_for
 from aiops_core.tasks.threat.forest import cross_fit, grow, merge, new_forest
 from aiops_core.tasks.threat.inputs import Inputs
-from aiops_core.tasks.threat.rows import Held, class_prior, held_out, training_rows
+from aiops_core.tasks.threat.rows import Held, class_prior, fold_inputs, held_out, training_rows
 
 #: Out-of-fold log loss must be below this share of the entropy of the class prior before decisions are weighted.
 INFORMED = 0.98
@@ -76,7 +75,6 @@ def space(data: ThreatData) -> dict[str, BaseDistribution]:
         "criterion": CategoricalDistribution(["gini", "entropy"]),
         "balance": FloatDistribution(0.0, 0.8),
         "mask_share": FloatDistribution(0.1, 0.5),
-        "evidence": CategoricalDistribution(["none", *EVIDENCE]),
     }
 
 
@@ -92,9 +90,9 @@ def defaults(data: ThreatData) -> list[dict[str, Any]]:
         "mask_share": 0.25,
     }
     return [
-        {**base, "evidence": "none"},
-        {**base, "evidence": "sharp", "min_samples_leaf": 4},
-        {**base, "evidence": "smooth", "criterion": "entropy", "max_features": 0.25, "balance": 0.25},
+        base,
+        {**base, "min_samples_leaf": 4},
+        {**base, "criterion": "entropy", "max_features": 0.25, "balance": 0.25},
     ]
 
 
@@ -114,13 +112,15 @@ def fit(params: Params, data: ThreatData, *, seed: int, report: Report | None = 
     Returns
     -------
     ThreatModel
-        The first fold's forest; `finish` fits on all rows.
+        The first fold's forest, to look at; `finish` fits on all rows and makes what can be exported.
     """
     effort = data.effort
     folds = effort.folds if (data.group_fold >= 0).any() or len(data.rows) <= effort.one_fold_above else 1
     held = held_out(data, folds)
-    forests, votes = cross_fit(params, data, held, seed=seed, steps=effort.max_steps, report=report)
-    return _assemble([dict(params)], data, forests[:1], held, votes, inputs_for(params, data, 0))
+    sizes = [effort.trees_per_step * step for step in range(1, effort.max_steps + 1)]
+    forests, votes = cross_fit(params, data, held, seed=seed, sizes=sizes, report=report)
+    kept = (data.group_fold != 0) & (data.row_fold != 0)
+    return _assemble([dict(params)], data, forests[:1], held, votes, fold_inputs(data, kept))
 
 
 def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> ThreatModel:
@@ -141,22 +141,19 @@ def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> Thre
     """
     effort = data.effort
     # One forest has one balance: votes of differently balanced trees cannot be averaged.
-    # And one forest has one set of input columns.
-    shared = {name: ranked[0][name] for name in ("balance", "evidence")}
-    chosen = [{**params, **shared} for params in ranked[: effort.best]]
+    chosen = [{**params, "balance": ranked[0]["balance"]} for params in ranked[: effort.best]]
     counts = [len(part) for part in np.array_split(np.arange(effort.final_trees), len(chosen))]
     held = held_out(data, effort.folds)
     votes = np.zeros((len(held.row), len(data.classes)))
-    inputs = inputs_for(chosen[0], data, -1)
     forests: list[RandomForestClassifier] = []
     for i, (params, trees) in enumerate(zip(chosen, counts, strict=True)):
-        # A few trees of each set suffice for the votes that calibrate the whole.
-        _, some = cross_fit(params, data, held, seed=seed + i, steps=max(1, effort.max_steps // len(chosen) - 1))
-        votes += some / len(chosen)
+        # As many trees as are served: votes of fewer are noisier, and would be calibrated to another temperature.
+        _, some = cross_fit(params, data, held, seed=seed + i, sizes=[trees])
+        votes += some * trees / effort.final_trees
         rows, X, weight = training_rows(params, data, np.ones(len(data.rows), dtype=bool), seed + i)
         forest = new_forest(params, trees, seed + i)
-        forests.append(grow(forest, inputs.expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
-    return _assemble(chosen, data, forests, held, votes, inputs)
+        forests.append(grow(forest, data.inputs.expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
+    return _assemble(chosen, data, forests, held, votes, data.inputs)
 
 
 def _assemble(

@@ -16,14 +16,18 @@ from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
 from aiops_core.tasks.cards import reference
 from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
-from aiops_core.tasks.threat.evidence import EVIDENCE, fit_inputs
+from aiops_core.tasks.threat.inputs import Inputs
 from aiops_core.tasks.threat.seen import hashes_of
-from aiops_core.tasks.threat.split import deal_folds, hold_out, sample
+from aiops_core.tasks.threat.split import deal_folds, divisible, hold_out, sample
 from aiops_core.units import unit_of
 
 #: Categories rarer than this, or beyond the most frequent `MAX_CATEGORIES`, share the code of unknown ones.
 MIN_CATEGORY_ROWS = 5
 MAX_CATEGORIES = 200
+
+
+#: What the test part asks: the next rows, or attacks of groups that training has never seen.
+PROTOCOLS = ("time", "resource")
 
 
 def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT, protocol: str = "time") -> ThreatData:
@@ -32,56 +36,55 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT, pro
     Parameters
     ----------
     dataset : Dataset
-        With the table ``activity``; its config may hold ``test_fraction``, ``costs`` (``{true: {decided: cost}}``)
-        and ``derive``.
+        With the table ``activity``; its config may hold ``test_fraction``, ``costs`` (``{true: {decided: cost}}``),
+        ``whole_groups`` and ``derive``.
     seed : int
         Fixes split, folds and sample.
-    protocol : {"time"}
-        How test is told from training.
     effort : Effort, optional
         Kept as ``effort`` of the result, for `fit` and `finish`.
+    protocol : {"time", "resource"}
+        ``resource`` leaves whole groups (attack names, campaigns, hosts) out for test, whatever the official split is.
 
     Returns
     -------
     ThreatData
 
+    Raises
+    ------
+    UsageError, DataError
+        If the protocol is unknown or the groups for it are not there, or if training rows hold one class only.
+
     Notes
     -----
-    The test part is the official split; else whole groups; else a stratified share. A group is divided by rows only
-    when it is all of its class and holds nothing else: otherwise the class could not be both learned and tested.
+    Under ``time`` the test part is the official split; else whole groups; else a stratified share. A group is divided
+    by rows only when it is all of its class and holds nothing else: otherwise the class could not be both learned and
+    tested. With ``whole_groups`` false in the settings, groups count under ``resource`` alone: rows are split at random.
     """
-    if protocol != "time":
-        raise UsageError(f"threat: protocol {protocol!r} is not known")
     dataset.require(NAME)
     frame = dataset.tables["activity"]
     config = dataset.config.get(NAME, {})
     rng = np.random.default_rng([seed, 3])
     classes, y = _classes(frame)
-    group, group_names = _groups(frame)
-    test, split = _test_rows(frame, y, group, float(config.get("test_fraction", 0.3)), rng)
+    group, group_names = _groups(frame, y, protocol, whole=bool(config.get("whole_groups", True)))
+    test, split = _test_rows(frame, y, group, float(config.get("test_fraction", 0.3)), protocol, rng)
     part = np.where(test, TEST, TRAIN).astype(np.int8)
     train = np.flatnonzero(~test)
     if len(np.unique(y[train])) < 2:
         raise DataError("training rows hold one class only", table="activity", column="threat_type")
 
-    group_train = None if group is None else group[train]
-    sampled, weight = sample(y[train], group_train, effort.max_rows, rng)
+    sampled, weight = sample(y[train], None if group is None else group[train], effort.max_rows, rng)
     rows = train[sampled]
     group_fold, row_fold = deal_folds(y[rows], None if group is None else group[rows], effort.folds, rng)
-    grouped = bool((group_fold >= 0).any())
-
+    kind = "folds leave out whole groups, and rows of known ones" if (group_fold >= 0).any() else "stratified folds"
+    split += f"; validation out of fold on training rows: {effort.folds} {kind}"
     wanted = derived_of(dataset, NAME)
     features, X, dropped = _encode_table(frame, train, rows, weight, y, classes, wanted.columns)
     columns = [feature["name"] for feature in features]
     derived, more, found, left_out = _derived(wanted, X, columns, train, _benign(y, train, classes))
-    split += (
-        f"; validation out of fold on training rows: {effort.folds} folds leave out whole groups, and rows of known ones"
-        if grouped
-        else f"; validation out of fold on training rows, {effort.folds} stratified folds"
-    )
+    X = np.concatenate([X, found], axis=1)
     costs, oracle = config.get("costs"), dataset.oracles.get(NAME)
     data = ThreatData(
-        X=np.concatenate([X, found], axis=1),
+        X=X,
         y=y,
         part=part,
         group=group,
@@ -91,7 +94,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT, pro
         weight=weight,
         group_fold=group_fold,
         row_fold=row_fold,
-        inputs={},
+        inputs=_inputs(features + more, X[rows]),
         costs=None if costs is None else cost_matrix(costs, classes),
         oracle=None if oracle is None else oracle.reindex(columns=classes).fillna(0.0).to_numpy(dtype=float),
         info={},
@@ -105,11 +108,14 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT, pro
         ignored=tables.ignored_columns("activity", frame, columns, dropped),
         derived=derived.entries(),
         derived_left_out=left_out,
+        protocol=protocol,
     )
-    kept = [(group_fold != fold) & (row_fold != fold) for fold in range(effort.folds)]
-    for name, strength in EVIDENCE.items():
-        data.inputs[name] = [fit_inputs(data, some, strength, seed) for some in [*kept, np.ones(len(rows), dtype=bool)]]
     return data
+
+
+def _inputs(features: list[dict[str, Any]], X: np.ndarray) -> Inputs:
+    fill = np.array([feature["reference"]["median"] for feature in features], dtype=np.float32)
+    return Inputs(fill=fill, flagged=np.flatnonzero(np.isnan(X).any(axis=0)))
 
 
 def _classes(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
@@ -119,19 +125,35 @@ def _classes(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     return classes, frame["threat_type"].map(position).to_numpy(dtype=np.int64)
 
 
-def _groups(frame: pd.DataFrame) -> tuple[np.ndarray | None, list[str] | None]:
-    """Return the group of each row as an index into the names, (n,), int64, and the names; None without groups."""
-    if "group" not in frame.columns:
+def _groups(
+    frame: pd.DataFrame, y: np.ndarray, protocol: str, *, whole: bool
+) -> tuple[np.ndarray | None, list[str] | None]:
+    """Return the group of each row as an index into the names, (n,), int64, and the names; None where none count."""
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"protocol '{protocol}' is unknown; known: {', '.join(PROTOCOLS)}")
+    named = "group" in frame.columns
+    if protocol == "resource" and not named:
+        raise DataError("protocol 'resource' leaves out whole groups, which no column names", table="activity")
+    if not named or (protocol == "time" and not whole):
         return None, None
     codes, names = pd.factorize(frame["group"], sort=True)
+    if protocol == "resource" and divisible(y, codes).all():
+        raise DataError(
+            "protocol 'resource' leaves out whole groups, but no class has two", table="activity", column="group"
+        )
     return codes.astype(np.int64), [str(name) for name in names]
 
 
 def _test_rows(
-    frame: pd.DataFrame, y: np.ndarray, group: np.ndarray | None, fraction: float, rng: np.random.Generator
+    frame: pd.DataFrame,
+    y: np.ndarray,
+    group: np.ndarray | None,
+    fraction: float,
+    protocol: str,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, str]:
     """Return which rows are for test, and how they were chosen in words."""
-    if "split" in frame.columns:
+    if "split" in frame.columns and protocol == "time":
         return (frame["split"] == "test").to_numpy(), "official split"
     chosen = "by whole groups for test" if group is not None else "at random for test (stratified)"
     return hold_out(y, group, fraction, rng), f"{fraction:.0%} of every class {chosen}"
@@ -237,7 +259,7 @@ def _encode_table(
 def _categories(
     column: pd.Series, train: np.ndarray, rows: np.ndarray, weight: np.ndarray, attack: np.ndarray
 ) -> list[str]:
-    """Return the categories by rising share of attacks, `OTHER` among them."""
+    """Return the categories by rising share of attacks, `OTHER` among them; folds order them anew, see `fold_inputs`."""
     counts = column.iloc[train].dropna().astype(str).value_counts()
     kept = sorted(counts[counts >= MIN_CATEGORY_ROWS].index[:MAX_CATEGORIES])
     if not kept or (len(kept) == 1 and len(counts) == 1):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aiops_core.servable.threat import NORMAL
 from aiops_core.tasks.threat.data import Params, ThreatData
+from aiops_core.tasks.threat.inputs import Inputs
 
 #: Share of unseen groups among the validation rows of a class that has groups to leave out.
 NOVEL_SHARE = 0.5
@@ -59,6 +61,29 @@ def class_prior(data: ThreatData) -> np.ndarray:
     """Weighted class shares of the training rows, (n_classes,), with half a row added to each class."""
     share = np.bincount(data.y[data.rows], weights=data.weight, minlength=len(data.classes)) + 0.5
     return np.asarray(share / share.sum())
+
+
+def fold_inputs(data: ThreatData, kept: np.ndarray) -> Inputs:
+    """Return the inputs of a fold that keeps some rows, (n_rows,), bool: categories ordered by attacks among these alone.
+
+    The codes of the served model are in the order of all training rows, which holds the labels that the fold scores.
+    """
+    y, weight = data.y[data.rows[kept]], data.weight[kept]
+    ordinary = data.classes.index(NORMAL) if NORMAL in data.classes else int(np.bincount(data.y[data.rows]).argmax())
+    ranks: dict[int, np.ndarray] = {}
+    for j, feature in enumerate(data.features):
+        if feature["dtype"] != "category":
+            continue
+        codes = data.X[data.rows[kept], j]
+        known, n = ~np.isnan(codes), len(feature["categories"])
+        code, mass, attack = codes[known].astype(np.int64), weight[known], (y != ordinary)[known]
+        total = np.bincount(code, weights=mass, minlength=n)
+        hits = np.bincount(code, weights=mass * attack, minlength=n)
+        # One pseudo-row of the overall share, as for the codes themselves; ties by size, not by the order of the codes.
+        share = (hits + hits.sum() / max(total.sum(), 1e-12)) / (total + 1)
+        ranks[j] = np.empty(n, dtype=np.float32)
+        ranks[j][np.lexsort((total, share))] = np.arange(n)
+    return replace(data.inputs, ranks=ranks)
 
 
 def training_rows(

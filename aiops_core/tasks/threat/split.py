@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+from sklearn.model_selection import StratifiedKFold
 
 #: A group counts as ``rows ** GROUP_POWER``.
 GROUP_POWER = 0.5
@@ -11,7 +14,7 @@ GROUP_POWER = 0.5
 def hold_out(y: np.ndarray, group: np.ndarray | None, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Hold out about ``fraction`` of every class: whole groups where there are groups, else rows."""
     held = np.zeros(len(y), dtype=bool)
-    by_row = np.ones(len(y), dtype=bool) if group is None else _divisible(y, group)
+    by_row = np.ones(len(y), dtype=bool) if group is None else divisible(y, group)
     if group is not None:
         rows_of = np.bincount(group)
         for names in groups_by_class(y[~by_row], group[~by_row]).values() if (~by_row).any() else []:
@@ -35,24 +38,34 @@ def deal_folds(
     """Deal rows out to folds; return the fold that leaves out a row's group, or -1, and the one that leaves out the row."""
     group_fold = np.full(len(y), -1, dtype=np.int64)
     if group is not None:
-        whole = ~_divisible(y, group)
-        if whole.any():
+        whole = ~divisible(y, group)
+        # A class of one group keeps it in every fold.
+        dealt = {c: names for c, names in groups_by_class(y[whole], group[whole]).items() if len(names) > 1}
+        if dealt:
+            names, labels = np.concatenate(list(dealt.values())), np.repeat(list(dealt), list(map(len, dealt.values())))
             fold_of = np.full(int(group.max()) + 1, -1, dtype=np.int64)
-            for names in groups_by_class(y[whole], group[whole]).values():
-                start = int(rng.integers(folds))
-                if len(names) > 1:
-                    fold_of[rng.permutation(names)] = (start + np.arange(len(names))) % folds
-            group_fold = np.where(whole, fold_of[group], -1)
+            fold_of[names] = _deal(labels, folds, rng)
+            group_fold = fold_of[group]
     # With groups, only half of the row folds is ever left out: training sets stay large.
     row_folds = folds * 2 if (group_fold >= 0).any() else folds
-    row_fold = np.zeros(len(y), dtype=np.int64)
-    for label in np.unique(y):
-        members = np.flatnonzero(y == label)
-        row_fold[rng.permutation(members)] = (int(rng.integers(row_folds)) + np.arange(len(members))) % row_folds
-    return group_fold, row_fold
+    return group_fold, _deal(y, row_folds, rng)
 
 
-def _divisible(y: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _deal(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal entries out so that every label is spread evenly, (n,), int64; labels may have fewer entries than folds."""
+    # scikit-learn refuses only where no label has as many; then some folds stay empty.
+    splits = min(folds, int(np.bincount(labels).max()))
+    fold = np.zeros(len(labels), dtype=np.int64)
+    if splits > 1:
+        dealer = StratifiedKFold(splits, shuffle=True, random_state=int(rng.integers(2**31)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            for number, (_, held) in enumerate(dealer.split(labels, labels)):
+                fold[held] = number
+    return fold
+
+
+def divisible(y: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Tell for each row whether its group may be divided: pure, and the only one of its class."""
     pairs = np.unique(np.c_[y, group], axis=0)
     groups_of_class = np.bincount(pairs[:, 0], minlength=int(y.max()) + 1)
