@@ -57,8 +57,9 @@ def test_incidents_long_before_or_after_the_rows_stay_with_their_resource() -> N
             min((s - t for s, _ in hours[name] if s > t), default=np.inf) for t in range(10)
         ]
         assert inside[mine].tolist() == [any(s <= t < e for s, e in hours[name]) for t in range(10)]
-        last = max([9, *(s for s, _ in hours[name])])
-        assert known[mine].tolist() == [last - t for t in range(10)]
+        # A record whose last incident starts after its rows ends by failure: all is known of it.
+        ended = any(s >= 9 for s, _ in hours[name])
+        assert known[mine].tolist() == [np.inf if ended else 9 - t for t in range(10)]
 
 
 # Parts ---------------------------------------------------------------------------------------------------------
@@ -67,8 +68,8 @@ def test_incidents_long_before_or_after_the_rows_stay_with_their_resource() -> N
 def test_the_sentence_on_the_split_tells_the_shares_and_the_embargo() -> None:
     prepared = failure.prepare(dataset(*telemetry()), seed=0)
     assert prepared.info["split"] == (
-        "by time in every resource: the first 56% trains, the next 14% validates, the last 30% tests, "
-        "18 steps of embargo between"
+        "by time, at the same time for all resources: the first 56% trains, the next 14% validates, the last 30% "
+        "tests, 18 steps of embargo between"
     )
     assert not prepared.by_resource
     counts = [int((prepared.part[prepared.resource == 0] == part).sum()) for part in (TRAIN, VALIDATION, TEST)]
@@ -86,7 +87,10 @@ def test_an_official_test_part_at_the_end_of_a_resource_is_kept_apart_by_an_emba
     frame = frame[~((frame["resource_id"] == "host-1") & hour.isin([299, 310]))]
     prepared = failure.prepare(dataset(frame, incidents), seed=0)
     assert not prepared.by_resource
-    assert prepared.info["split"].startswith("official split; the last 20% of each training record validates, 18 steps")
+    assert prepared.info["split"] == (
+        "official split; the last 20% of the training time, at the same time for all resources, validates, "
+        "18 steps of embargo between"
+    )
 
     def spans(name: str) -> dict[int, list[int]]:
         part = prepared.part[prepared.resource == prepared.resources.index(name)]
@@ -94,13 +98,16 @@ def test_an_official_test_part_at_the_end_of_a_resource_is_kept_apart_by_an_emba
         assert all(np.array_equal(rows, np.arange(rows[0], rows[-1] + 1)) for rows in found.values() if len(rows))
         return {code: [int(rows[0]), int(rows[-1])] if len(rows) else [] for code, rows in found.items()}
 
-    late = {TRAIN: [0, 224], VALIDATION: [243, 281], TEST: [300, 399]}
+    # One hour parts training and validation of all resources: that before which 80 % of the learned rows lie.
+    times = np.sort(np.concatenate([np.arange(282)] * 4 + [np.arange(182), np.arange(400)]))
+    cut = int(times[int(len(times) * 0.8)])
+    late = {TRAIN: [0, cut - 1], VALIDATION: [cut + 18, 281], TEST: [300, 399]}
     assert spans("host-0") == spans("host-1") == late
-    assert spans("host-2") == {TRAIN: [0, 144], VALIDATION: [163, 181], TEST: [200, 259]}
-    assert spans("host-3") == {TRAIN: [0, 319], VALIDATION: [338, 399], TEST: []}
+    assert spans("host-2") == {TRAIN: [0, 181], VALIDATION: [], TEST: [200, 259]}
+    assert spans("host-3") == {TRAIN: [0, cut - 1], VALIDATION: [cut + 18, 399], TEST: []}
 
 
-@pytest.mark.parametrize(("learned", "by_resource"), [(4, True), (3, False)])
+@pytest.mark.parametrize(("learned", "by_resource"), [(3, True), (2, False)])
 def test_whole_resources_validate_when_there_is_one_for_each_block(learned: int, by_resource: bool) -> None:
     frame, incidents = telemetry(resources=learned + 1)
     frame["split"] = np.where(frame["resource_id"] == f"host-{learned}", "test", "train")
@@ -112,19 +119,34 @@ def test_whole_resources_validate_when_there_is_one_for_each_block(learned: int,
     assert set(prepared.part[prepared.resource == learned]) == {TEST}
 
 
+def grid_of(resource: np.ndarray, time: np.ndarray) -> tables.Grid:
+    """Return a grid of empty rows at the given hours."""
+    stamps = np.datetime64("2026-01-01T00", "s") + time * np.timedelta64(3600, "s")
+    names = [f"host-{i}" for i in range(int(resource.max()) + 1)]
+    empty = np.zeros((len(time), 1), np.float32)
+    return tables.Grid(empty, resource, names, stamps, np.ones(len(time), bool), 3600, ["x"])
+
+
 def test_blocks_of_time_share_out_what_lies_before_the_test_part() -> None:
     long = [TRAIN] * 4 + [NONE] + [VALIDATION] * 3 + [NONE] + [TEST] * 3
     part = np.array([*long, *[TEST] * 5, *[TRAIN] * 4, TEST])
     resource = np.repeat([0, 1, 2], [12, 5, 5])
     start = np.repeat([0, 12, 17], [12, 5, 5])
-    fold = assign_folds(part, resource, start, False, np.random.default_rng(0), folds=4)
+    # Laid end to end: no two records overlap.
+    apart = grid_of(resource, np.arange(len(part)))
+    fold = assign_folds(part, apart, start, np.zeros(len(part), bool), False, seed=0, folds=4)
     assert fold.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, -1, -1, -1, -1, *[-1] * 5, 0, 1, 2, 3, -1]
+    together = grid_of(resource, np.arange(len(part)) - start)
+    fold = assign_folds(part, together, start, np.zeros(len(part), bool), False, seed=0, folds=4)
+    assert fold.tolist() == [0, 1, 2, 2, 2, 3, 3, 3, -1, -1, -1, -1, *[-1] * 5, 0, 1, 2, 2, -1]
 
 
 def test_blocks_of_resources_hold_as_many_resources_each() -> None:
     resource = np.repeat(np.arange(7), 3)
     part = np.where(resource == 2, TEST, np.where(resource == 4, VALIDATION, TRAIN))
-    fold = assign_folds(part, resource, resource * 3, True, np.random.default_rng(0), folds=3)
+    grid = grid_of(resource, np.tile(np.arange(3), 7))
+    soon = np.arange(len(part)) % 3 == 0
+    fold = assign_folds(part, grid, resource * 3, soon, True, seed=0, folds=3)
     assert (fold.reshape(7, 3) == fold[::3, None]).all()
     assert fold[6] == -1
     assert np.bincount(fold[::3] + 1).tolist() == [1, 2, 2, 2]

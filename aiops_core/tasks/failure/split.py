@@ -105,7 +105,7 @@ def assign_parts(
         held = VALIDATION_FRACTION * (1 - fraction)
         part, whose = cut_by_time(grid, test_fraction=fraction, validation_fraction=held, embargo=embargo)
         sentence = (
-            f"by time{whose}: the first {1 - fraction - held:.0%} trains, the next {held:.0%} validates, the last "
+            f"by time{whose.rstrip(',')}: the first {1 - fraction - held:.0%} trains, the next {held:.0%} validates, the last "
             f"{fraction:.0%} tests, {embargo} steps of embargo between"
         )
         return part, False, sentence
@@ -175,7 +175,7 @@ def cut_by_time(
     part[time < validation_at] = splits.TRAIN
     part[(time >= validation_at + gap) & (time < test_at)] = splits.VALIDATION
     part[time >= test_at + gap] = splits.TEST
-    return part, ", at the same time for all resources"
+    return part, ", at the same time for all resources,"
 
 
 def _parts_by_resource(
