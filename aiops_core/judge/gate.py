@@ -45,6 +45,10 @@ SYNTHETIC = "synthetic"
 SCHEMA_KEYS = ("window", "horizon", "step_seconds", "classes", "targets", "season")
 _OPPONENTS = {
     "hist_gradient_boosting": "boosted trees (hist_gradient_boosting)",
+    "random_forest": "a random forest (random_forest)",
+    "extra_trees": "extremely randomised trees (extra_trees)",
+    "logistic_regression": "logistic regression (logistic_regression)",
+    "recurrence": "the times of past incidents (recurrence)",
     "theta": "the Theta method (theta)",
     "scaled_booster": "XGBoost on scaled lags (scaled_booster)",
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from aiops_core.judge import curves, metrics
+from aiops_core.judge.shares import wilson
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.tasks.failure.data import FailureData, Prediction
 from aiops_core.tasks.failure.decision import Watched, events, incident_leads, policies
@@ -96,16 +97,6 @@ def details(
         found["policies"]["validation"] = {name: list(values) for name, values in curve.items()}
         found["sentences"] += _budget_sentences(data, curve, (rows, score), stride)
     return found
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of counts (Wilson 1927); NaN without any."""
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return float("nan"), float("nan")
-    found = binomtest(int(hits), int(n)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 def _threshold(probability: np.ndarray, alarm: np.ndarray) -> float:

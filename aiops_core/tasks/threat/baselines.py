@@ -8,7 +8,7 @@ from aiops_core import rules
 from aiops_core.data.splits import TRAIN
 from aiops_core.servable.threat import expected_cost_label
 from aiops_core.tasks.threat.data import Prediction, ThreatData
-from aiops_core.tasks.threat.decision import best_weights, decision_weights
+from aiops_core.tasks.threat.decision import best_weights
 from aiops_core.tasks.threat.learners import learned
 
 
@@ -53,8 +53,3 @@ def oracle(data: ThreatData) -> Prediction | None:
         "probability": probability,
         "label": expected_cost_label(probability, weights=weights, costs=data.costs),
     }
-
-
-def _decided(probability: np.ndarray, prior: np.ndarray, alpha: float, data: ThreatData) -> Prediction:
-    label = expected_cost_label(probability, weights=decision_weights(prior, alpha), costs=data.costs)
-    return {"probability": probability, "label": label}
