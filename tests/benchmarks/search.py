@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, tiny fits, nothing kept: does it run at all?")
     arguments = parser.parse_args()
     os.environ.update(ONE_THREAD)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     began = time.monotonic()
     stored = json.loads(STATE.read_text(encoding="utf-8")) if STATE.is_file() and not arguments.quick else {}
     # Figures of other code are not averaged with these.
