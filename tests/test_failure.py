@@ -577,6 +577,17 @@ def test_policies_agree_with_counting_by_hand(data: failure.FailureData) -> None
         assert found["missed"][i] == pytest.approx(((truth == 1) & ~alarm).mean())
 
 
+def test_the_surest_mistakes_are_rows_that_were_decided_wrongly(data: failure.FailureData) -> None:
+    truth = data.truth("test")
+    probability = 0.4 + 0.2 * truth
+    right = failure.details(data, {"probability": probability, "alarm": truth == 1})
+    assert right["worst"] == [] and right["tables"]["The surest mistakes"] == []
+    alarm = truth == 1
+    alarm[np.flatnonzero(alarm)[0]] = False
+    (only,) = failure.details(data, {"probability": probability, "alarm": alarm})["worst"]
+    assert only["truth"] == 1 and only["probability"] == pytest.approx(0.6)
+
+
 def test_details_bring_the_sentences_and_tables_of_the_report(data: failure.FailureData) -> None:
     truth = data.truth("test").astype(float)
     probability = 0.1 + 0.8 * truth

@@ -59,7 +59,7 @@ def details(
     raised = alarm if watched is None else score >= threshold
     seen = events(data, rows, raised, stride=stride)
     seen["share_low"], seen["share_high"] = wilson(seen["caught"], seen["incidents"])
-    by_resource, worst, by_kind = _by_resource(data, probability, alarm), _worst(data, probability), []
+    by_resource, worst, by_kind = _by_resource(data, probability, alarm), _worst(data, probability, alarm), []
     if (data.incidents["kind"] != "").any():
         by_kind = _by_kind(data, rows, raised)
     hit = int((alarm & (truth == 1)).sum())
@@ -252,15 +252,15 @@ def _by_lead(data: FailureData, probability: np.ndarray, alarm: np.ndarray) -> d
     return out
 
 
-def _worst(data: FailureData, probability: np.ndarray, count: int = 10) -> list[dict[str, Any]]:
-    """Return the surest mistakes, at most one a resource and kind."""
+def _worst(data: FailureData, probability: np.ndarray, alarm: np.ndarray, count: int = 10) -> list[dict[str, Any]]:
+    """Return the surest mistakes, at most one a resource and kind; a row that was decided rightly is none."""
     ends, truth = data.ends["test"], data.truth("test")
-    wrong = np.abs(truth - probability)
+    wrong = np.where(alarm == (truth == 1), -1.0, np.abs(truth - probability))
     rows: list[dict[str, Any]] = []
     seen: set[tuple[int, int]] = set()
     for i in np.argsort(-wrong, kind="stable"):
         mark = (int(data.resource[ends[i]]), int(truth[i]))
-        if mark in seen:
+        if wrong[i] < 0 or mark in seen:
             continue
         seen.add(mark)
         until = float(data.until[ends[i]])
