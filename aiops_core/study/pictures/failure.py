@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 from typing import Any
 
@@ -29,7 +29,7 @@ def _precision_recall(
     served: Mapping[str, float] | None = None,
 ) -> Picture:
     figure, axes = canvas("Precision and recall")
-    greys = cycle((":", "-.", "--"))
+    greys: Iterator[Any] = cycle((":", "-.", "--", (0, (6, 3)), (0, (1, 4))))
     for name, other in (precision_recall_others or {}).items():
         colour, line = (GREEN, "-") if name == "oracle" else (SOFT, next(greys))
         axes.plot(other["recall"], other["precision"], color=colour, linestyle=line, linewidth=1.2, label=name)
@@ -39,7 +39,7 @@ def _precision_recall(
         axes.plot(served["recall"], served["precision"], "o", color=ORANGE, markersize=7, label=where)
     axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
     if precision_recall_others or served:
-        axes.legend(fontsize=8, frameon=False, loc="lower left")
+        axes.legend(fontsize=7.5, frameon=False, loc="lower left")
     return figure
 
 
