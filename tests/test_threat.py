@@ -709,7 +709,7 @@ def test_details_bring_the_sentences_and_tables_that_a_report_prints(grouped: th
         f"Attack or normal: {found['attack_cost']['words']}.",
         rare_words(found["rare"]),
         novelty_words(found["novelty"]),
-        f"Weakest classes: {', '.join(weakest)}.",
+        f"Weakest class: {weakest[0]} (F1 {found['per_class'][weakest[0]]['f1']:.2f}).",
     ]
     assert found["confusion_matrix"] == {"classes": grouped.classes, "confusion": found["confusion"]}
     mistakes, groups = found["tables"]["The surest mistakes"], found["tables"]["Groups found least"]
@@ -717,6 +717,17 @@ def test_details_bring_the_sentences_and_tables_that_a_report_prints(grouped: th
     first = found["worst_cases"][0]["values"]
     assert all(name in mistakes[0]["unusual values"] for name in first)
     assert groups == found["groups"][:10]
+
+
+def test_a_category_is_called_unusual_only_where_few_training_rows_have_it(grouped: threat.ThreatData) -> None:
+    label = (grouped.truth("test") + 1) % len(grouped.classes)
+    found = threat.details(grouped, {"probability": np.eye(3)[label] * 0.97 + 0.01, "label": label})
+    (j,) = (j for j, feature in enumerate(grouped.features) if feature["dtype"] == "category")
+    feature, trained = grouped.features[j], grouped.X[grouped.part == 0, j]
+    named = [case["values"][feature["name"]] for case in found["worst_cases"] if feature["name"] in case["values"]]
+    share = {name: np.mean(trained == code) for code, name in enumerate(feature["categories"])}
+    assert all(share[name] <= 0.05 for name in named)
+    assert max(share.values()) > 0.05 and found["worst_cases"]
 
 
 def test_the_cost_curve_counts_misses_and_false_alarms() -> None:

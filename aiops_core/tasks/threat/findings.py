@@ -14,6 +14,9 @@ from aiops_core.servable.threat import NORMAL
 from aiops_core.tasks.threat.alarms import attack_cost, first_screen, novelty, novelty_words, rare, rare_words
 from aiops_core.tasks.threat.data import Prediction, ThreatData
 
+#: Share of training rows up to which a category counts as unusual.
+RARE_CATEGORY = 0.05
+
 
 def details(data: ThreatData, prediction: Prediction, *, card: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what a report shows of the test part, as plain lists and dicts.
@@ -55,7 +58,8 @@ def details(data: ThreatData, prediction: Prediction, *, card: Mapping[str, Any]
         },
         "reliability": _reliability(probability.argmax(axis=1) == truth, probability.max(axis=1)),
         "abstain": _abstain_curve(truth, probability, label),
-        "worst_classes": weakest[:3],
+        # All of three classes would be no finding.
+        "worst_classes": weakest[: min(3, len(weakest) // 2)],
         "worst_cases": _worst_cases(data, rows, truth, probability, label),
     }
     if NORMAL in data.classes:
@@ -96,7 +100,8 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
     said = [f"Attack or normal: {found['attack_cost']['words']}."] if "attack_cost" in found else []
     said += [rare_words(found["rare"])] if "rare" in found else []
     said += [novelty_words(found["novelty"])] if found.get("novelty") else []
-    return [*said, f"Weakest classes: {', '.join(found['worst_classes'])}."]
+    weak = [f"{name} (F1 {found['per_class'][name]['f1']:.2f})" for name in found["worst_classes"]]
+    return [*said, f"Weakest {'class' if len(weak) == 1 else 'classes'}: {', '.join(weak)}."] if weak else said
 
 
 def _tables(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -190,10 +195,14 @@ def _worst_cases(
 
 
 def _unusual(data: ThreatData, values: np.ndarray, count: int = 4) -> dict[str, float | str]:
-    """Return the features of a row that are furthest from ordinary."""
+    """Return the features of a row that are furthest from ordinary; of categories only those that are rare."""
     ordinary = np.array([f["reference"]["ordinary"] for f in data.features])
     spread = np.array([f["reference"]["spread"] for f in data.features])
     gap = np.nan_to_num(np.abs(values - ordinary) / spread, nan=-1.0)
+    known = data.X[data.part == TRAIN]
+    for j, feature in enumerate(data.features):
+        if feature["dtype"] == "category" and np.mean(known[:, j] == values[j]) > RARE_CATEGORY:
+            gap[j] = -1.0
     out: dict[str, float | str] = {}
     for j in np.argsort(-gap, kind="stable")[:count]:
         if gap[j] > 0:
