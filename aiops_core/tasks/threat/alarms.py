@@ -99,7 +99,7 @@ def rare_words(found: Mapping[str, Any]) -> str:
     return (
         f"At the threshold that {found['validation_rows']:,} ordinary validation rows set for at most "
         f"{1000 * found['wanted']:g} false alarm in 1,000 ({found['threshold']:.3f}): {true:.0%} of attacks caught, "
-        f"{found['false_alarms']:,} false alarms in {found['ordinary_rows']:,} ordinary rows. "
+        f"{found['false_alarms']:,} false {'alarm' if found['false_alarms'] == 1 else 'alarms'} in {found['ordinary_rows']:,} ordinary rows. "
         f"Alarms that are right: {precisions}."
     )
 
