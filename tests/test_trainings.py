@@ -16,6 +16,8 @@ from aiops_core.study.study import Study
 from aiops_core.study.trainings import over_trainings, trainings_words
 from aiops_core.tasks import threat
 
+pytestmark = pytest.mark.slow
+
 EFFORT = threat.Effort(max_rows=600, final_trees=20)
 
 

@@ -19,7 +19,7 @@ import ray
 from optuna.distributions import BaseDistribution
 from ray.exceptions import RayTaskError
 
-from aiops_core.judge import intervals
+from aiops_core.judge import intervals, metrics
 from aiops_core.search.connection import ONE_THREAD, cluster
 from aiops_core.search.result import Choice, SearchResult
 from aiops_core.search.space import checked_space, moved_into
@@ -71,7 +71,7 @@ def chosen(
     first, what = (contenders[best], "trial") if better else (default, "default")
     words = (
         f"on blocks of validation rows, fitted again with another seed, the best of {len(gains)} trials "
-        f"{_difference(gain)} than the default point in {task.MAIN_METRIC}"
+        f"{_difference(gain)} than the default point in {metrics.WORDS.get(task.MAIN_METRIC, task.MAIN_METRIC)}"
     )
     why = f"{words}; that is {'more' if better else 'not more'} than noise, and the {what} is used"
     return replace(
