@@ -238,7 +238,9 @@ def _announce(service: RunningService) -> None:
     loaded = service.health["models_loaded"]
     print(f"serving {len(loaded)} models: {', '.join(loaded)}")
     if not service.health["ready"]:
-        print("some models have no champion yet: the legacy models answer; train them with: aiops report")
+        print(
+            "some models have no champion yet: train them with aiops report, or see what waits with aiops models list"
+        )
     print(f"  docs    {url}/docs\n  schema  {url}/schema\n  health  {prefix}/health\n  metrics {prefix}/metrics")
     body = '{"source_ip": "192.168.1.100", "failed_auth_count": 25, "request_rate": 1500, "unique_ips": 50}'
     print(

@@ -190,7 +190,11 @@ class Service:
 
     def no_champion(self) -> Problem:
         """Return the 503 that says how to get a model."""
-        return Problem(503, f"no {self.name} has been promoted yet: train one with 'aiops report' or POST models/train")
+        return Problem(
+            503,
+            f"no {self.name} has been promoted yet: train one with 'aiops report' or POST models/train, or promote a "
+            "challenger that 'aiops models list' shows",
+        )
 
     def status(self) -> dict[str, Any]:
         """Describe the model in service for ``models/status``."""
