@@ -58,11 +58,8 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protoc
     part, by_resource, sentence = assign_parts(
         frame, grid, served, position, start, soon, seed=seed, folds=effort.folds, protocol=protocol
     )
-    on_stride = (position - (window - 1)) % stride == 0
-    ends = {name: np.flatnonzero((part == code) & example & on_stride) for name, code in PARTS.items()}
-    settings = f"window {window}, horizon {horizon} steps, {len(table)} incidents"
-    for name, rows in ends.items():
-        _refuse_one_class(name, until[rows] <= horizon, settings)
+    on_stride = example & ((position - (window - 1)) % stride == 0)
+    ends = _ends(part, on_stride, until <= horizon, f"window {window}, horizon {horizon} steps, {len(table)} incidents")
     seen = (part == splits.TRAIN) & grid.present
     useful = _useful_columns(grid.values[seen], grid.columns, derived)
     names = [grid.columns[i] for i in useful]
@@ -157,15 +154,16 @@ def _varies(values: np.ndarray) -> bool:
     return len(np.unique(values[~np.isnan(values)])) > 1
 
 
-def _refuse_one_class(name: str, positive: np.ndarray, settings: str) -> None:
-    """Raise DataError when the examples of a part are none, or all of one class."""
-    if positive.any() and not positive.all():
-        return
-    lacking = "rows" if len(positive) == 0 else "negative rows" if positive.any() else "positive rows"
-    raise DataError(
-        f"the {name} part has no {lacking} ({settings}); it needs more time, more incidents or other window and horizon",
-        table="incidents",
-    )
+def _ends(part: np.ndarray, example: np.ndarray, positive: np.ndarray, settings: str) -> dict[str, np.ndarray]:
+    """Return the examples of every part, as positions; raise DataError when they are none, or all of one class."""
+    ends = {name: np.flatnonzero((part == code) & example) for name, code in PARTS.items()}
+    for name, rows in ends.items():
+        if positive[rows].any() and not positive[rows].all():
+            continue
+        lacking = "rows" if len(rows) == 0 else "negative rows" if positive[rows].any() else "positive rows"
+        needs = "it needs more time, more incidents or other window and horizon"
+        raise DataError(f"the {name} part has no {lacking} ({settings}); {needs}", table="incidents")
+    return ends
 
 
 def _info(
