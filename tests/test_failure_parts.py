@@ -141,6 +141,17 @@ def test_blocks_of_time_share_out_what_lies_before_the_test_part() -> None:
     assert fold.tolist() == [0, 1, 2, 2, 2, 3, 3, 3, -1, -1, -1, -1, *[-1] * 5, 0, 1, 2, 2, -1]
 
 
+def test_no_block_of_time_holds_what_follows_the_learned_rows_of_its_own_resource() -> None:
+    # An official split that ends the training of one resource before that of the other.
+    early = [TRAIN] * 3 + [NONE] + [TEST] * 2 + [NONE] * 2 + [TEST] * 4
+    part = np.array([*early, *[TRAIN] * 10, NONE, TEST])
+    resource = np.repeat([0, 1], 12)
+    start = resource * 12
+    grid = grid_of(resource, np.arange(24) - start)
+    fold = assign_folds(part, grid, start, np.zeros(len(part), bool), False, seed=0, folds=3)
+    assert fold.tolist() == [0, 0, 1, *[-1] * 9, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, -1, -1]
+
+
 def test_blocks_of_resources_hold_as_many_resources_each() -> None:
     resource = np.repeat(np.arange(7), 3)
     part = np.where(resource == 2, TEST, np.where(resource == 4, VALIDATION, TRAIN))

@@ -272,17 +272,17 @@ def assign_folds(
         fold[rows] = _shares(grid.resource[rows], soon[rows], folds, seed)
         return fold
     learned = (part == splits.TRAIN) | (part == splits.VALIDATION)
+    # What lies behind the last learned row of a resource is its embargo, or follows its test.
+    position = np.arange(len(part)) - start
+    last = np.full(len(grid.resources), -1)
+    np.maximum.at(last, grid.resource, np.where(learned, position, -1))
+    length = (last + 1)[grid.resource]
+    inside = position < length
     if on_one_calendar(grid.resource, grid.time):
         ordered = np.sort(grid.time[learned])
         edges = ordered[(len(ordered) * np.arange(1, folds)) // folds]
-        inside = grid.time <= ordered[-1]
         fold[inside] = np.searchsorted(edges, grid.time[inside], side="right")
     else:
-        position = np.arange(len(part)) - start
-        last = np.full(len(grid.resources), -1)
-        np.maximum.at(last, grid.resource, np.where(learned, position, -1))
-        length = (last + 1)[grid.resource]
-        inside = position < length
         fold[inside] = (position[inside] * folds) // length[inside]
     fold[part == splits.TEST] = -1
     return fold
