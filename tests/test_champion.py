@@ -82,6 +82,18 @@ def test_rows_of_a_longer_record_are_known_again_and_those_after_the_first_recor
     )
 
 
+@pytest.mark.parametrize(
+    ("task", "expression"), [("failure", "log1p(disk_io)"), ("capacity", "request_rate / user_count")]
+)
+def test_rows_are_known_again_whatever_is_derived_from_them(task: str, expression: str) -> None:
+    plain = TASKS[task].seen(prepared(task))
+    data = prepared(task, dataset(task).configured(task, derive={"made": expression}))
+    assert data.derived.names == ("made",)
+    found = TASKS[task].seen(data)
+    assert found.test_digest == plain.test_digest
+    np.testing.assert_array_equal(found.known, plain.known)
+
+
 def test_a_window_next_to_a_learned_row_is_not_new() -> None:
     data = prepared("failure")
     rows = data.ends["test"]

@@ -35,11 +35,14 @@ def too_few(data: CapacityData, rows: np.ndarray) -> str | None:
 
 
 def _hashes(data: CapacityData) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash of every resource's row on the common axis, and which a fit may see; (resources, time)."""
+    """Return the hash of every resource's row on the common axis, and which a fit may see; (resources, time).
+
+    Derived features are no part of it: they make no other row of the same values.
+    """
     n, _, length = data.values.shape
     resource, position = (a.ravel() for a in np.meshgrid(np.arange(n), np.arange(length), indexing="ij"))
     names = row_hashes([np.array(data.resources, dtype=object)])
-    columns = [data.values[:, j].ravel() for j in range(data.values.shape[1])]
+    columns = [data.values[:, j].ravel() for j, name in enumerate(data.columns) if name in data.raw]
     rows = row_hashes([names[resource], data.time(resource, position), *columns])
     inside = (np.arange(length) >= data.first[:, None]) & (np.arange(length) <= data.last[:, None])
     return rows.reshape(n, length), inside & data.fitted[:, None]

@@ -31,7 +31,7 @@ def unseen(data: FailureData, known: np.ndarray) -> np.ndarray:
         Rows that the model has seen. An example is unseen if none lies within its window or its horizon, or within a
         window and a horizon of it: what was learned next to it holds its answer.
     """
-    touched = near(data, np.isin(_hashes(data), known), data.window + data.horizon)
+    touched = near(data, np.isin(_hashes(data), known), data.served_window + data.horizon)
     return np.asarray(~touched[data.ends["test"]])
 
 
@@ -44,5 +44,6 @@ def too_few(data: FailureData, rows: np.ndarray) -> str | None:
 
 
 def _hashes(data: FailureData) -> np.ndarray:
+    """Return the hash of every row by its metrics: what is derived from them makes no other row of it."""
     names = np.array(data.resources, dtype=object)
-    return row_hashes([row_hashes([names])[data.resource], data.time, *data.values.T])
+    return row_hashes([row_hashes([names])[data.resource], data.time, *data.values[:, : len(data.metrics)].T])
