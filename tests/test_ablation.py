@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +61,25 @@ def test_at_most_five_features_are_left_out_in_turn_and_none_are_without_derived
     assert [row["gain"] is None for row in rows] == [False] * MOST + [True]
     assert derived_features(threat, dataset({}), threat.prepare(dataset({}), seed=1, effort=LESS), seed=1) == []
     assert with_table({"x": 1}, [], "macro_f1") == {"x": 1}
+
+
+def test_the_version_without_a_feature_is_split_as_the_data_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dataset({"share": "failed / attempts"})
+    activity = found.tables["activity"]
+    campaign = activity["threat_type"] + (np.arange(len(activity)) % 6).astype(str)
+    found = found.replaced(activity=activity.assign(group=campaign, split="train"))
+    data = threat.prepare(found, seed=1, effort=LESS, protocol="resource")
+    versions: list[threat.ThreatData] = []
+
+    def noted(task: ModuleType, some: list[threat.ThreatData], *, seed: int) -> list[float]:
+        versions.extend(some)
+        return [0.5] * len(some)
+
+    monkeypatch.setattr("aiops_core.search.default_scores", noted)
+    derived_features(threat, found, data, seed=1)
+    whole, without = versions
+    assert not without.derived.names
+    np.testing.assert_array_equal(without.part, whole.part)
 
 
 def test_a_model_card_names_derived_features_with_their_expression() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiops_core import search
 from aiops_core.data.tables import Dataset
+from aiops_core.study.origin import protocol_of
 from aiops_core.study.words import METRIC_WORDS
 
 __all__ = ["MOST", "derived_features", "with_table"]
@@ -35,7 +36,7 @@ def derived_features(task: ModuleType, dataset: Dataset, data: Any, *, seed: int
     for name in tried:
         others = {other: text for other, text in over_columns.items() if other != name}
         without = dataset.configured(task.NAME, derive=others)
-        versions.append(task.prepare(without, seed=seed, effort=data.effort))
+        versions.append(task.prepare(without, seed=seed, effort=data.effort, protocol=protocol_of(data)))
     scores = search.default_scores(task, versions, seed=seed)
     sign = 1 if task.MODE == "max" else -1
     rows = []
