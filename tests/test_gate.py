@@ -309,6 +309,7 @@ def test_for_a_scaled_error_the_hundredth_is_a_share_of_the_baseline(low: float,
         ("average_precision", 0.0, -0.0501, "challenger", "which must not reach below -0.050"),
         ("average_precision", -0.05, -0.1, "challenger", "is inferior to trees"),
         ("average_precision", 0.0, float("nan"), "challenger", "the test is too small"),
+        ("average_precision", float("nan"), float("nan"), "challenger", "the test is too small"),
     ],
 )
 def test_the_margin_of_non_inferiority_is_kept_to_the_digit(
@@ -318,6 +319,12 @@ def test_the_margin_of_non_inferiority_is_kept_to_the_digit(
     assert verdict.decision == decision
     assert any(words in reason for reason in verdict.reasons)
     assert bool(verdict.advice) == (decision != "champion")
+
+
+def test_of_two_models_that_reach_nothing_neither_is_called_inferior() -> None:
+    verdict = decided(strong={"average_precision": gain(0.0, 0.0, other=0.0)})
+    assert verdict.decision == "challenger"
+    assert verdict.reasons[0].startswith("is not shown to be as good as trees")
 
 
 @pytest.mark.parametrize(("low", "decision"), [(1e-9, "champion"), (0.0, "challenger")])

@@ -234,9 +234,9 @@ def _against_strong(
 ) -> tuple[str, str]:
     """Return "worse", "unsure" or "passing", and the sentence that says so."""
     found = {m: gains[m] for m in names}
-    # An undefined (NaN) end is no pass.
+    # An undefined (NaN) end is no pass, and no proof of being worse; nor are two that reach nothing, without a margin.
     failed = {m: g for m, g in found.items() if not g["low"] > -margin(m, g["other"])}
-    behind = {m: g for m, g in failed.items() if not g["value"] > -margin(m, g["other"])}
+    behind = {m: g for m, g in failed.items() if g["value"] <= -margin(m, g["other"]) and g["value"] < 0}
     if behind:
         return "worse", f"is inferior to {shown}: {_list(behind)}"
     if failed:
