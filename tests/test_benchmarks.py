@@ -101,3 +101,12 @@ def test_the_tables_show_a_model_that_its_baseline_beats_as_it_is(
     assert "| rules | – | – | 0.010" in page
     assert "| asd | failure | resource | no | average_precision 0.090" in page and "not possible: too few" in page
     assert "smd (ordinary)" in page
+
+
+@pytest.mark.parametrize("task", ["failure", "threat", "capacity"])
+def test_the_benchmark_of_the_gate_refuses_shuffled_predictions(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    found = importlib.import_module("gate_power").judged(task, 500, 0)
+    sys.modules.pop("gate_power")
+    assert found["shuffled"] == "refused"
+    assert found["equal"] in ("champion", "challenger") and set(found["passed"]) and found["margin"] > 0

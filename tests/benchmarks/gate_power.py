@@ -48,7 +48,7 @@ def of_failure(n: int, seed: int) -> tuple[Any, Noisy, dict[str, Any], dict[str,
     dataset = sources.load("synthetic", n_samples=n, seed=seed, tasks=["failure"])
     data = failure.prepare(dataset, seed=seed)
     truth, owner = data.truth("test"), data.resource[data.ends["test"]]
-    best = np.clip(data.oracle, 1e-4, 1 - 1e-4)
+    best = np.clip(data.oracle["test"], 1e-4, 1 - 1e-4)
     threshold = curves.f1_threshold(truth, best)
 
     def noisy(rng: np.random.Generator, size: float) -> dict[str, np.ndarray]:
@@ -98,11 +98,11 @@ def of_capacity(n: int, seed: int) -> tuple[Any, Noisy, dict[str, Any], dict[str
     def noisy(rng: np.random.Generator, size: float) -> dict[str, np.ndarray]:
         return {"p50": data.oracle + scale * noise(rng, owner, size)[:, 0]}
 
-    from aiops_core.tasks.capacity.baselines import plain_forecasts
+    from aiops_core.tasks.capacity.naive import plain_forecasts
 
-    last, season = plain_forecasts(data, pairs)
+    plain = {name: {"p50": forecast} for name, forecast in plain_forecasts(data, pairs).items()}
     mixed = np.random.default_rng([seed, 1]).permutation(noisy(np.random.default_rng(seed), 0.35)["p50"])
-    return data, noisy, {"last_value": {"p50": last}, "seasonal_naive": {"p50": season}}, {"p50": mixed}
+    return data, noisy, plain, {"p50": mixed}
 
 
 TASKS: dict[str, tuple[ModuleType, Callable[[int, int], Any]]] = {
