@@ -194,3 +194,9 @@ def test_a_class_in_neither_truth_nor_decision_has_no_f1() -> None:
     values = metrics.threat_values(np.array([0, 1]), np.eye(3)[[0, 1]], np.array([0, 0]), list("abc"))(np.ones(2))
     assert np.isnan(values["f1_c"])
     assert values["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_an_error_in_units_of_series_that_never_moved_is_undefined() -> None:
+    still = np.zeros(3)
+    found = metrics.capacity_values(still, still + 1, None, None, scale=still, target=np.zeros(3, int))(np.ones(3))
+    assert found["mae"] == 1.0 and np.isnan(found["mase"]) and np.isnan(found["wape"])

@@ -289,13 +289,16 @@ def capacity_values(
         some = spread > EPS
         with np.errstate(divide="ignore", invalid="ignore"):
             r2 = np.where(some, 1 - residual / spread, 0.0).sum(axis=1) / some.sum(axis=1)
+            # Without any series that has moved, an error in its units is undefined: 0 would be perfect.
+            mase = np.where(rest[:, 2] > 0, rest[:, 1] / rest[:, 2], np.nan)
+            wape = np.where(rest[:, 4] > 0, rest[:, 0] / rest[:, 4], np.nan)
         out = {
             "mae": rest[:, 0] / total,
             "nmae": rest[:, 3] / total,
             "rmse": np.sqrt(residual.sum(axis=1) / total),
             "r2": np.where(some.any(axis=1), r2, np.nan),
-            "mase": rest[:, 1] / np.maximum(rest[:, 2], EPS),
-            "wape": rest[:, 0] / np.maximum(rest[:, 4], EPS),
+            "mase": mase,
+            "wape": wape,
         }
         if band:
             out |= {"pinball": rest[:, 5] / total, "coverage_80": rest[:, 6] / total}
