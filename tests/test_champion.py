@@ -15,9 +15,10 @@ from aiops_core import servable, tracking
 from aiops_core.data import seen, sources
 from aiops_core.data.tables import Dataset
 from aiops_core.judge import gate
+from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.study import words
 from aiops_core.study.champion import against_champion
-from aiops_core.study.origin import lineage_of
+from aiops_core.study.origin import anomaly_reference, lineage_of
 from aiops_core.tasks import capacity, failure, threat
 
 
@@ -92,6 +93,21 @@ def test_rows_are_known_again_whatever_is_derived_from_them(task: str, expressio
     found = TASKS[task].seen(data)
     assert found.test_digest == plain.test_digest
     np.testing.assert_array_equal(found.known, plain.known)
+
+
+@pytest.mark.parametrize("protocol", failure.PROTOCOLS)
+def test_the_reference_of_anomalies_holds_no_row_of_the_test(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dataset("failure")
+    data = failure.prepare(found, seed=7, protocol=protocol)
+    learned: list[pd.DataFrame] = []
+    monkeypatch.setattr(
+        StatisticalAnomalyDetector, "learn", lambda self, early, max_resources: learned.append(early) or {}
+    )
+    anomaly_reference(found, data)
+    (early,) = learned
+    assert len(early) > 0.5 * len(found.tables["telemetry"])
+    assert len(early.merge(data.keys("test"), on=["resource_id", "timestamp"])) == 0
+    assert len(early.merge(data.keys("train"), on=["resource_id", "timestamp"])) > 0
 
 
 def test_a_window_next_to_a_learned_row_is_not_new() -> None:

@@ -7,12 +7,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import aiops_core
 from aiops_core import settings
-from aiops_core.data import sources
-from aiops_core.data.tables import DEFAULT_CONFIG, Dataset
+from aiops_core.data import sources, splits
+from aiops_core.data.tables import Dataset
 from aiops_core.rules import StatisticalAnomalyDetector
 
 PACKAGES = ("ray", "tensorflow", "scikit-learn", "xgboost", "mlflow", "onnxruntime", "pandas", "numpy", "optuna")
@@ -57,13 +58,18 @@ def protocol_of(data: Any) -> str:
     return str(data.info.get("protocol", "time"))
 
 
-def anomaly_reference(dataset: Dataset) -> dict[str, Any]:
-    """Return the reference of the statistical anomaly detector, learned from telemetry that no test row is in."""
+def anomaly_reference(dataset: Dataset, data: Any) -> dict[str, Any]:
+    """Return the reference of the statistical anomaly detector, learned from what precedes each resource's test part.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    data : FailureData
+        Says which rows test, whatever they were split by.
+    """
     telemetry: pd.DataFrame = dataset.tables["telemetry"]
-    if "split" in telemetry.columns:
-        early: pd.DataFrame = telemetry.loc[telemetry["split"] == "train"]
-    else:
-        fraction = {**DEFAULT_CONFIG["failure"], **dataset.config.get("failure", {})}["test_fraction"]
-        place = telemetry.groupby("resource_id")["timestamp"].rank(method="first", pct=True)
-        early = telemetry.loc[place <= 1 - fraction]
+    tested = data.part == splits.TEST
+    names = np.array(data.resources, dtype=object)[data.resource[tested]]
+    first = pd.Series(pd.DatetimeIndex(data.time[tested]).tz_localize("UTC")).groupby(names).min()
+    early = telemetry.loc[~(telemetry["timestamp"] >= telemetry["resource_id"].map(first))]
     return StatisticalAnomalyDetector().learn(early, max_resources=0)

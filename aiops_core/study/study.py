@@ -236,7 +236,7 @@ class Study:
         self._predictions = {"native": native, "again": again}
         self.ablation = derived_features(self.task, self.dataset, self.data, seed=self.seed)
         if self.name == "failure":
-            servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset))
+            servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset, self.data))
         follow_policy(self.servable, self.dataset.config.get(self.name, {}).get("decision"))
         lineage = lineage_of(self.dataset, self.data, task=self.name, source=self.source, seed=self.seed)
         lineage |= {"run_id": self.run_id, "trials": result.counts, "best_params": ranked[0]}
