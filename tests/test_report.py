@@ -233,6 +233,9 @@ def test_rows_that_validate_out_of_fold_are_not_counted_twice() -> None:
     assert "also validate, 1,500 of them, out of fold" in some
     pairs = of(rows=2000, train_rows=40000, validation_rows=500, test_rows=700, origins=8)
     assert pairs.startswith("2,000 rows of usage make 41,200 forecast values: 40,000 for training")
+    band = of(rows=2000, train_rows=40000, validation_rows=500, calibration_rows=600, test_rows=700, origins=8)
+    assert "make 41,800 forecast values" in band
+    assert "500 for validation, 600 for the width of the band, 700 for the test" in band
 
 
 def test_next_steps_follow_the_decisions() -> None:

@@ -89,9 +89,11 @@ def rows_words(section: Mapping[str, Any]) -> str:
     total, train, validation, test = (data[f"{name}rows"] for name in ("", "train_", "validation_", "test_"))
     if "origins" in data:
         # The parts are pairs of origin and step, of which one row of a table makes many.
+        band = data.get("calibration_rows", 0)  # a report of an older version has none
+        calibrates = f"{band:,} for the width of the band, " if band else ""
         return (
-            f"{total:,} rows of usage make {train + validation + test:,} forecast values: {train:,} for training, "
-            f"{validation:,} for validation, {test:,} for the test, scored through the servable."
+            f"{total:,} rows of usage make {train + validation + band + test:,} forecast values: {train:,} for training, "
+            f"{validation:,} for validation, {calibrates}{test:,} for the test, scored through the servable."
         )
     if train + validation + test <= total:
         return (
