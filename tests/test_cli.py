@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -134,8 +135,7 @@ def test_report_refuses_broken_tables(
     from aiops_core import search as tuning
 
     # The check of the data comes before the cluster is of use; starting one here would only cost time.
-    monkeypatch.setattr(tuning, "connect", lambda address=None: "127.0.0.1:0")
-    monkeypatch.setattr(tuning, "disconnect", lambda: None)
+    monkeypatch.setattr(tuning, "cluster", lambda: contextlib.nullcontext("127.0.0.1:0"))
     assert words in refused(home, capsys, monkeypatch, "report", "--source", folder_of(home, **tables))
 
 

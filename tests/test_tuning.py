@@ -152,8 +152,8 @@ def test_the_workers_search_the_space_that_is_handed_in(ray_cluster: str, tmp_pa
     assert found.reused == 0 and not set(first.trials["trial"]) & set(found.trials["trial"])
     tried = [float(line) for line in (tmp_path / "journal").read_text().split()[2:]]
     assert len(tried) == 4 and all(-0.9 <= x <= -0.8 for x in tried)
-    # The default point of 0.5 is tried at the end of the range that is nearest to it.
-    assert tried[0] == -0.8
+    # The default point of 0.5 is tried at the end of the range that is nearest to it, beside another trial.
+    assert -0.8 in tried[:2]
     assert tuning.search(toy_task, given, space=narrow, n_trials=4, folder=folder).reused == 4
 
 

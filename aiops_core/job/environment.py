@@ -38,14 +38,17 @@ def kernel_environment() -> Iterator[Callable[[int], None]]:
     saved = {key: os.environ.get(key) for key in (*given, "RAY_ADDRESS", "AIOPS_CONCURRENT_SEARCHES")}
     os.environ.update(given)
 
+    # A cluster that this process was connected to before stays connected.
+    connection = contextlib.ExitStack()
+
     def start(searches: int) -> None:
         os.environ["AIOPS_CONCURRENT_SEARCHES"] = str(max(1, searches))
-        os.environ["RAY_ADDRESS"] = search.connect()
+        os.environ["RAY_ADDRESS"] = connection.enter_context(search.cluster())
 
     try:
         yield start
     finally:
-        search.disconnect()
+        connection.close()
         for key, value in saved.items():
             if value is None:
                 os.environ.pop(key, None)

@@ -2,7 +2,7 @@
 
 from aiops_core.search.ablation import default_scores
 from aiops_core.search.choice import chosen
-from aiops_core.search.connection import check_address, cluster, connect, disconnect
+from aiops_core.search.connection import check_address, cluster, connect
 from aiops_core.search.final import final_model, refits
 from aiops_core.search.result import SearchResult, TrialLog
 from aiops_core.search.run import reusable, search
@@ -15,7 +15,6 @@ __all__ = [
     "cluster",
     "connect",
     "default_scores",
-    "disconnect",
     "final_model",
     "refits",
     "reusable",

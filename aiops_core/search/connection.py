@@ -14,7 +14,7 @@ import ray
 from aiops_core import settings
 from aiops_core.errors import ClusterError
 
-__all__ = ["ONE_THREAD", "check_address", "cluster", "connect", "disconnect"]
+__all__ = ["ONE_THREAD", "check_address", "cluster", "connect"]
 
 ATTEMPTS = 3
 #: Worker threads of every numerical library: one trial uses one core.
@@ -51,12 +51,6 @@ def connect(address: str | None = None) -> str:
     if not ray.is_initialized():
         _join(address or settings.load().ray_address)
     return str(ray.get_runtime_context().gcs_address)
-
-
-def disconnect() -> None:
-    """Leave the cluster; one that this process started ends with it."""
-    if ray.is_initialized():
-        ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -197,8 +197,8 @@ class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
         """Load and verify the servable that was logged with the model."""
         self._servable = servable.load(context.artifacts["servable"])
 
-    # MLflow warns of a type hint that it cannot make a signature of; it has one.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # Of this type hint MLflow makes no signature, and does not complain; windows come as an array.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """Score rows (threat, capacity) or windows (failure), as `score_table` and the servable do."""
         if isinstance(self._servable, FailureServable):
             return self._servable.predict(np.asarray(model_input, dtype=np.float32))

@@ -240,7 +240,7 @@ def of_capacity(n_samples: int, seed: int, models: bool) -> list[Row]:
     methods: dict[str, np.ndarray] = {
         "untrained median of three": np.median(np.stack(naive), axis=0),
         "linear regression, all of them": _linear_forecast(data, before, pairs, basis),
-        "boosted trees on lags": found["xgboost_lags"]["p50"],
+        "boosted trees on scaled lags": found["scaled_booster"]["p50"],
     }
     if models:
         trained = capacity.finish([dict(capacity.defaults(data)[0])], data, seed=seed)
