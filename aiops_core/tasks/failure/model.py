@@ -120,7 +120,8 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     """Train the final model: ``networks`` for each of ``folds`` blocks of the training and validation data, without it.
 
     The networks of a block take the best ``finalists`` parameter sets in turn. What their mean predicts for the block
-    calibrates the mean of all networks and gives the policy curve; these rows choose nothing else.
+    calibrates the mean of all networks and gives the policy curve; of these rows, those of validation also ranked the
+    parameter sets.
 
     Parameters
     ----------

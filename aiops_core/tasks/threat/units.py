@@ -44,4 +44,5 @@ def units_at(data: ThreatData, index: np.ndarray) -> Units:
     alone = ", ".join(sorted(data.classes[label] for label, members in by_class.items() if len(members) == 1))
     alone = f", and the rows of {alone}" if alone else ""
     found = of_labels(labels, f"{drawn} groups within their class{alone}", drawn, "groups")
-    return Units(found.code, found.words, found.count, found.counted, strata=stratum[group[first]])
+    # Rows of lone groups are many and witness little of other groups: only groups count for the width.
+    return Units(found.code, found.words, found.count, found.counted, strata=stratum[group[first]], effective=drawn)

@@ -96,11 +96,16 @@ def headline(done: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
                 [
                     names[source],
                     words,
-                    f"**{value['value']:.3f}** ({value['low']:.3f} to {value['high']:.3f})",
+                    f"**{value_of(value)}**",
                     over,
                     floor,
                 ]
-                + [wanted, reached(value["value"], target, sign), section["gate"]["decision"], str(found["seconds"])]
+                + [
+                    wanted,
+                    "no" if value["value"] is None else reached(value["value"], target, sign),
+                    section["gate"]["decision"],
+                    str(found["seconds"]),
+                ]
             )
     head = ["source", "measure", "value (over test units)", "mean ± spread (over seeds)", "floor", "target", "reached"]
     return rows_of([*head, "gate", "seconds"], rows)
