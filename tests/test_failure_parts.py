@@ -296,6 +296,7 @@ def test_what_is_told_of_the_data_is_what_its_rows_hold() -> None:
         {},
     )
     assert info["features"] == list(whole.facts) == ["signal", "noise"]
+    assert list(info["ignored"]) == ["flat"]
     assert [info[f"{part}_incidents"] for part in sizes] == whole.summary()["incidents"].tolist()
 
 

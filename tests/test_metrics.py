@@ -74,9 +74,10 @@ def test_clusters_widen_the_interval() -> None:
 
 
 def test_paired_comparison_sees_what_single_intervals_hide() -> None:
-    truth = RNG.integers(0, 2, 800)
-    score = 0.25 * truth + 0.75 * RNG.random(800)
-    worse = score + 0.12 * RNG.normal(size=800)
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 800)
+    score = 0.25 * truth + 0.75 * rng.random(800)
+    worse = score + 0.2 * rng.normal(size=800)
     a, b = (metrics.failure_values(truth, s, s > 0.5) for s in (score, worse))
     gains = intervals.paired(a, {"b": b}, 800, only=("roc_auc", "brier"), n_boot=300)["b"]
     gain = gains["roc_auc"]
@@ -156,6 +157,7 @@ def test_rows_of_one_class_or_none_have_no_ranking_but_numbers_that_are_defined(
     none = metrics.failure_values(np.zeros(3), probability, probability > 0.5)(np.ones(3))
     assert np.isnan([none["roc_auc"], none["average_precision"], none["recall"]]).all()
     assert (none["precision"], none["f1"]) == (0.0, 0.0)
+    assert (none["ece"], none["brier"]) == (pytest.approx(1.8 / 3), pytest.approx(1.34 / 3))
     every = metrics.failure_values(np.ones(3), probability, probability > 0.5)(np.ones(3))
     assert np.isnan(every["roc_auc"])
     assert (every["average_precision"], every["precision"]) == (1.0, 1.0)
@@ -268,7 +270,7 @@ def test_a_class_that_was_held_impossible_costs_as_much_as_one_in_ten_million() 
 
 def test_capacity_metrics_are_those_of_counting_by_hand() -> None:
     truth, p50 = np.array([1.0, 2.0, 5.0, 30.0, 10.0, 20.0]), np.array([2.0, 2.0, 3.0, 10.0, 10.0, 60.0])
-    p10, p90 = np.array([1.0, 2.1, 0.0, 5.0, 4.0, 30.0]), np.array([3.0, 4.0, 5.0, 29.0, 40.0, 90.0])
+    p10, p90 = np.array([1.0, 2.1, 0.0, 5.0, 4.0, 30.0]), np.array([3.0, 4.0, 5.0, 29.0, 10.0, 90.0])
     scale, target = np.array([1.0, 2.0, 3.0, 10.0, 0.0, 20.0]), np.array([0, 0, 0, 2, 2, 2])
     weight = np.array([2.0, 1.0, 0.0, 1.0, 3.0, 1.0])
     values = metrics.capacity_values(truth, p50, p10, p90, scale=scale, target=target)(weight)
@@ -281,7 +283,7 @@ def test_capacity_metrics_are_those_of_counting_by_hand() -> None:
     assert values["wape"] == pytest.approx(62 / (2 * 1 + 2 + 30 + 3 * 10 + 20))
     r2 = [reference.r2_score(truth[target == t], p50[target == t], sample_weight=weight[target == t]) for t in (0, 2)]
     assert values["r2"] == pytest.approx(np.mean(r2))
-    # The ends belong to the band: rows 0 (drawn twice) and 2 touch one, row 4 (three times) lies inside.
+    # The ends belong to the band: row 0 (drawn twice) lies on the lower one, row 4 (three times) on the upper one.
     assert values["coverage_80"] == 5 / 8
     losses = [
         reference.mean_pinball_loss(truth, p, alpha=q, sample_weight=weight)
@@ -323,3 +325,42 @@ def test_a_better_prediction_gains_in_every_metric_whichever_way_it_counts() -> 
         found = intervals.paired(good, {"bad": bad}, 90, only=names, n_boot=10)["bad"]
         assert {name: gain["value"] > 0 for name, gain in found.items()} == dict.fromkeys(names, True)
         assert not set(names) - set(metrics.WORDS) - {"f1_a", "f1_b", "f1_c"}
+
+
+def test_a_single_positive_or_negative_row_is_enough_for_a_ranking() -> None:
+    score = np.array([0.9, 0.6, 0.2])
+    for truth in (np.array([0, 1, 0]), np.array([1, 0, 1]), np.array([1, 0])):
+        some = score[: len(truth)]
+        values = metrics.failure_values(truth, some, some > 0.5)(np.ones(len(truth)))
+        assert values["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, some))
+        assert values["average_precision"] == pytest.approx(reference.average_precision_score(truth, some))
+        assert values["recall"] == pytest.approx(reference.recall_score(truth, some > 0.5))
+
+
+def test_many_resamples_at_once_give_what_each_gives_alone() -> None:
+    rng = np.random.default_rng(8)
+    truth, score, target = rng.integers(0, 2, 40), rng.random(40), rng.integers(0, 2, 40)
+    kind, P, scale = rng.integers(0, 3, 40), rng.dirichlet(np.ones(3), 40), rng.random(40)
+    weight = rng.integers(0, 3, (6, 40)).astype(float)
+    # A resample without a positive row, without a row of the third class, of one target and of nothing.
+    weight[2] *= truth == 0
+    weight[3] *= kind < 2
+    weight[4] *= target == 0
+    weight[5] = 0
+    for values in (
+        metrics.failure_values(truth, score, score > 0.5),
+        metrics.threat_values(kind, P, P.argmax(1), list("abc")),
+        metrics.capacity_values(score, P[:, 0], P[:, 0] - 0.2, P[:, 0] + 0.2, scale=scale, target=target),
+    ):
+        together = values.of(weight @ values.rows)
+        for i, row in enumerate(weight):
+            assert {name: found[i] for name, found in together.items()} == pytest.approx(values(row), nan_ok=True)
+
+
+def test_a_target_of_one_row_has_its_own_scale_and_a_large_level_costs_r2_no_digits() -> None:
+    truth, p50, target = np.array([1.0, 2.0, 9.0]), np.array([2.0, 4.0, 5.0]), np.array([0, 0, 1])
+    values = metrics.capacity_values(truth, p50, None, None, scale=np.array([1.0, 3.0, 8.0]), target=target)
+    assert values(np.ones(3))["nmae"] == pytest.approx((1 / 2 + 2 / 2 + 4 / 8) / 3)
+    noise, zero = np.random.default_rng(9).normal(size=(2, 50)), np.zeros(50, dtype=int)
+    far = metrics.capacity_values(1e9 + noise[0], 1e9 + noise[1], None, None, scale=np.ones(50), target=zero)
+    assert far(np.ones(50))["r2"] == pytest.approx(reference.r2_score(*noise), abs=1e-5)
