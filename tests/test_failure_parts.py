@@ -447,6 +447,29 @@ def test_every_incident_ahead_has_one_row_and_the_lead_of_its_first_alarm() -> N
     )
 
 
+def test_an_alert_is_quiet_for_the_horizon_and_never_for_another_resource() -> None:
+    data, _ = two_resources()
+    for alarms, alerts in (
+        ([2, 6, 8, 12, 18, 22], [2, 8, 12, 18]),
+        ([10, 11, 12, 13], [10, 12]),
+        ([0, 4, 5, 9, 10], [0, 5, 10]),
+        ([23], [23]),
+        ([], []),
+    ):
+        assert decision._alerts(data, np.array(alarms, dtype=np.int64)).tolist() == alerts
+
+
+def test_incidents_after_the_last_row_of_one_resource_and_at_the_first_of_the_next_are_two() -> None:
+    # Four rows each and an incident four steps after the last row of every one: places of the next but one resource.
+    until = np.tile([7.0, 6.0, 5.0, 4.0], 3)
+    data = series([4, 4, 4], until)
+    row, lead = decision.incident_leads(data, np.arange(12), np.arange(12) >= 8)
+    assert (row.tolist(), lead.tolist()) == ([3, 7, 11], [-np.inf, -np.inf, 4.0])
+    # Rows 3 and 4 are followed at once, of two resources: the same place but for the resource.
+    near_by = series([4, 4], np.array([9.0, 9, 9, 4, 3, 2, 1, 9]))
+    assert decision.incident_leads(near_by, np.arange(8), np.arange(8) == 3)[0].tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_likely_f1_is_that_of_right_probabilities_at_every_cut(seed: int) -> None:
     probability = np.random.default_rng(seed).beta(0.6, 2, 40)
