@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +14,9 @@ from aiops_core.data import tables
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity_features import Rows, assemble
 from aiops_core.servable.capacity_layout import Layout
+from aiops_core.tasks.capacity import band
 from aiops_core.tasks.capacity.band import bucket_edges, upper_quantile
+from aiops_core.tasks.capacity.data import Pairs
 from aiops_core.tasks.capacity.split import aligned, fitted_resources, split_origins
 
 
@@ -128,3 +134,51 @@ def test_each_group_of_series_gets_its_own_offsets_and_a_card_without_groups_tho
     old = {"edges": [1, 5], "low": [[1, 2], [3, 4]], "high": [[1, 2], [3, 4]]}
     found = assemble(flat, rows, steps, target, layout, old)
     np.testing.assert_allclose((100 - found[..., 0]) / rows.scale[:, None], [[1, 2], [1, 2], [1, 2], [3, 4]])
+
+
+def test_an_offset_is_of_its_bucket_and_group_where_they_hold_enough_rows_and_else_of_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    # Of the first target 31 series a group, one of each without a truth; of the second only ten series.
+    target = np.r_[np.zeros(93, dtype=int), np.ones(10, dtype=int)]
+    spread = np.r_[rng.permutation(93), rng.permutation(10)]
+    n = len(target)
+    rows = Rows(np.zeros((n, 3, 1), dtype=np.float32), rng.choice([-10.0, 10.0], n), np.exp(spread / 20.0))
+    truth = rows.level[:, None] + rows.scale[:, None] * rng.normal(size=(n, 3)) * (1 + spread[:, None])
+    truth[(target == 0) & np.isin(spread, [7, 40, 80])] = np.nan
+    pairs = Pairs(np.arange(n), target, np.zeros(n, dtype=int), np.tile([1, 2, 6], (n, 1)), truth)
+    layout = Layout(("x", "y"), (), 24, 24, 3600, (0.1, 0.1), (1.0, 1.0), (None, None), (None, None))
+    data: Any = SimpleNamespace(parts={"calibration": pairs}, score_steps=np.array([1, 6]), layout=layout)
+    scaled = np.sort(rng.normal(size=(n, 3, 3)), axis=2)
+    halves = [slice(0, 50), slice(50, n)]
+    monkeypatch.setattr(
+        band, "features_of", lambda *_: [(s, Rows(rows.x[s], rows.level[s], rows.scale[s])) for s in halves]
+    )
+    ready = iter(scaled[s] for s in halves)
+    monkeypatch.setattr(band, "scaled_quantiles", lambda *_: next(ready))
+    model: Any = None
+    found = band.conformal(model, data)
+    assert found["edges"] == [2, 6]
+    swing = np.log(rows.scale / 10)
+    cuts = [[np.quantile(swing[target == j], share) for share in (1 / 3, 2 / 3)] for j in (0, 1)]
+    np.testing.assert_allclose(found["swing"], cuts)
+    y = (truth - rows.level[:, None]) / rows.scale[:, None]
+    group = np.where(target == 0, spread // 31, 0)
+
+    def edge(miss: np.ndarray) -> float:
+        known = np.sort(miss[~np.isnan(miss)])
+        return float(known[min(len(known), math.ceil(0.9 * (len(known) + 1))) - 1])
+
+    for name, miss in (("low", scaled[..., 0] - y), ("high", y - scaled[..., 2])):
+        for g in range(3):
+            # 60 rows of the two short steps are enough for a group; 30 of the long one are not, but 90 of all groups.
+            assert found[name][0][g][0] == pytest.approx(edge(miss[(target == 0) & (group == g), :2]))
+            assert found[name][0][g][1] == pytest.approx(edge(miss[target == 0, 2]))
+            assert found[name][1][g] == pytest.approx([edge(miss)] * 2)
+
+
+def test_groups_of_a_target_without_a_series_part_where_those_of_all_do() -> None:
+    restless = np.array([0.0, 1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
+    found = band._cuts(restless, np.array([0, 0, 0, 0, 2, 2, 2]), 3)
+    np.testing.assert_allclose(found, [[1, 2], [2, 10], [10 + 20 / 3, 10 + 40 / 3]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from aiops_core.data.tables import Dataset
 from aiops_core.judge import gate
 from aiops_core.rules import StatisticalAnomalyDetector
 from aiops_core.study import words
-from aiops_core.study.champion import against_champion
+from aiops_core.study.champion import _fair_rows, _other_protocol, against_champion
 from aiops_core.study.origin import anomaly_reference, lineage_of
 from aiops_core.tasks import capacity, failure, threat
 
@@ -136,6 +137,44 @@ def test_a_row_is_known_by_its_values_and_not_by_its_place_or_its_number_format(
     assert seen.row_hashes([np.array([1.0, 2.0])]).tolist() == seen.row_hashes([np.array([1, 2])]).tolist()
 
 
+GOLDEN, DIGEST = [12962936196965965028, 11744885849056431828], "1a2e65a354550fa6"
+
+
+def test_hashes_of_a_row_are_those_that_cards_of_earlier_releases_hold() -> None:
+    when = np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]")
+    columns = [np.array(["a", "b"], dtype=object), when, np.array([1.5, np.nan]), np.array([True, False])]
+    assert seen.row_hashes(columns).tolist() == GOLDEN
+    # The unit of a time, the payload of a NaN and a column that is hashed already change nothing.
+    odd = np.array([0, 0x7FC00123], dtype=np.uint32).view(np.float32)
+    odd[0] = 1.5
+    finer = [columns[0], when.astype("datetime64[ms]"), odd, columns[3].astype(np.int8)]
+    assert seen.row_hashes(finer).tolist() == GOLDEN
+    own = seen.row_hashes(columns[:1])
+    assert seen.row_hashes([own]).tolist() != own.tolist()
+    assert seen.row_hashes([own[[1, 0]], when]).tolist() != seen.row_hashes([own, when]).tolist()
+    assert seen.row_hashes([columns[2], columns[3]]).tolist() != seen.row_hashes([columns[3], columns[2]]).tolist()
+
+
+def test_bits_of_a_hash_are_even_and_no_two_of_many_rows_share_one() -> None:
+    found = seen.row_hashes([np.arange(20_000)])
+    assert len(np.unique(found)) == 20_000
+    share = ((found[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).mean(axis=0)
+    assert np.abs(share - 0.5).max() < 0.02
+
+
+def test_what_was_learned_from_and_what_chose_is_read_back_as_one_and_the_test_rows_are_not_kept(
+    tmp_path: Path,
+) -> None:
+    assert seen.read_seen(tmp_path) is None
+    train, validation, test = (np.array(x, dtype=np.uint64) for x in ([1, 5], [3, 5], [9]))
+    kept = seen.Seen(train, validation, test)
+    seen.write_seen(tmp_path, kept)
+    found = seen.read_seen(tmp_path)
+    assert found is not None and found.tolist() == kept.known.tolist() == [1, 3, 5]
+    assert kept.test_digest == DIGEST
+    assert seen.Seen(train, validation, test + np.uint64(1)).test_digest != kept.test_digest
+
+
 # Beside a champion ---------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +190,57 @@ def crowned(folder: Path) -> None:
     log = tracking.open_search("threat", folder.parent / "s", name="x", params={}, tags={})
     uri = tracking.log_servable(log.run_id, folder)
     tracking.register("threat", log.run_id, "champion", model_uri=uri)
+
+
+SPLIT = {"digest": "d", "split": "by time", "seed": 7}
+
+
+def fair(
+    tmp_path: Path, lineage: dict[str, Any], theirs: Any, rows: list[bool], few: str | None = None
+) -> tuple[Any, str | None]:
+    def unseen(data: Any, known: np.ndarray) -> np.ndarray:
+        assert (data, known.tolist()) == ("data", [1, 2])
+        return np.array(rows)
+
+    task: Any = SimpleNamespace(unseen=unseen, too_few=lambda data, left: few)
+    champion: Any = SimpleNamespace(card={"lineage": theirs}, folder=tmp_path)
+    return _fair_rows(task, "data", lineage, champion)
+
+
+def test_rows_are_fair_if_both_were_cut_alike_or_the_champion_has_not_seen_them(tmp_path: Path) -> None:
+    unknown = "its training rows are unknown, so it may have learned from the test rows"
+    assert fair(tmp_path, SPLIT, SPLIT, []) == (None, None)
+    for key in SPLIT:
+        # One part that differs, or that neither says, and the cut is not known to be the same.
+        for mine, theirs in ((SPLIT, {**SPLIT, key: "other"}), ({**SPLIT, key: None}, {**SPLIT, key: None})):
+            assert fair(tmp_path, mine, theirs, []) == (None, unknown)
+    assert fair(tmp_path, {}, None, []) == (None, unknown)
+    one, two, none = np.array([1], np.uint64), np.array([2], np.uint64), np.array([], np.uint64)
+    seen.write_seen(tmp_path, seen.Seen(one, two, none))
+    assert fair(tmp_path, {}, {}, [True, True]) == (None, None)
+    rows, reason = fair(tmp_path, {}, {}, [True, False])
+    assert rows.tolist() == [True, False] and reason is None
+    assert fair(tmp_path, {}, {}, [True] + [False] * 1200, "1 row") == (
+        None, "it has learned from 1,200 of the 1,201 test rows, and what is left is too little: 1 row",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "said"),
+    [
+        ({"protocol": "resource"}, {"protocol": "time"}, True),
+        ({"protocol": "resource"}, {}, True),
+        ({"protocol": "resource"}, {"protocol": "resource"}, False),
+        ({"protocol": "time"}, {"protocol": "resource"}, False),
+        ({}, {"protocol": "resource"}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_model_that_was_made_to_measure_generalisation_replaces_no_other(
+    candidate: dict[str, Any], champion: dict[str, Any], said: bool
+) -> None:
+    found = _other_protocol(candidate, champion, "version 4")
+    assert [words.endswith("learned from all of them, as version 4 has") for words in found] == [True] * said
 
 
 @pytest.mark.slow

@@ -11,8 +11,13 @@ from sklearn.metrics import f1_score
 from test_failure import START, dataset, telemetry
 
 from aiops_core.data import splits, tables
+from aiops_core.data.derive import Derived
+from aiops_core.errors import DataError
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.tasks import failure
+from aiops_core.tasks.failure import decision
+from aiops_core.tasks.failure.model import LEAST_SLOPE, _alignment, platt
+from aiops_core.tasks.failure.prepare import _ends, _oracle_rows, _places, _scaling, _useful_columns, _with_derived
 from aiops_core.tasks.failure.split import assign_folds, incident_table, labels, near, steps_to_next, thin_rows
 
 TRAIN, VALIDATION, TEST, NONE = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.NONE
@@ -188,6 +193,158 @@ def test_a_window_ends_with_its_row_and_begins_with_its_resource() -> None:
     assert found.dtype == np.float32 and found.shape == (4, 3, 1)
 
 
+# Columns, examples and what is known of them -------------------------------------------------------------------
+
+
+def test_a_column_is_scaled_by_the_middle_of_its_values_unless_it_hardly_ever_moves() -> None:
+    even = np.linspace(0, 1, 1000)
+    columns = [np.r_[even, np.nan], np.r_[even, 1e3], np.r_[even, 1e5], np.r_[np.zeros(1000), 8.0], np.full(1001, 3.0)]
+    center, scale = _scaling(np.column_stack(columns))
+    assert center.dtype == scale.dtype == np.float32
+    assert center == pytest.approx([0.5, 0.5, 0.5, 0.0, 3.0], abs=1e-3)
+    # A normal distribution holds 90 % within 1.645 standard deviations of its middle.
+    expected = [0.9 / 3.29, 0.9 / 3.29, np.std(columns[2]), np.std(columns[3]), 1.0]
+    assert scale == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_column_is_used_if_it_varies_in_training_or_a_derived_feature_needs_it() -> None:
+    nan = np.nan
+    train = np.array([[1.0, 5.0, nan, 7.0, nan], [1.0, 5.0, nan, nan, 3.0], [2.0, 5.0, nan, 7.0, 4.0]])
+    names = ["moves", "needed", "missing", "still", "gaps"]
+    derived = Derived.read({"sum": "needed + missing"}, names, where="", series=True)
+    assert _useful_columns(train, names, derived) == [0, 1, 4]
+    assert _useful_columns(train, names, Derived()) == [0, 4]
+    with pytest.raises(DataError, match="constant or missing in the training part"):
+        _useful_columns(train[:1], names, Derived())
+
+
+def test_a_derived_feature_is_left_out_with_the_reason_and_the_others_stand_behind_the_columns() -> None:
+    values = np.array([[1, 2], [2, 2], [4, 2], [8, 2], [9, 3]], dtype=np.float32)
+    written = {"twice": "b * 2", "ratio": "a / b", "gone": "c + 1", "sum": "a + b"}
+    seen = np.arange(5) < 4
+    found, derived, left_out = _with_derived(
+        values,
+        ["a", "b"],
+        Derived.read(written, ["a", "b", "c"], where="", series=True),
+        np.zeros(5, dtype=np.int64),
+        seen,
+    )
+    # The last row is not of the training part: that it differs makes no feature of ``twice``.
+    assert left_out == {"gone": "a column of it is missing in training", "twice": "constant in training"}
+    assert list(derived.names) == ["ratio", "sum"]
+    assert found.tolist() == [[1, 2, 0.5, 3], [2, 2, 1, 4], [4, 2, 2, 6], [8, 2, 4, 10], [9, 3, 3, 12]]
+
+
+def test_every_part_needs_rows_of_both_classes() -> None:
+    part = np.repeat([TRAIN, VALIDATION, TEST, NONE], 4)
+    example = np.arange(16) % 4 != 1
+    positive = np.arange(16) % 4 < 2
+    found = _ends(part, example, positive, "settings")
+    assert {name: rows.tolist() for name, rows in found.items()} == {
+        "train": [0, 2, 3], "validation": [4, 6, 7], "test": [8, 10, 11],
+    }  # fmt: skip
+    late = (part == VALIDATION) & example
+    for less, labels_of, lacking in (
+        (example & ~late, positive, "rows"),
+        (example, positive & ~late, "positive rows"),
+        (example, positive | late, "negative rows"),
+    ):
+        with pytest.raises(DataError, match=rf"the validation part has no {lacking} \(settings\)"):
+            _ends(part, less, labels_of, "settings")
+
+
+def test_every_row_knows_the_first_row_of_its_resource_and_its_place() -> None:
+    grid = grid_of(np.repeat([0, 1, 2], [2, 4, 1]), np.arange(7))
+    starts, lengths, start, position = _places(grid, 4)
+    assert (starts.tolist(), lengths.tolist()) == ([0, 2, 6], [2, 4, 1])
+    assert (start.tolist(), position.tolist()) == ([0, 0, 2, 2, 2, 2, 6], [0, 1, 0, 1, 2, 3, 0])
+    with pytest.raises(DataError, match="the longest resource has 4 steps, fewer than a window of 5"):
+        _places(grid, 5)
+
+
+def test_an_oracle_is_asked_by_key_and_counts_on_validation_only_if_it_knows_all_of_it() -> None:
+    data = series([4, 4], np.full(8, np.inf), ends={"test": np.array([1, 6]), "validation": np.array([2, 7])})
+    keys = pd.concat([data.keys("validation"), data.keys("test")]).assign(probability=[0.2, 0.7, 0.1, 0.6])
+    found = _oracle_rows(keys, data)
+    assert found is not None and {k: v.tolist() for k, v in found.items()} == {
+        "test": [0.1, 0.6],
+        "validation": [0.2, 0.7],
+    }
+    assert list(_oracle_rows(keys.iloc[1:], data) or {}) == ["test"]
+    asked = _oracle_rows(lambda k: (k["resource_id"] == "host-1").astype(float), data)
+    assert asked is not None and asked["test"].tolist() == asked["validation"].tolist() == [0.0, 1.0]
+    assert _oracle_rows(None, data) is None
+    with pytest.raises(pd.errors.MergeError):
+        _oracle_rows(pd.concat([keys, keys]), data)
+
+
+def test_what_is_told_of_the_data_is_what_its_rows_hold() -> None:
+    frame, incidents = telemetry()
+    whole = failure.prepare(dataset(frame.drop(index=[30, 31]), incidents, stride=5), seed=0)
+    info, hour = whole.info, ((whole.time - whole.time[0]) / np.timedelta64(3600, "s")).astype(int)
+    present = (whole.resource > 0) | ~np.isin(hour, [30, 31])
+    begin = [
+        ((incidents["start"][incidents["resource_id"] == name] - START) / pd.Timedelta("1h")).to_numpy()
+        for name in whole.resources
+    ]
+    inside = np.array(
+        [bool(((h >= begin[r]) & (h < begin[r] + 3)).any()) for r, h in zip(whole.resource, hour, strict=True)]
+    )
+    assert info["rows_inside_incidents"] == (present & inside).sum()
+    assert info["unlabelled_rows"] == (present & ~inside & ~whole.example).sum() > 0
+    assert not whole.example[~present | inside].any()
+    sizes = {part: len(whole.ends[part]) for part in ("train", "validation", "test")}
+    assert {part: info[f"{part}_rows"] for part in sizes} == sizes
+    assert (info["rows"], info["resources"], info["incidents"]) == (sum(sizes.values()), 6, len(incidents))
+    # Every stride-th row, from the first that ends a whole window.
+    assert {int(p) for rows in whole.ends.values() for p in (rows - whole.start[rows] - 11) % 5} == {0}
+    assert info["base_rate"] == whole.truth("train").mean() and info["test_base_rate"] == whole.truth("test").mean()
+    assert (info["window"], info["horizon"], info["stride"], info["step_seconds"]) == (12, 6, 5, 3600)
+    assert (info["official_split"], info["protocol"], info["derived"], info["derived_left_out"]) == (
+        False,
+        "time",
+        [],
+        {},
+    )
+    assert info["features"] == list(whole.facts) == ["signal", "noise"]
+    assert list(info["ignored"]) == ["flat"]
+    assert [info[f"{part}_incidents"] for part in sizes] == whole.summary()["incidents"].tolist()
+
+
+# Calibration ---------------------------------------------------------------------------------------------------
+
+
+def test_the_calibration_is_the_logistic_curve_of_highest_likelihood() -> None:
+    rng = np.random.default_rng(2)
+    logit = rng.normal(40, 8, 4_000)
+    truth = (rng.random(4_000) < 1 / (1 + np.exp(-(logit - 45) / 4))).astype(int)
+    slope, offset = platt(logit, truth)
+    miss = 1 / (1 + np.exp(-(slope * logit + offset))) - truth
+    # At the maximum neither level nor slope is left to correct.
+    assert abs(miss.mean()) < 1e-4 and abs((miss * (logit - 40) / 8).mean()) < 1e-4
+    assert slope == pytest.approx(0.25, abs=0.02)
+
+
+def test_held_out_rows_that_rank_backwards_only_set_the_level() -> None:
+    logit, truth = np.array([1.0, 2.0, 3.0, 6.0]), np.array([1, 0, 0, 0])
+    slope, offset = platt(logit, truth)
+    assert slope == LEAST_SLOPE
+    assert slope * logit.mean() + offset == pytest.approx(np.log(0.25 / 0.75))
+    same, level = platt(np.full(4, 7.0), truth)
+    assert same * 7 + level == pytest.approx(np.log(0.25 / 0.75), abs=1e-3)
+    assert platt(logit, np.zeros(4)) == platt(logit, np.ones(4)) == (1.0, 0.0)
+    # Classes that are apart: the slope stays finite.
+    assert 1 < platt(np.array([-1.0, -0.5, 0.5, 1.0]), np.array([0, 0, 1, 1]))[0] < 1e3
+
+
+def test_networks_are_brought_to_one_mean_and_one_spread() -> None:
+    logits = [np.array([0.0, 2.0, 4.0]), np.array([10.0, 11.0, 12.0]), np.array([5.0, 5.0, 5.0])]
+    found = [k * x + shift for (k, shift), x in zip(_alignment(logits), logits, strict=True)]
+    spread = np.mean([x.std() for x in logits])
+    assert [x.mean() for x in found] == pytest.approx([18 / 3] * 3)
+    assert [x.std() for x in found] == pytest.approx([spread, spread, 0.0], rel=1e-5)
+
+
 # Alarms --------------------------------------------------------------------------------------------------------
 
 
@@ -259,3 +416,82 @@ def test_the_best_f1_of_thousands_of_cuts_is_on_the_curve() -> None:
     assert len(found["f1"]) <= 121
     assert max(found["f1"]) == (2 * np.cumsum(truth[order]) / (np.arange(1, 3001) + truth.sum())).max()
     assert failure.highest_f1(truth, score) == choose_threshold(found, "max_f1")
+
+
+def test_a_curve_at_given_thresholds_counts_what_reaches_each() -> None:
+    data, ends = two_resources()
+    truth = data.label(ends)
+    score = np.array([0.1, 0.5, 0.14, 0.8, 0.7, 0.2, 0.4, 0.4, 0.3, 0.9, 0.6, 0.2])
+    thresholds = np.array([0.95, 0.9, 0.6, 0.4, 0.15, 0.0])
+    found = failure.policies(data, ends, score, thresholds=thresholds)
+    assert found["threshold"] == thresholds.tolist()
+    for i, threshold in enumerate(thresholds):
+        alarm = score >= threshold
+        hit, raised = int(truth[alarm].sum()), int(alarm.sum())
+        assert found["precision"][i] == pytest.approx(hit / max(raised, 1))
+        assert found["recall"][i] == pytest.approx(hit / truth.sum())
+        assert found["f1"][i] == pytest.approx(2 * hit / (raised + truth.sum()))
+        assert found["missed"][i] == pytest.approx((truth.sum() - hit) / 12)
+        assert found["false_alarms"][i] == pytest.approx((raised - hit) / 12)
+        seen = failure.events(data, ends, alarm)
+        assert found["median_lead_hours"][i] == (seen["median_lead_hours"] or 0.0)
+    # What a service would alert is counted on the rows that it is asked at, one a step.
+    every = np.arange(24)
+    asked = np.where(every % 2 == 0, np.repeat(score, 2), 0.0)
+    watched = failure.policies(data, ends, score, watched=(every, asked), thresholds=thresholds)
+    for name in ("precision", "recall", "f1", "missed", "false_alarms"):
+        assert watched[name] == found[name]
+    for i, threshold in enumerate(thresholds):
+        seen = failure.events(data, every, asked >= threshold, stride=1)
+        for name in ("alerts_per_resource_day", "false_alerts_per_resource_day", "share_caught"):
+            assert watched[name][i] == seen[name]
+
+
+def test_every_incident_ahead_has_one_row_and_the_lead_of_its_first_alarm() -> None:
+    data, ends = two_resources()
+    row, lead = decision.incident_leads(data, ends, np.isin(ends, [4, 8, 16, 18]))
+    # At 8.5, 20 and 21.5: the rows from 6, 16 and 20 on announce them, those at 8, 16 and none raise an alarm.
+    assert (row.tolist(), lead.tolist()) == ([6, 16, 20], [0.5, 4.0, -np.inf])
+    assert (
+        failure.events(data, ends, ends < 0)["resource_days"]
+        == 2 * failure.events(data, ends, ends < 0, stride=1)["resource_days"]
+    )
+
+
+def test_an_alert_is_quiet_for_the_horizon_and_never_for_another_resource() -> None:
+    data, _ = two_resources()
+    for alarms, alerts in (
+        ([2, 6, 8, 12, 18, 22], [2, 8, 12, 18]),
+        ([10, 11, 12, 13], [10, 12]),
+        ([0, 4, 5, 9, 10], [0, 5, 10]),
+        ([23], [23]),
+        ([], []),
+    ):
+        assert decision._alerts(data, np.array(alarms, dtype=np.int64)).tolist() == alerts
+
+
+def test_incidents_after_the_last_row_of_one_resource_and_at_the_first_of_the_next_are_two() -> None:
+    # Four rows each and an incident four steps after the last row of every one: places of the next but one resource.
+    until = np.tile([7.0, 6.0, 5.0, 4.0], 3)
+    data = series([4, 4, 4], until)
+    row, lead = decision.incident_leads(data, np.arange(12), np.arange(12) >= 8)
+    assert (row.tolist(), lead.tolist()) == ([3, 7, 11], [-np.inf, -np.inf, 4.0])
+    # Rows 3 and 4 are followed at once, of two resources: the same place but for the resource.
+    near_by = series([4, 4], np.array([9.0, 9, 9, 4, 3, 2, 1, 9]))
+    assert decision.incident_leads(near_by, np.arange(8), np.arange(8) == 3)[0].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_likely_f1_is_that_of_right_probabilities_at_every_cut(seed: int) -> None:
+    probability = np.random.default_rng(seed).beta(0.6, 2, 40)
+    threshold = decision.likely_f1(probability)
+
+    def expected(cut: float) -> float:
+        alarm = probability >= cut
+        return float(2 * probability[alarm].sum() / (alarm.sum() + probability.sum()))
+
+    assert expected(threshold) == max(expected(cut) for cut in probability)
+    # Half way to the next lower score.
+    above, below = probability[probability >= threshold].min(), probability[probability < threshold].max()
+    assert threshold == pytest.approx((above + below) / 2)
+    assert decision.likely_f1(np.array([0.8, 0.8])) == pytest.approx(0.76)

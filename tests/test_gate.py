@@ -352,3 +352,88 @@ def test_a_lineage_that_says_nothing_is_not_compared() -> None:
         "was trained on synthetic data, version 4 on 'unknown data'"
     ]
     assert gate.lesser(REAL, REAL, "version 4") == []
+
+
+def test_simple_baselines_and_the_base_rate_are_compared_only_where_they_were_run() -> None:
+    task: Any = SimpleNamespace(
+        GATE_METRICS=("roc_auc",), PROBABILITY_METRICS=("log_loss",), SIMPLE_BASELINES=("class_prior", "rules"),
+        STRONG_BASELINES=("trees", "theta"), compare=lambda *args, **settings: {"rules": {"roc_auc": WELL}},
+    )  # fmt: skip
+    verdict = gate.decide(task, None, {}, {"rules": {}})
+    assert (verdict.decision, verdict.advice) == ("champion", "")
+    assert [reason.split(":")[0] for reason in verdict.reasons] == ["beats rules"]
+
+
+def test_what_else_speaks_against_a_promotion_stands_between_what_is_open_and_what_passed() -> None:
+    gains = {
+        "class_prior": {"roc_auc": WELL, "brier": WELL},
+        "hist_gradient_boosting": {"roc_auc": gain(-0.1, -0.2)},
+        "theta": {"roc_auc": gain(0.0, -0.06)},
+        "version 3": {"roc_auc": gain(0.015, -0.01)},
+    }
+    asked: list[Any] = []
+
+    def compare_all(data: Any, own: Any, others: Any, **settings: Any) -> Any:
+        asked.append(list(others))
+        return {name: gains[name] for name in others}
+
+    task: Any = SimpleNamespace(
+        GATE_METRICS=("roc_auc",), PROBABILITY_METRICS=("brier",), SIMPLE_BASELINES=("class_prior",),
+        STRONG_BASELINES=("hist_gradient_boosting", "theta"), compare=compare_all,
+    )  # fmt: skip
+
+    def judged(*names: str, **settings: Any) -> gate.Verdict:
+        some: dict[str, Any] = {name: {} for name in names if name != "version 3"}
+        if "version 3" in names:
+            settings |= {"champion": {}, "champion_name": "version 3", "champion_rows": np.ones(5, dtype=bool)}
+        return gate.decide(task, None, {}, some, **settings)
+
+    units = Units(np.arange(9), "", 10, "incidents")
+    verdict = judged("class_prior", "hist_gradient_boosting", "theta", "version 3", obstacles=["is a toy"], units=units)
+    # All test rows are new to the champion: it is compared together with the baselines.
+    assert asked[-1] == ["class_prior", "hist_gradient_boosting", "theta", "version 3"]
+    assert verdict.decision == "challenger" and verdict.advice.startswith("Bring more data")
+    assert verdict.reasons == [
+        "is inferior to boosted trees (hist_gradient_boosting): ROC AUC 0.400 against 0.500 (gain -0.100, -0.200 to +0.000)",
+        "is not shown to be as good as the Theta method (theta), the test is too small: ROC AUC 0.500 against 0.500 "
+        "(gain +0.000, -0.060 to +0.100, which must not reach below -0.020); about 80 more incidents (90 instead of 10) "
+        "would settle it if the difference stays",
+        "is a toy",
+        "beats class_prior: ROC AUC 0.900 against 0.500 (gain +0.200, +0.100 to +0.300)",
+        "is not inferior to version 3 and not distinguishable from it: "
+        "ROC AUC 0.515 against 0.500 (gain +0.015, -0.010 to +0.115)",
+    ]  # fmt: skip
+    assert verdict.gains == gains
+    assert judged("class_prior", "theta").advice.startswith("A longer record")
+    held = judged("class_prior", obstacles=["is a toy"])
+    assert (held.decision, held.reasons[0], held.advice) == (
+        "challenger", "is a toy", "It passed all comparisons of the test.",
+    )  # fmt: skip
+    # A lower end of exactly 0 is not better, and an upper end of exactly 0 can still be told apart from nothing.
+    for low, high, words in ((0.0, 0.1, True), (-0.01, 0.0, True), (-0.015, -0.001, False)):
+        gains["theta"] = {"roc_auc": {"value": -0.001, "low": low, "high": high, "own": 0.5, "other": 0.5}}
+        told = judged("class_prior", "theta")
+        assert told.decision == "champion"
+        assert any("not distinguishable" in reason for reason in told.reasons) == words
+
+
+def test_a_refusal_says_how_large_a_test_would_have_to_be() -> None:
+    gains = {"class_prior": {"roc_auc": gain(0.03, -0.01), "brier": WELL}}
+    task: Any = SimpleNamespace(
+        GATE_METRICS=("roc_auc",), PROBABILITY_METRICS=("brier",), SIMPLE_BASELINES=("class_prior",),
+        STRONG_BASELINES=(), compare=lambda *args, **settings: gains,
+    )  # fmt: skip
+    verdict = gate.decide(task, None, {}, {"class_prior": {}}, units=Units(np.arange(9), "", 20, "days"))
+    assert verdict.decision == "refused"
+    assert verdict.reasons[0].endswith(
+        "; about 60 more days (80 instead of 20) would settle it if the difference stays"
+    )
+
+
+def test_a_verdict_is_shown_with_its_reasons_and_its_advice() -> None:
+    shown = gate.Verdict("challenger", ["is <b>", "was late"], "Wait.")._repr_html_()
+    assert all(words in shown for words in ("Gate: challenger", "is &lt;b&gt;", "was late", "Wait."))
+    assert "none" in gate.Verdict("champion", ["beats all"])._repr_html_()
+    assert [gate.opponent_words(name) for name in ("extra_trees", "my_own")] == [
+        "extremely randomised trees (extra_trees)", "my_own",
+    ]  # fmt: skip

@@ -12,7 +12,8 @@ import pytest
 from aiops_core.data import sources
 from aiops_core.data.tables import Dataset
 from aiops_core.errors import UsageError
-from aiops_core.judge import intervals, metrics, seeds, sizes
+from aiops_core.judge import intervals, metrics, seeds, shares, sizes
+from aiops_core.judge.summed import Summed, per_row
 from aiops_core.judge.units import Units, of_labels, of_rows
 from aiops_core.tasks import capacity, failure, threat
 
@@ -108,6 +109,116 @@ def test_an_interval_of_few_units_is_wider_as_students_is(units: int, wider: flo
     assert np.isnan(intervals.interval(0.0, replicates, 1)["low"])
 
 
+def test_a_resample_is_yielded_in_chunks_that_fit_into_memory_and_is_that_of_its_seed() -> None:
+    many = of_rows(40_000)
+    chunks = list(many.draws(0, 130))
+    assert [len(chunk) for chunk in chunks] == [100, 30]
+    assert all(chunk.dtype == np.float64 and (chunk.sum(1) == 40_000).all() for chunk in chunks)
+    assert [len(chunk) for chunk in of_rows(3).draws(0, 2_500)] == [1_000, 1_000, 500]
+    few = of_rows(5)
+    one, same, other = (next(few.draws(seed, 9)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    assert (of_rows(0).size, next(of_rows(0).draws(0, 4)).shape) == (0, (4, 0))
+
+
+def test_units_are_numbered_by_their_label_and_say_what_they_are() -> None:
+    rows = of_rows(1_234)
+    assert (rows.words, rows.count, rows.counted, rows.size) == ("1,234 rows", 1_234, "rows", 1_234)
+    plain = of_labels(np.array([7, 3, 7, 9]))
+    assert plain.code.tolist() == [1, 0, 1, 2]
+    assert (plain.words, plain.count, plain.counted, plain.effective) == ("3 units", 3, "units", 0)
+    told = of_labels(np.array([7, 3]), "two hosts", 0, "incidents", 1)
+    assert (told.words, told.count, told.counted, told.effective) == ("two hosts", 0, "incidents", 1)
+
+
+def test_what_rows_add_to_sums_is_put_side_by_side_and_added_up_by_unit() -> None:
+    value = np.array([5.0, 0.0, 7.0])
+    rows = per_row(3, [(np.array([1, 0, -1]), np.array([2.0, 3.0, 4.0]), 2), (0, value, 1), (np.zeros(3), value, 1)])
+    assert rows.toarray().tolist() == [[0, 2, 5, 5], [3, 0, 0, 0], [0, 0, 7, 7]]
+    found = Summed(rows, lambda sums: {"first": sums[:, 0], "last": sums[:, 3]})
+    assert found(np.array([1.0, 2.0, 3.0])) == {"first": 6.0, "last": 26.0}
+    # A unit that no row belongs to adds nothing.
+    assert found.by_unit(np.array([1, 1, 0]), 3).toarray().tolist() == [[0, 0, 7, 7], [3, 2, 5, 5], [0, 0, 0, 0]]
+
+
+def mean_of(x: np.ndarray, shift: float = 0.0) -> Summed:
+    rows = per_row(len(x), [(0, x, 1), (0, np.ones(len(x)), 1)])
+    return Summed(rows, lambda sums: {"mae": sums[:, 0] / sums[:, 1] + shift})
+
+
+def test_what_coarse_sums_are_off_by_is_taken_from_every_resample() -> None:
+    x = RNG.random(30)
+    exact, other = mean_of(x), mean_of(x**2)
+    coarse = Summed(exact.rows, exact.of, coarse=mean_of(x, 10.0))
+    one, same = (intervals.bootstrap(values, 30, None, 1, 400)["mae"] for values in (exact, coarse))
+    assert one == pytest.approx(same)
+    gains = [intervals.paired(values, {"b": other}, 30, only=("mae",), n_boot=400) for values in (exact, coarse)]
+    assert gains[0]["b"]["mae"] == pytest.approx(gains[1]["b"]["mae"])
+
+
+def test_sums_and_functions_of_weights_give_the_same_interval() -> None:
+    x, units = RNG.random(40), of_labels(RNG.integers(0, 12, 40))
+    fast = mean_of(x)
+    for some in (None, units):
+        assert intervals.bootstrap(fast, 40, some, 2, 300) == {
+            "mae": pytest.approx(intervals.bootstrap(lambda w: fast(w), 40, some, 2, 300)["mae"])
+        }
+
+
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_the_ends_are_percentiles_moved_out_by_the_factor_between_student_and_normal(n: int) -> None:
+    from scipy import stats
+
+    replicates = np.random.default_rng(n).normal(size=999)
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
+    found = intervals.interval(0.0, replicates, n)
+    expected = np.quantile(replicates, [tail, 1 - tail])
+    assert [found["low"], found["high"]] == pytest.approx(expected)
+    # Every path widens alike, by the units that a figure hangs on.
+    x = np.random.default_rng(n).random(60)
+    units = of_labels(np.arange(60) % 20, effective=n)
+    draws = np.concatenate([w[:, units.code] @ x / w[:, units.code].sum(1) for w in units.draws(3, 500)])
+    expected = np.quantile(draws, [tail, 1 - tail])
+    one = intervals.bootstrap(mean_of(x), 60, units, 3, 500)["mae"]
+    assert [one["low"], one["high"]] == pytest.approx(expected)
+    zero = mean_of(np.zeros(60))
+    gain = intervals.paired(mean_of(x), {"zero": zero}, 60, only=("mae",), units=units, seed=3, n_boot=500)["zero"]
+    assert [gain["mae"]["high"], gain["mae"]["low"]] == pytest.approx(-expected)
+    way = intervals.share(
+        mean_of(x), mean_of(np.ones(60)), zero, 60, metric="mae", units=units, seed=3, n_boot=500
+    )  # fmt: skip
+    assert [way["high"], way["low"]] == pytest.approx(1 - expected)
+
+
+def test_a_users_metric_is_computed_on_whole_units_and_gets_the_interval_of_its_resamples() -> None:
+    truth, guess, units = RNG.random(24), RNG.random(24), of_labels(np.arange(24) // 4)
+    calls: list[np.ndarray] = []
+
+    def bias(some: np.ndarray, prediction: Any) -> float:
+        calls.append(np.sort(some))
+        return float((prediction["p50"] - some).mean())
+
+    known: Any = {"mae": {"value": 1.0, "low": 0.0, "high": 2.0}}
+    prediction = {"p50": guess}
+    found = intervals.with_extra(known, {"bias": bias}, truth, prediction, units, 4, n_boot=50)
+    assert found["mae"] is known["mae"] and len(calls) == 51
+    np.testing.assert_array_equal(calls[0], np.sort(truth))
+    draws = []
+    for call, weight in zip(calls[1:], np.concatenate(list(units.draws(4, 50))), strict=True):
+        np.testing.assert_array_equal(call, np.sort(np.repeat(truth, weight[units.code].astype(int))))
+        draws.append(float(weight[units.code] @ (guess - truth)) / 24)
+    assert found["bias"] == pytest.approx(intervals.interval(float((guess - truth).mean()), np.array(draws), 6))
+    assert intervals.with_extra(known, None, truth, prediction, units, 4) is known
+    assert intervals.with_extra({}, {"bias": bias}, truth, prediction, None, 4, n_boot=2)["bias"]["value"] == (
+        pytest.approx(found["bias"]["value"])
+    )
+    with pytest.raises(UsageError, match="'mae' has the name of a metric that is always measured"):
+        intervals.with_extra(known, {"mae": bias}, truth, prediction, units, 4)
+    with pytest.raises(UsageError, match="'bias' reads 'p50', but a prediction holds p90;"):
+        intervals.with_extra(known, {"bias": bias}, truth, {"p90": guess}, units, 4)
+
+
 # Of the tasks --------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +289,32 @@ def test_a_verdict_held_back_by_width_says_how_much_larger_a_test_would_settle_i
     assert sizes.how_many_more([(gain(0.0, -0.1), -0.05)], None) == ""
 
 
+@pytest.mark.parametrize(
+    ("count", "low", "words"),
+    [
+        # A test of (low / 0.05)² the size: the extra rounded up to two digits.
+        (30, -0.05, "; about 1 more rows (31 instead of 30) would"),
+        (4, -0.06, "; about 2 more rows (6 instead of 4) would"),
+        (100, -0.0525, "; about 11 more rows (111 instead of 100) would"),
+        (1_000, -0.075, "; about 1,300 more rows (2,300 instead of 1,000) would"),
+        (1_000, -0.1, "; about 3,000 more rows (4,000 instead of 1,000) would"),
+        (123, -0.0707107, "; about 130 more rows (253 instead of 123) would"),
+    ],
+)
+def test_the_size_of_a_larger_test_is_rounded_up_to_two_digits(count: int, low: float, words: str) -> None:
+    assert sizes.how_many_more([(gain(0.0, low), -0.05)], Units(np.arange(9), "", count, "rows")).startswith(words)
+
+
+def test_nothing_is_said_where_no_size_would_settle_it() -> None:
+    units = Units(np.arange(9), "", 30, "rows")
+    assert sizes.how_many_more([], units) == ""
+    assert sizes.how_many_more([(gain(0.0, -0.1), -0.05)], Units(np.arange(9), "", 0, "rows")) == ""
+    assert sizes.how_many_more([(gain(0.0, -0.1), -0.05), (gain(-0.06, -0.1), -0.05)], units) == ""
+    assert sizes.times_larger(gain(-0.05, -0.1), -0.05) == np.inf
+    assert np.isnan(sizes.times_larger(gain(float("nan"), -0.1), -0.05))
+    assert sizes.times_larger(gain(0.25, -0.5), 0.0) == 9
+
+
 # Shares and seeds ----------------------------------------------------------------------------------------------------
 
 
@@ -195,11 +332,36 @@ def test_the_way_to_the_oracle_is_measured_from_naive_and_not_from_nothing() -> 
     assert np.isnan(intervals.share(own, oracle, naive, n, metric="mae")["value"])
 
 
+def test_the_way_to_the_oracle_of_a_score_goes_up() -> None:
+    def fixed(value: float) -> intervals.Weighted:
+        return lambda weight: {"f1": value}
+
+    own, naive, oracle = fixed(0.7), fixed(0.5), fixed(0.9)
+    assert intervals.share(own, naive, oracle, 3, metric="f1", n_boot=5)["value"] == pytest.approx(0.5)
+    for lower in (oracle, naive):
+        # An oracle no better than naive, or worse, leaves no way to go.
+        assert np.isnan(intervals.share(own, oracle, lower, 3, metric="f1", n_boot=5)["value"])
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 8), (3, 8), (8, 8), (90, 1_000)])
+def test_the_interval_of_a_share_is_wilsons_and_of_nothing_there_is_none(hits: int, n: int) -> None:
+    z, p = 1.959964, hits / n
+    middle, reach = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = [(middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)]
+    assert shares.wilson(hits, n) == pytest.approx(expected, abs=1e-6)
+    assert shares.wilson(float(hits), float(n)) == shares.wilson(hits, n)
+    low, high = shares.wilson(0, 0)
+    assert np.isnan(low) and np.isnan(high)
+    assert 0 <= shares.wilson(1, 1)[0] < 1
+
+
 def test_seeds_give_mean_spread_and_students_interval() -> None:
     found = seeds.over_seeds([0.70, 0.72, 0.74, 0.71, 0.73])
     assert (found["mean"], found["spread"]) == (pytest.approx(0.72), pytest.approx(0.0158114))
     assert found["high"] - found["mean"] == pytest.approx(2.776445 * 0.0158114 / 5**0.5, rel=1e-5)
-    one = seeds.over_seeds([0.7, float("nan")])
+    assert found["mean"] - found["low"] == pytest.approx(found["high"] - found["mean"]) and found["seeds"] == 5
+    one = seeds.over_seeds([0.7, float("nan"), float("inf")])
+    assert one["mean"] == 0.7
     assert one["seeds"] == 1 and np.isnan([one["spread"], one["low"], one["high"]]).all()
     with pytest.raises(UsageError, match="no value of any seed"):
         seeds.over_seeds([])
