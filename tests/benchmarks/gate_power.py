@@ -205,7 +205,7 @@ def main() -> None:
     ]
     foot = [
         "",
-        "So a test of 500 samples settles next to nothing, one of 8,000 nearly always; a verdict that is held back by width says how",
+        "So a test of 500 samples settles next to nothing, one of 8,000 most cases; a verdict that is held back by width says how",
         "many more incidents, rows or origins it lacks. ROC AUC decides nothing for failures: asked for as well, within 0.02, it",
         "would hold back more models that are as good (the number in brackets), for the order of rows that no threshold reaches.",
     ]
