@@ -85,6 +85,7 @@ def headline(done: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
                 )
                 continue
             value = section[SHARE] if metric == SHARE else section["metrics"][metric]
+            number, _, interval = value_of(value).partition(" ")
             again = ((section["seeds"] or {}).get("metrics") or {}).get(metric)
             over = (
                 f"{again['mean']:.3f} ± {again['spread']:.3f} ({again['low']:.3f} to {again['high']:.3f})"
@@ -96,7 +97,7 @@ def headline(done: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
                 [
                     names[source],
                     words,
-                    f"**{value_of(value)}**",
+                    f"**{number}** {interval}".rstrip(),
                     over,
                     floor,
                 ]
