@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from aiops_core.data.tables import run_starts
-from aiops_core.errors import DataError
 
 #: Codes in a part array; `NONE` marks rows that belong to no part (the embargo).
 TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
@@ -45,30 +44,6 @@ def by_time(resource: np.ndarray, *, test_fraction: float, validation_fraction: 
     part[(position >= validation_at + embargo) & (position < test_at)] = VALIDATION
     part[position >= test_at + embargo] = TEST
     return part
-
-
-def by_group(groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Choose whole groups until about ``fraction`` of the rows is held out.
-
-    Returns
-    -------
-    ndarray, (n,), bool
-        True for held-out rows; a group is never on both sides.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two groups.
-    """
-    names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise DataError("has one group only; a split by group needs at least 2", column="group")
-    order = rng.permutation(len(names))
-    taken = np.cumsum(counts[order]) - counts[order] < fraction * len(groups)
-    taken[-1] = False
-    held = np.zeros(len(names), dtype=bool)
-    held[order[taken]] = True
-    return held[index]
 
 
 def rolling_origins(last: int, *, origins: int, origin_step: int, reach: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def chosen(
     gain = {"metric": task.MAIN_METRIC, **gains[best], "lower_end": lower[best]}
     first, what = (contenders[best], "trial") if better else (default, "default")
     words = (
-        f"on blocks of validation rows, fitted again with another seed, the best of {len(gains)} trials "
+        f"on blocks of the validation rows that ranked them, fitted again with another seed, the best of {len(gains)} trials "
         f"{_difference(gain)} than the default point in {metrics.WORDS.get(task.MAIN_METRIC, task.MAIN_METRIC)}"
     )
     why = f"{words}; that is {'more' if better else 'not more'} than noise, and the {what} is used"

@@ -39,7 +39,8 @@ def learned(data: ThreatData, *, seed: int) -> dict[str, Prediction]:
 def tuned(data: ThreatData, learner: Learner, grid: Sequence[Point], *, seed: int) -> Prediction:
     """Choose a point of the grid, calibrate it and weigh its decisions on the first fold's validation rows; fit on all.
 
-    Rows, weights, folds, calibration and decision are those of the model: only the learner is another.
+    Rows, weights, and the ways to calibrate and to decide are those of the model; but the model calibrates on the rows of
+    all folds, and each of its folds orders categories by its own labels.
     """
     prior, held = class_prior(data), held_out(data, 1)
     truth, offset = data.y[data.rows[held.row]], np.zeros(len(prior))
