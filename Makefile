@@ -24,11 +24,12 @@ $(STAMP): requirements.lock pyproject.toml
 report: setup ## main job: tune three models, judge them, write reports/<source>/report.html (ARGS="--source ...")
 	$(BIN)/aiops report $(ARGS)
 
-test: setup ## all tests: fast ones first, then notebooks, serving and faults
-	$(BIN)/python -m pytest $(ARGS)
+# Notebooks and services mostly wait, so two processes share the tests; ARGS="-n 0" keeps them in one.
+test: setup ## all tests: fast ones, notebooks, serving and faults
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-fast: setup ## the fast tests only
-	$(BIN)/python -m pytest -m "not slow and not notebook and not serve" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not notebook and not serve" $(ARGS)
 
 serve: setup ## HTTP service of the champions on port 8100
 	$(BIN)/aiops serve $(ARGS)

@@ -56,3 +56,18 @@ def ray_cluster() -> Iterator[str]:
 
     with tuning.cluster() as address:
         yield address
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the suite (``-n 2 --dist loadgroup``): whole files, and the service's tests all in one of them.
+
+    So fixtures are made once, and no two services look for ports at the same time. The longest go first.
+    """
+
+    def group(item: pytest.Item) -> str:
+        return "serve" if item.path.parent.name == "serve" else item.path.name
+
+    first = {"test_pipeline.py": 0, "serve": 1, "test_browser.py": 2, "test_tuning.py": 3}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: first.get(group(item), len(first)))
