@@ -58,6 +58,7 @@ def ray_cluster() -> Iterator[str]:
         yield address
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the suite (``-n 2 --dist loadgroup``): whole files, and the service's tests all in one of them.
 
@@ -65,9 +66,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
 
     def group(item: pytest.Item) -> str:
-        return "serve" if item.path.parent.name == "serve" else item.path.name
+        if item.path.parent.name == "serve":
+            return "serve"
+        if item.path.name == "test_pipeline.py":
+            return "report" if "small" in getattr(item, "fixturenames", ()) else "runs"
+        return item.path.name
 
-    first = {"test_pipeline.py": 0, "serve": 1, "test_browser.py": 2, "test_tuning.py": 3}
+    first = {"serve": 0, "report": 1, "runs": 2, "test_browser.py": 3, "test_tuning.py": 4}
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     items.sort(key=lambda item: first.get(group(item), len(first)))

@@ -817,6 +817,8 @@ def test_an_explanation_names_the_driver_and_removing_it_moves_the_score(
     assert drivers[0]["contribution"] > 5 * abs(drivers[1]["contribution"])
     overall = failure.importance(loaded, data, rows=40)
     assert [row["feature"] for row in overall] == ["signal", "noise"]
+    drawn = failure.details(data, failure.score(loaded, data, "test"), importance=overall)["importance"]
+    assert [row["importance"] for row in drawn] == [row["mean_abs_contribution"] for row in overall]
 
 
 @pytest.mark.slow

@@ -64,8 +64,9 @@ def way_to_oracle(
 def details_of(study: Any, prediction: Mapping[str, Any], baselines: Mapping[str, Any], best: Any) -> dict[str, Any]:
     """Return the details of a prediction, from the task of a study.
 
-    Those of failure also want what validation knows (the policy curve of the card), the answers at every step, and the
-    predictions that stand beside: strong baselines, and the oracle's ``best`` where there is one. Those of threats read
+    Those of failure also want what validation knows (the policy curve of the card), the answers at every step, how much
+    each metric moves the prediction, and the predictions that stand beside: strong baselines, and the oracle's ``best``
+    where there is one. Those of threats read
     thresholds and importance from the card.
     """
     more: dict[str, Any] = {}
@@ -77,6 +78,7 @@ def details_of(study: Any, prediction: Mapping[str, Any], baselines: Mapping[str
         more = {
             "curve": served.card["decision"]["curve"],
             "watched": study.task.watch(served, study.data),
+            "importance": study.task.importance(served, study.data),
             "others": others if best is None else {**others, "oracle": best},
         }
     found: dict[str, Any] = study.task.details(study.data, prediction, **more)

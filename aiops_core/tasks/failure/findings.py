@@ -27,6 +27,7 @@ def details(
     curve: Mapping[str, list[float]] | None = None,
     watched: Watched | None = None,
     others: Mapping[str, Prediction] | None = None,
+    importance: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return curves, events, costs and the worst resources of a test prediction, for the report.
 
@@ -39,6 +40,8 @@ def details(
         What `watch` returns: incidents caught and alerts are counted at every step. By default at the examples.
     others : mapping of str to prediction, optional
         Predictions of the test part whose precision-recall curves are shown beside.
+    importance : list of dict, optional
+        What `aiops_core.tasks.failure.importance` returns, shown as ``importance`` (by ``mean_abs_contribution``).
 
     Returns
     -------
@@ -88,6 +91,8 @@ def details(
         "sentences": [f"At the chosen threshold: {_sentence(seen)}."],
         "tables": {"Resources with the largest errors": by_resource[:8], "The surest mistakes": worst[:8]},
     }
+    if importance is not None:
+        found["importance"] = [{"feature": r["feature"], "importance": r["mean_abs_contribution"]} for r in importance]
     if by_kind:
         found["tables"] = {"Incidents by kind": by_kind} | found["tables"]
     thresholds = None if curve is None else np.asarray(curve["threshold"], dtype=float)
