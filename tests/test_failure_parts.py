@@ -19,6 +19,7 @@ from aiops_core.tasks.failure import decision
 from aiops_core.tasks.failure.model import LEAST_SLOPE, _alignment, platt
 from aiops_core.tasks.failure.prepare import _ends, _oracle_rows, _places, _scaling, _useful_columns, _with_derived
 from aiops_core.tasks.failure.split import assign_folds, incident_table, labels, near, steps_to_next, thin_rows
+from aiops_core.tasks.failure.trees import GRID, choose_trees, fit_trees, tree_probability
 
 TRAIN, VALIDATION, TEST, NONE = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.NONE
 
@@ -416,6 +417,18 @@ def test_the_best_f1_of_thousands_of_cuts_is_on_the_curve() -> None:
     assert len(found["f1"]) <= 121
     assert max(found["f1"]) == (2 * np.cumsum(truth[order]) / (np.arange(1, 3001) + truth.sum())).max()
     assert failure.highest_f1(truth, score) == choose_threshold(found, "max_f1")
+
+
+@pytest.mark.parametrize("family", GRID)
+def test_the_scores_that_set_a_tree_baselines_threshold_are_those_of_as_many_trees_as_are_tested(family: str) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(500, 4))
+    truth = (rng.random(500) < 1 / (1 + np.exp(2 - 2 * x[:, 0]))).astype(int)
+    learned, checked = (x[:300], truth[:300], np.ones(300)), (x[300:], truth[300:])
+    params, score = choose_trees(family, learned, checked, trees=24, seed=5)
+    assert params in GRID[family]
+    whole = fit_trees(family, params, *learned, trees=24, seed=5)
+    np.testing.assert_array_equal(score, tree_probability(whole, checked[0]))
 
 
 def test_a_curve_at_given_thresholds_counts_what_reaches_each() -> None:
