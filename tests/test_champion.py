@@ -192,35 +192,25 @@ def crowned(folder: Path) -> None:
     tracking.register("threat", log.run_id, "champion", model_uri=uri)
 
 
-SPLIT = {"digest": "d", "split": "by time", "seed": 7}
-
-
-def fair(
-    tmp_path: Path, lineage: dict[str, Any], theirs: Any, rows: list[bool], few: str | None = None
-) -> tuple[Any, str | None]:
+def fair(tmp_path: Path, rows: list[bool], few: str | None = None) -> tuple[Any, str | None]:
     def unseen(data: Any, known: np.ndarray) -> np.ndarray:
         assert (data, known.tolist()) == ("data", [1, 2])
         return np.array(rows)
 
     task: Any = SimpleNamespace(unseen=unseen, too_few=lambda data, left: few)
-    champion: Any = SimpleNamespace(card={"lineage": theirs}, folder=tmp_path)
-    return _fair_rows(task, "data", lineage, champion)
+    champion: Any = SimpleNamespace(folder=tmp_path)
+    return _fair_rows(task, "data", champion)
 
 
-def test_rows_are_fair_if_both_were_cut_alike_or_the_champion_has_not_seen_them(tmp_path: Path) -> None:
+def test_only_rows_that_the_champion_is_known_not_to_have_seen_are_fair(tmp_path: Path) -> None:
     unknown = "its training rows are unknown, so it may have learned from the test rows"
-    assert fair(tmp_path, SPLIT, SPLIT, []) == (None, None)
-    for key in SPLIT:
-        # One part that differs, or that neither says, and the cut is not known to be the same.
-        for mine, theirs in ((SPLIT, {**SPLIT, key: "other"}), ({**SPLIT, key: None}, {**SPLIT, key: None})):
-            assert fair(tmp_path, mine, theirs, []) == (None, unknown)
-    assert fair(tmp_path, {}, None, []) == (None, unknown)
+    assert fair(tmp_path, []) == (None, unknown)
     one, two, none = np.array([1], np.uint64), np.array([2], np.uint64), np.array([], np.uint64)
     seen.write_seen(tmp_path, seen.Seen(one, two, none))
-    assert fair(tmp_path, {}, {}, [True, True]) == (None, None)
-    rows, reason = fair(tmp_path, {}, {}, [True, False])
+    assert fair(tmp_path, [True, True]) == (None, None)
+    rows, reason = fair(tmp_path, [True, False])
     assert rows.tolist() == [True, False] and reason is None
-    assert fair(tmp_path, {}, {}, [True] + [False] * 1200, "1 row") == (
+    assert fair(tmp_path, [True] + [False] * 1200, "1 row") == (
         None, "it has learned from 1,200 of the 1,201 test rows, and what is left is too little: 1 row",
     )  # fmt: skip
 
@@ -295,21 +285,36 @@ def test_a_champion_is_scored_on_the_rows_that_it_has_not_seen(store: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_champion_whose_training_rows_are_unknown_stays_unless_the_test_rows_are_its_own(
-    store: Path, tmp_path: Path
+@pytest.mark.parametrize("seed", [7, 9])
+def test_a_champion_whose_training_rows_are_unknown_stays_even_if_both_cards_name_the_same_split(
+    store: Path, tmp_path: Path, seed: int
 ) -> None:
-    found, data = dataset("threat"), prepared("threat")
-    crowned(servable_of(tmp_path / "old" / "servable", found, data, kept=False))
-    mine = servable_of(tmp_path / "new" / "servable", found, data)
-    assert against_champion(threat, data, mine, promote=True).prediction is not None
-    other = prepared("threat", seed=9)
-    mine = servable_of(tmp_path / "other" / "servable", found, other, seed=9)
-    rival = against_champion(threat, other, mine, promote=True)
+    found = dataset("threat")
+    crowned(servable_of(tmp_path / "old" / "servable", found, prepared("threat"), kept=False))
+    data = prepared("threat", seed=seed)
+    mine = servable_of(tmp_path / "new" / "servable", found, data, seed=seed)
+    rival = against_champion(threat, data, mine, promote=True)
     assert rival.prediction is None
     assert rival.obstacles[-1] == (
         "cannot be compared with the champion (version 1): its training rows are unknown, so it may have learned from the "
         "test rows"
     )
+
+
+@pytest.mark.slow
+def test_a_champion_that_learned_from_test_rows_is_not_believed_for_the_split_that_its_card_names(
+    store: Path, tmp_path: Path
+) -> None:
+    found, data = dataset("threat"), prepared("threat")
+    folder = servable_of(tmp_path / "old" / "servable", found, data)
+    known, learned = threat.seen(data), data.index("test")[:20]
+    also = np.union1d(known.train, data.row_hashes[learned])
+    seen.write_seen(folder, dataclasses.replace(known, train=also))
+    crowned(folder)
+    mine = servable_of(tmp_path / "new" / "servable", found, data)
+    rival = against_champion(threat, data, mine, promote=True)
+    assert rival.rows is not None
+    np.testing.assert_array_equal(rival.rows, ~np.isin(data.index("test"), learned))
 
 
 @pytest.mark.slow

@@ -16,9 +16,6 @@ from aiops_core.data.seen import read_seen
 from aiops_core.errors import ServableError
 from aiops_core.judge import gate
 
-#: Parts of a lineage that fix which rows are for test.
-SAME_SPLIT = ("digest", "split", "seed")
-
 
 @dataclass(frozen=True)
 class Rival:
@@ -73,7 +70,7 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
         reason = gate.comparable(mine, loaded.card)
         rows = None
         if reason is None:
-            rows, reason = _fair_rows(task, data, mine.get("lineage") or {}, loaded)
+            rows, reason = _fair_rows(task, data, loaded)
         if reason:
             return Rival(name, obstacles=[*obstacles, f"cannot be compared with {name}: {reason}"])
         return Rival(name, task.score(loaded, data, "test"), rows, obstacles)
@@ -89,13 +86,12 @@ def _other_protocol(candidate: Mapping[str, Any], champion: Mapping[str, Any], n
     ]
 
 
-def _fair_rows(
-    task: ModuleType, data: Any, lineage: Mapping[str, Any], champion: servable.Servable
-) -> tuple[np.ndarray | None, str | None]:
-    """Return the test rows that neither model has seen (None: all of them), or why the two cannot be compared."""
-    theirs = champion.card.get("lineage") or {}
-    if all(lineage.get(key) is not None and lineage[key] == theirs.get(key) for key in SAME_SPLIT):
-        return None, None
+def _fair_rows(task: ModuleType, data: Any, champion: servable.Servable) -> tuple[np.ndarray | None, str | None]:
+    """Return the test rows that neither model has seen (None: all of them), or why the two cannot be compared.
+
+    Only the rows themselves are believed: an equal digest, split and seed in both cards do not tell how an older
+    version cut them.
+    """
     known = read_seen(champion.folder)
     if known is None:
         return None, "its training rows are unknown, so it may have learned from the test rows"
