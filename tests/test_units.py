@@ -269,6 +269,35 @@ def test_origins_whose_forecasts_overlap_are_one_unit() -> None:
         assert len(np.unique(origin[found.code == unit])) <= 7 or found.counted == "resources"
 
 
+def test_a_crossed_interval_is_as_wide_as_the_axis_with_fewer_levels_asks_for() -> None:
+    hours, names = 400, [f"host-{i}" for i in range(12)]
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame(
+        {
+            "resource_id": np.repeat(names, hours),
+            "timestamp": np.tile(pd.date_range("2026-01-01", periods=hours, freq="h", tz="UTC"), len(names)),
+            "x": 50 + rng.normal(size=hours * len(names)),
+        }
+    )
+    config = {"capacity": {"season": 24, "horizon": 12, "origins": 5, "origin_step": 12}}
+    found = Dataset(name="x", title="x", licence="x", tables={"usage": frame}, config=config)
+    data = capacity.prepare(found, seed=1, effort=capacity.Effort(search_rows=100, linear_rows=100, scored_rows=100))
+    units = capacity.units(data)
+    assert units.words == "12 resources crossed with 5 origins" and units.crossed is not None
+    assert units.effective == 5
+
+
+def test_an_interval_of_few_shared_blocks_covers_the_truth_as_often_as_it_says() -> None:
+    rng, covered = np.random.default_rng(0), 0
+    axes = np.array([(resource, block) for resource in range(30) for block in range(5)])
+    units = Units(np.arange(150), "", 5, "origins", crossed=axes, effective=5)
+    for seed in range(200):
+        x = rng.normal(size=30)[axes[:, 0]] + 2 * rng.normal(size=5)[axes[:, 1]] + rng.normal(size=150)
+        found = intervals.bootstrap(mean_of(x), 150, units, seed, 300)["mae"]
+        covered += found["low"] <= 0 <= found["high"]
+    assert covered >= 180
+
+
 # How much more -------------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,8 @@ class Units:
         Level of each unit on two axes that are drawn independently; a unit counts as often as both together (Owen 2007,
         "The pigeonhole bootstrap").
     effective : int
-        Units that a figure hangs on, where those are few: the ones that hold an incident. 0: all.
+        Units that a figure hangs on, where those are few: the ones that hold an incident, or the levels of the crossed
+        axis that has fewer. 0: all.
     """
 
     code: np.ndarray

@@ -17,8 +17,9 @@ def units(data: CapacityData, part: str = "test", rows: np.ndarray | None = None
     """Return the independent units of a part's forecast values, or of some of them.
 
     Origins whose forecasts overlap make one block. With enough resources and blocks both are drawn, independently: what
-    happens at one time happens to many resources. With few blocks only resources are drawn, with few resources only
-    blocks; with few of both, blocks of each resource.
+    happens at one time happens to many resources. The interval is then as wide as the fewer of the two ask for: where
+    four blocks carry the spread, a thousand resources do not make it narrower. With few blocks only resources are
+    drawn, with few resources only blocks; with few of both, blocks of each resource.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def units(data: CapacityData, part: str = "test", rows: np.ndarray | None = None
             found,
             counted="origins, and as many times the resources,",
             crossed=axes,
-            effective=max(n_resources, n_blocks),
+            effective=min(n_resources, n_blocks),
         )
     if n_resources >= MIN_RESOURCES:
         return of_labels(resource, some, n_resources, "resources")
