@@ -46,6 +46,38 @@ def by_time(resource: np.ndarray, *, test_fraction: float, validation_fraction: 
     return part
 
 
+def alive(begin: np.ndarray, end: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return how many records, whose first and last rows are at ``begin`` and ``end``, cover each time, (n,), int."""
+    started = np.searchsorted(np.sort(begin), time, side="right")
+    return np.asarray(started - np.searchsorted(np.sort(end), time, side="left"))
+
+
+def share_a_calendar(begin: np.ndarray, end: np.ndarray, time: np.ndarray, *, at_least: int = 2) -> bool:
+    """Tell whether records share a calendar: most rows lie at a time that ``at_least`` records cover.
+
+    Records of one resource each, or laid end to end with made-up dates, do not.
+
+    Parameters
+    ----------
+    begin, end : ndarray, (n_records,), datetime64
+        Times of the first and the last row of each record.
+    time : ndarray, (n_rows,), datetime64
+        Of all their rows.
+    at_least : int
+        2 where a cut in time is to part what happened at once; more where the records are also to be laid on one axis
+        that ends for all of them together.
+
+    Examples
+    --------
+    >>> begin, end = (np.array(t, "datetime64[s]") for t in (["2026-01-01", "2026-01-02"], ["2026-01-03", "2026-01-04"]))
+    >>> share_a_calendar(begin, end, np.r_[begin, end])
+    False
+    >>> share_a_calendar(begin, end, np.r_[begin, end, begin[1], end[0]])
+    True
+    """
+    return bool(np.mean(alive(begin, end, time) >= at_least) > 0.5)
+
+
 def rolling_origins(last: int, *, origins: int, origin_step: int, reach: int) -> np.ndarray:
     """Return the positions of forecast origins, ascending, the last one ``reach`` steps before ``last``.
 

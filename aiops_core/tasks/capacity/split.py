@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aiops_core.data import tables
-from aiops_core.data.splits import rolling_origins
+from aiops_core.data.splits import alive, rolling_origins, share_a_calendar
 from aiops_core.errors import DataError, UsageError
 
 PROTOCOLS = ("time", "resource")
@@ -53,11 +53,12 @@ def aligned(grid: tables.Grid) -> Axis:
     sizes = np.bincount(grid.resource, minlength=n)
     stops = np.cumsum(sizes)
     begin, end = grid.time[stops - sizes], grid.time[stops - 1]
-    same_time = _share_a_calendar(begin, end, grid.time)
+    # More than half of the records at a time: an axis that ends for all of them would leave few others their test.
+    same_time = share_a_calendar(begin, end, grid.time, at_least=max(2, n // 2 + 1))
     # Steps between a resource's last row and the end of the axis; below 0 where its record goes on.
     behind = np.zeros(n, dtype=np.int64)
     if same_time:
-        busy = _alive(begin, end, np.r_[begin, end])
+        busy = alive(begin, end, np.r_[begin, end])
         final = end[2 * busy[n:] >= busy.max()].max()
         behind = np.round((final - end) / step).astype(np.int64)
     length = int((sizes + behind).max())
@@ -68,17 +69,6 @@ def aligned(grid: tables.Grid) -> Axis:
     values[grid.resource[kept], :, position[kept]] = grid.values[kept]
     values[~np.isfinite(values)] = np.nan
     return Axis(values, first, np.minimum(length - 1 - behind, length - 1), end + behind * step, same_time)
-
-
-def _alive(begin: np.ndarray, end: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Return how many records cover each time."""
-    found: np.ndarray = np.searchsorted(np.sort(begin), time, side="right") - np.searchsorted(np.sort(end), time)
-    return found
-
-
-def _share_a_calendar(begin: np.ndarray, end: np.ndarray, time: np.ndarray) -> bool:
-    """Tell whether most rows lie at a time that more than half of the records cover."""
-    return len(begin) > 1 and bool(np.mean(2 * _alive(begin, end, time) > len(begin)) > 0.5)
 
 
 def fitted_resources(count: int, protocol: str, *, seed: int) -> np.ndarray:

@@ -125,14 +125,9 @@ def assign_parts(
 
 
 def on_one_calendar(resource: np.ndarray, time: np.ndarray) -> bool:
-    """Tell whether the records share a calendar: most rows lie at a time that another record covers too.
-
-    Records of one resource each, or laid end to end with made-up dates, do not.
-    """
+    """Tell whether most rows (resource and time of each, sorted) lie at a time that another record covers too."""
     starts = tables.run_starts(resource)
-    first, last = np.sort(time[starts]), np.sort(time[np.r_[starts[1:], len(time)] - 1])
-    alive = np.searchsorted(first, time, side="right") - np.searchsorted(last, time, side="left")
-    return bool(np.mean(alive > 1) > 0.5)
+    return splits.share_a_calendar(time[starts], time[np.r_[starts[1:], len(time)] - 1], time)
 
 
 def cut_by_time(
