@@ -47,13 +47,6 @@ def test_precision_and_recall_are_those_of_each_threshold() -> None:
     assert len(curves.precision_recall_curve(score[:3] > 0, score[:3], points=3)["threshold"]) == 3
 
 
-def test_the_f1_threshold_lies_half_way_to_the_next_lower_score() -> None:
-    assert curves.f1_threshold(np.array([0, 1, 1]), np.array([0.2, 0.6, 0.6])) == pytest.approx(0.4)
-    # All rows alarm: a tenth below the lowest score is as good as any.
-    assert curves.f1_threshold(np.array([1, 1]), np.array([0.5, 0.3])) == pytest.approx(0.285)
-    assert curves.f1_threshold(np.array([0, 0]), np.array([0.5, 0.3])) == 0.5
-
-
 def test_a_temperature_divides_the_logits_whatever_their_size() -> None:
     odds = np.array([[np.e, 1.0]])
     np.testing.assert_allclose(curves.apply_temperature(np.array([[2.0, 0.0]]), 2.0), odds / odds.sum())

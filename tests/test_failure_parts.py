@@ -13,7 +13,7 @@ from test_failure import START, dataset, telemetry
 from aiops_core.data import splits, tables
 from aiops_core.data.derive import Derived
 from aiops_core.errors import DataError
-from aiops_core.servable.failure import choose_threshold
+from aiops_core.servable.failure import F1_TOLERANCE, choose_threshold
 from aiops_core.tasks import failure
 from aiops_core.tasks.failure import decision
 from aiops_core.tasks.failure.model import LEAST_SLOPE, _alignment, platt
@@ -429,6 +429,17 @@ def test_the_scores_that_set_a_tree_baselines_threshold_are_those_of_as_many_tre
     assert params in GRID[family]
     whole = fit_trees(family, params, *learned, trees=24, seed=5)
     np.testing.assert_array_equal(score, tree_probability(whole, checked[0]))
+
+
+def test_the_f1_threshold_lies_half_way_to_the_next_lower_score_and_reaches_the_best_within_the_tolerance() -> None:
+    assert failure.highest_f1(np.array([0, 1, 1]), np.array([0.2, 0.6, 0.6])) == pytest.approx(0.4)
+    # All rows alarm: a tenth below the lowest score is as good as any.
+    assert failure.highest_f1(np.array([1, 1]), np.array([0.5, 0.3])) == pytest.approx(0.285)
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 2, 300)
+    score = np.clip(0.4 * truth + 0.6 * rng.random(300), 0, 1)
+    reached = f1_score(truth, score >= failure.highest_f1(truth, score))
+    assert reached >= (1 - F1_TOLERANCE) * max(f1_score(truth, score >= t) for t in np.unique(score))
 
 
 def test_a_curve_at_given_thresholds_counts_what_reaches_each() -> None:

@@ -98,13 +98,6 @@ def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
     assert one["brier"] != other["brier"]
 
 
-def test_the_f1_threshold_is_the_best_of_all_thresholds() -> None:
-    truth = RNG.integers(0, 2, 300)
-    probability = np.clip(0.4 * truth + 0.6 * RNG.random(300), 0, 1)
-    chosen = reference.f1_score(truth, probability >= curves.f1_threshold(truth, probability))
-    assert chosen == pytest.approx(max(reference.f1_score(truth, probability >= t) for t in np.unique(probability)))
-
-
 def test_a_paired_interval_is_that_of_the_differences_on_the_same_resamples() -> None:
     x, n = RNG.random(50), 50
 

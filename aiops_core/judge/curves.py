@@ -8,7 +8,6 @@ __all__ = [
     "EPS",
     "apply_temperature",
     "descending",
-    "f1_threshold",
     "mass_bins",
     "precision_recall_curve",
     "reliability_curve",
@@ -68,21 +67,6 @@ def precision_recall_curve(truth: np.ndarray, score: np.ndarray, points: int = 2
         "precision": (hit[cut] / (cut + 1)).tolist(),
         "recall": (hit[cut] / total).tolist(),
     }
-
-
-def f1_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
-    """Return the threshold of highest F1 (``alarm = probability >= threshold``), 0.5 when there is no positive."""
-    truth = np.asarray(truth).astype(float)
-    if truth.sum() == 0:
-        return 0.5
-    order, ranked, last = descending(probability)
-    hit = np.cumsum(truth[order])
-    raised = np.arange(1, len(truth) + 1)
-    f1 = 2 * hit / (raised + truth.sum())
-    best = int(np.argmax(np.where(last, f1, -1.0)))
-    # Half way to the next lower score, so that rounding in another runtime does not flip the decision.
-    below = ranked[best + 1] if best + 1 < len(ranked) else ranked[best] * 0.9
-    return float((ranked[best] + below) / 2)
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -49,7 +49,7 @@ def of_failure(n: int, seed: int) -> tuple[Any, Noisy, dict[str, Any], dict[str,
     data = failure.prepare(dataset, seed=seed)
     truth, owner = data.truth("test"), data.resource[data.ends["test"]]
     best = np.clip(data.oracle["test"], 1e-4, 1 - 1e-4)
-    threshold = curves.f1_threshold(truth, best)
+    threshold = failure.highest_f1(truth, best)
 
     def noisy(rng: np.random.Generator, size: float) -> dict[str, np.ndarray]:
         logit = np.log(best / (1 - best)) + noise(rng, owner, size)[:, 0]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from aiops_core.judge.curves import descending
 from aiops_core.servable.failure import choose_threshold
 from aiops_core.tasks.failure.data import FailureData
 
@@ -146,9 +147,8 @@ def policies(
 
 def _cuts(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return up to `CURVE_POINTS` places to cut the ranking, with the threshold and the positives above each."""
-    order = np.argsort(-probability, kind="stable")
-    ranked, hit = probability[order], np.cumsum(truth[order])
-    cut = np.flatnonzero(np.r_[np.diff(ranked) != 0, True])
+    order, ranked, last = descending(probability)
+    hit, cut = np.cumsum(truth[order]), np.flatnonzero(last)
     f1 = 2 * hit[cut] / (cut + 1 + truth.sum())
     # Denser where few rows alarm: that is where thresholds are chosen. The best F1 is always among them.
     place = np.unique(np.r_[np.geomspace(1, len(cut), CURVE_POINTS).astype(int) - 1, int(np.argmax(f1))])
