@@ -116,8 +116,8 @@ OWNERS = {
     "matplotlib": ("aiops_core.study",),
     "optuna": ("aiops_core.search", "aiops_core.study", "aiops_core.tasks"),
 }
-#: Lines of a file.
-LIMIT = 400
+#: Lines of a file, and of a function without its docstring.
+LIMIT, FUNCTION_LIMIT = 400, 60
 
 
 def modules() -> dict[str, Path]:
@@ -240,6 +240,18 @@ def test_tensorflow_is_never_imported_at_module_level(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_no_file_is_longer_than_a_reader_can_hold(name: str) -> None:
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LIMIT
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_no_function_is_longer_than_a_screen(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    lengths = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            told = node.body[0] if ast.get_docstring(node) else None
+            inside = (told.end_lineno or 0) - told.lineno + 1 if told else 0
+            lengths[node.name] = (node.end_lineno or 0) - node.lineno + 1 - inside
+    assert {function: lines for function, lines in lengths.items() if lines > FUNCTION_LIMIT} == {}
 
 
 def test_the_environment_is_read_in_settings_only() -> None:

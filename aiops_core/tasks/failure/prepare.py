@@ -61,9 +61,7 @@ def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protoc
     on_stride = example & ((position - (window - 1)) % stride == 0)
     ends = _ends(part, on_stride, until <= horizon, f"window {window}, horizon {horizon} steps, {len(table)} incidents")
     seen = (part == splits.TRAIN) & grid.present
-    useful = _useful_columns(grid.values[seen], grid.columns, derived)
-    names = [grid.columns[i] for i in useful]
-    values, derived, left_out = _with_derived(grid.values[:, useful], names, derived, start, seen)
+    values, names, derived, left_out = _features(grid, derived, start, seen)
     train = values[seen]
     center, scale = _scaling(train)
     data = FailureData(
@@ -122,6 +120,16 @@ def _places(grid: tables.Grid, window: int) -> tuple[np.ndarray, np.ndarray, np.
         )
     start = np.repeat(starts, lengths)
     return starts, lengths, start, np.arange(len(start)) - start
+
+
+def _features(
+    grid: tables.Grid, derived: Derived, start: np.ndarray, seen: np.ndarray
+) -> tuple[np.ndarray, list[str], Derived, dict[str, str]]:
+    """Return the values of useful columns and derived features, the names of the columns, and as `_with_derived`."""
+    useful = _useful_columns(grid.values[seen], grid.columns, derived)
+    names = [grid.columns[i] for i in useful]
+    values, derived, left_out = _with_derived(grid.values[:, useful], names, derived, start, seen)
+    return values, names, derived, left_out
 
 
 def _useful_columns(train: np.ndarray, columns: list[str], derived: Derived) -> list[int]:
