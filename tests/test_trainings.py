@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from aiops_core import search, servable, tracking
 from aiops_core.data import sources
 from aiops_core.errors import UsageError
+from aiops_core.search.connection import ONE_THREAD
+from aiops_core.search.final import _final_in_worker, _refit_in_worker
+from aiops_core.search.result import SearchResult
+from aiops_core.servable.failure import choose_threshold
 from aiops_core.study.study import Study
 from aiops_core.study.trainings import over_trainings, trainings_words
-from aiops_core.tasks import threat
+from aiops_core.tasks import failure, threat
 
 pytestmark = pytest.mark.slow
 
@@ -98,3 +103,41 @@ def test_a_run_that_leaves_resources_out_replaces_no_champion_of_the_split_by_ti
     tracking.promote("threat_detector", section["model_version"])
     again = judged(study_of(home / "again"))
     assert not any("--protocol" in reason for reason in again["gate"]["reasons"])
+
+
+def test_every_training_alarms_by_the_policy_of_the_registered_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fits are those of the workers, run in this process."""
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "1")  # put back afterwards
+    monkeypatch.setattr(
+        search, "final_model",
+        lambda task, ranked, data, folder, *, seed: _final_in_worker(task.__name__, ranked, data, str(folder), seed),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        search, "refits",
+        lambda task, ranked, data, *, seeds, **more: [
+            _refit_in_worker(task.__name__, ranked, data, seed, **more) for seed in seeds
+        ],
+    )  # fmt: skip
+    policy = {"rule": "cost", "cost_missed": 60.0}
+    dataset = sources.load("synthetic", n_samples=1000, seed=7, tasks=["failure"]).configured(
+        "failure", decision=policy
+    )
+    effort = failure.Effort(folds=2, networks=1, max_steps=2, epoch_rows=(400, 400))
+    data = failure.prepare(dataset, seed=7, effort=effort)
+    study = Study("failure", dataset, data, out=home / "policy", seeds=2)
+    ranked, none = failure.defaults(data)[:1], pd.DataFrame()
+    study.result = SearchResult("failure", failure.OBJECTIVE, "max", none, none, ranked, {"trials": 1}, 1.0)
+    study.fit_final(ranked)
+    study.evaluate(failure.score(servable.load(study.servable), data, "test"), {})
+    second = failure.finish(ranked, data, seed=8)
+    by_f1 = failure.predict(second, data, "test")
+    failure.follow(second, policy)
+    expected = failure.predict(second, data, "test")
+    assert second.threshold == choose_threshold(second.curve, **policy)
+    assert (expected["alarm"] != by_f1["alarm"]).any()
+    assert study.trainings is not None
+    recall = failure.evaluate(data, expected)["recall"]["value"]
+    assert study.trainings["metrics"]["recall"]["values"] == [study.metrics["recall"]["value"], recall]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,8 +43,20 @@ def final_model(
         return found
 
 
-def refits(task: ModuleType, ranked: list[dict[str, Any]], data: Any, *, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def refits(
+    task: ModuleType,
+    ranked: list[dict[str, Any]],
+    data: Any,
+    *,
+    seeds: Sequence[int],
+    policy: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """Fit the final model again with each of some seeds, in workers; nothing is written.
+
+    Parameters
+    ----------
+    policy : mapping, optional
+        What a failure model's threshold is chosen by; that of highest F1 by default.
 
     Returns
     -------
@@ -56,14 +68,21 @@ def refits(task: ModuleType, ranked: list[dict[str, Any]], data: Any, *, seeds: 
     with cluster():
         shared = ray.put(data)
         work = ray.remote(num_cpus=1)(_refit_in_worker)
-        found: list[dict[str, Any]] = ray.get([work.remote(task.__name__, ranked, shared, seed) for seed in seeds])
+        found: list[dict[str, Any]] = ray.get(
+            [work.remote(task.__name__, ranked, shared, seed, policy) for seed in seeds]
+        )
         return found
 
 
-def _refit_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, seed: int) -> dict[str, Any]:
+def _refit_in_worker(
+    module: str, ranked: list[dict[str, Any]], data: Any, seed: int, policy: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     os.environ.update(ONE_THREAD)
     task = importlib.import_module(module)
-    return dict(task.predict(task.finish(ranked, data, seed=seed), data, "test"))
+    model = task.finish(ranked, data, seed=seed)
+    if policy:
+        task.follow(model, policy)
+    return dict(task.predict(model, data, "test"))
 
 
 def _final_in_worker(module: str, ranked: list[dict[str, Any]], data: Any, folder: str, seed: int) -> dict[str, Any]:

@@ -232,12 +232,14 @@ class Study:
         result = _need(self.result, "search")
         note_stage(self.folder, "final model")
         native = search.final_model(self.task, ranked, self.data, self.servable, seed=self.seed)
-        again = search.refits(self.task, ranked, self.data, seeds=range(self.seed + 1, self.seed + self.seeds))
+        policy = self.dataset.config.get(self.name, {}).get("decision")
+        others = range(self.seed + 1, self.seed + self.seeds)
+        again = search.refits(self.task, ranked, self.data, seeds=others, policy=policy)
         self._predictions = {"native": native, "again": again}
         self.ablation = derived_features(self.task, self.dataset, self.data, seed=self.seed)
         if self.name == "failure":
             servable.update_card(self.servable, anomaly=anomaly_reference(self.dataset, self.data))
-        follow_policy(self.servable, self.dataset.config.get(self.name, {}).get("decision"))
+        follow_policy(self.servable, policy)
         lineage = lineage_of(self.dataset, self.data, task=self.name, source=self.source, seed=self.seed)
         lineage |= {"run_id": self.run_id, "trials": result.counts, "best_params": ranked[0]}
         servable.update_card(self.servable, lineage=lineage)

@@ -44,7 +44,7 @@ from aiops_core.tasks.failure.decision import events, highest_f1, policies
 from aiops_core.tasks.failure.evaluation import compare, evaluate, importance, oracle, predictions, share
 from aiops_core.tasks.failure.export import export, score, watch
 from aiops_core.tasks.failure.findings import details
-from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, predict, space, steps
+from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, follow, predict, space, steps
 from aiops_core.tasks.failure.prepare import prepare
 from aiops_core.tasks.failure.seen import seen, too_few, unseen
 from aiops_core.tasks.failure.units import units
@@ -73,6 +73,7 @@ __all__ = [
     "evaluate",
     "events",
     "export",
+    "follow",
     "finish",
     "fit",
     "highest_f1",

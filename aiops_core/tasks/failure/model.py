@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ class FailureModel:
     slope, offset : float
         Calibration of the mean logit.
     threshold : float
-        Alarm threshold of the rule ``max_f1``.
+        Alarm threshold: of the rule ``max_f1`` until `follow` chooses by another.
     curve : dict
         Policy curve on rows no network of the prediction was trained on, see `policies`.
     params : list of dict
@@ -222,6 +223,22 @@ def _decide(
         steps = (watched, probability(logits[np.searchsorted(rows, watched)]))
     model.curve = policies(data, examples, probability(own), watched=steps)
     model.threshold = choose_threshold(model.curve, "max_f1")
+
+
+def follow(model: FailureModel, policy: Mapping[str, Any]) -> None:
+    """Choose a model's threshold by a decision policy, as that of its servable is chosen.
+
+    Parameters
+    ----------
+    policy : mapping
+        Arguments of `aiops_core.servable.failure.choose_threshold`: ``rule``, and its costs or budget.
+
+    Raises
+    ------
+    ServableError
+        For an unknown rule or a cost or budget that is not positive.
+    """
+    model.threshold = choose_threshold(model.curve, **policy)
 
 
 def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
