@@ -13,6 +13,7 @@ import toy_task
 
 from aiops_core import search
 from aiops_core.data import sources
+from aiops_core.search import choice
 from aiops_core.search.result import SearchResult
 from aiops_core.tasks import capacity, failure, threat
 
@@ -76,6 +77,26 @@ def test_pure_noise_replaces_the_default_in_about_one_of_five_searches(ray_clust
         result = search.chosen(toy_task, data(tmp_path, 0.5) | {"draw": k}, found(*points, DEFAULT), seed=k)
         taken += result.best_params != DEFAULT
     assert taken <= 6
+
+
+def test_the_best_of_many_equal_trials_by_the_same_rows_seldom_replaces_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fits are those of the workers, run in this process."""
+    monkeypatch.setattr(
+        choice, "_fits",
+        lambda task, given, points, seed: [task.validated(task.fit(p, given, seed=seed), given) for p in points],
+    )  # fmt: skip
+    taken = 0
+    for k in range(20):
+        given = data(tmp_path, 0.5) | {"draw": k}
+        # As far from the best as the default, on the other side.
+        points = [{"x": 0.1 + 1e-5 * (30 * k + i)} for i in range(30)]
+        score = {p["x"]: toy_task.validated(p["x"], given)[0](np.ones(40))["score"] for p in points}
+        ranked = sorted(points, key=lambda p: -score[p["x"]])
+        result = choice.chosen(toy_task, given, found(*ranked, DEFAULT), seed=k)
+        taken += result.best_params != DEFAULT
+    assert taken <= 8
 
 
 @pytest.mark.parametrize("task", EFFORTS, ids=lambda task: task.NAME)

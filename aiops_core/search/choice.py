@@ -1,7 +1,8 @@
 """Whether a search has found anything: its best points against the default, on blocks of validation rows.
 
 The best of many trials looks better than it is: it was chosen by the noise of the same rows. So the first default point
-stays unless another is better by more than noise, after both were fitted again with a seed that chose nothing.
+stays unless another is better by more than noise, after both were fitted again with a seed that chose nothing, and more
+is asked the more trials were ranked. Rows that ranked nothing would have to be taken from training or from calibration.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from aiops_core.search.space import checked_space, moved_into
 
 __all__ = ["chosen"]
 
-#: Trials that are compared with the default, and the chance that one of them is taken though none is better.
+#: Trials that are compared with the default, and the chance that one of all ranked is taken though none is better.
 CONTENDERS, RISK = 3, 0.2
 #: Resamples of blocks: enough for an end at a few per cent.
 DRAWS = 1_000
@@ -58,10 +59,11 @@ def chosen(
     default = moved_into(checked_space(task, data, space), task.defaults(data))[0]
     if result.ranked[0] == default:
         return replace(result, choice=Choice("default", "no trial scored better than the default point", {}))
-    contenders = [params for params in result.ranked if params != default][:CONTENDERS]
-    gains = _gains(task, data, [default, *contenders], seed + OTHER_SEED)
-    # One of several is taken: each has a part of the risk.
-    reach = NormalDist().inv_cdf(1 - RISK / len(contenders)) / NormalDist().inv_cdf(0.975)
+    trials = [params for params in result.ranked if params != default]
+    contenders = trials[:CONTENDERS]
+    gains = _gains(task, _fits(task, data, [default, *contenders], seed + OTHER_SEED), seed + OTHER_SEED)
+    # The same rows picked the contenders from all trials: each of these has a part of the risk (Bonferroni).
+    reach = NormalDist().inv_cdf(1 - RISK / len(trials)) / NormalDist().inv_cdf(0.975)
     lower = {i: gain["value"] - reach * (gain["value"] - gain["low"]) for i, gain in gains.items()}
     better = {i: gains[i]["value"] for i in lower if lower[i] > 0}
     best = max(better or gains, key=lambda i: gains[i]["value"], default=None)
@@ -91,11 +93,8 @@ def _difference(gain: Mapping[str, Any]) -> str:
     return f"is {abs(gain['value']):.3g} {sign} (lower end of the gain {gain['lower_end']:.3g})"
 
 
-def _gains(task: ModuleType, data: Any, points: list[dict[str, Any]], seed: int) -> dict[int, intervals.Gain]:
-    """Return the gain in the main metric of every point over the first, by its place behind it.
-
-    A point whose fit fails is left out; without the first there is nothing to compare with.
-    """
+def _fits(task: ModuleType, data: Any, points: list[dict[str, Any]], seed: int) -> list[Any]:
+    """Fit every point in a worker and return what the task's ``validated`` says of it, None where a fit fails."""
     with cluster():
         shared = ray.put(data)
         work = ray.remote(num_cpus=1)(_validated_in_worker)
@@ -106,6 +105,14 @@ def _gains(task: ModuleType, data: Any, points: list[dict[str, Any]], seed: int)
                 found.append(ray.get(one))
             except RayTaskError:
                 found.append(None)
+    return found
+
+
+def _gains(task: ModuleType, found: list[Any], seed: int) -> dict[int, intervals.Gain]:
+    """Return the gain in the main metric of every point over the first, by its place behind it.
+
+    A point whose fit failed is left out; without the first there is nothing to compare with.
+    """
     if found[0] is None:
         return {}
     (default, units), metric = found[0], task.MAIN_METRIC
