@@ -21,7 +21,7 @@ def baselines(data: ThreatData, *, seed: int) -> dict[str, Prediction]:
         ``class_prior`` always answers the most frequent class; ``prior_draw`` draws from the class shares, which is
         the best that macro-F1 allows without looking at the features; ``rules`` only where its features and classes
         occur; ``hist_gradient_boosting``, ``random_forest`` and ``logistic_regression`` are tuned, calibrated and decided
-        on the out-of-fold rows of the model's first fold, see `learners.tuned`.
+        on the out-of-fold rows of the model's folds, see `learners.tuned`.
     """
     rows = data.index("test")
     share = np.bincount(data.y[data.part == TRAIN], minlength=len(data.classes)).astype(float)

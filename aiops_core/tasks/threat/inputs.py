@@ -35,7 +35,15 @@ class Inputs:
         """Return (n, width) float32: filled features, indicators, count of missing features."""
         missing = np.isnan(X)
         flags = missing.astype(np.float32)
-        filled = np.where(missing, self.fill, X)
-        for j, rank in self.ranks.items():
-            filled[:, j] = rank[filled[:, j].astype(np.int64)]
+        filled = self.recoded(np.where(missing, self.fill, X))
         return np.concatenate([filled, flags[:, self.flagged], flags.sum(axis=1, keepdims=True)], axis=1)
+
+    def recoded(self, X: np.ndarray) -> np.ndarray:
+        """Return (n, n_features) with the codes of categories as `ranks` orders them; what is missing stays so."""
+        if not self.ranks:
+            return X
+        out = X.copy()
+        for j, rank in self.ranks.items():
+            known = ~np.isnan(X[:, j])
+            out[known, j] = rank[X[known, j].astype(np.int64)]
+        return out

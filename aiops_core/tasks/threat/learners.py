@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
@@ -20,7 +21,8 @@ from threadpoolctl import threadpool_limits
 from aiops_core.servable.threat import expected_cost_label
 from aiops_core.tasks.threat.data import Prediction, ThreatData
 from aiops_core.tasks.threat.decision import calibrate, choose_alpha, decision_weights, fit_calibration, selection
-from aiops_core.tasks.threat.rows import class_prior, held_out
+from aiops_core.tasks.threat.inputs import Inputs
+from aiops_core.tasks.threat.rows import Held, class_prior, fold_inputs, held_out, trial_folds
 
 #: Rows that the logistic regression learns from at most.
 LINEAR_ROWS = 12_000
@@ -37,30 +39,50 @@ def learned(data: ThreatData, *, seed: int) -> dict[str, Prediction]:
 
 
 def tuned(data: ThreatData, learner: Learner, grid: Sequence[Point], *, seed: int) -> Prediction:
-    """Choose a point of the grid, calibrate it and weigh its decisions on the first fold's validation rows; fit on all.
+    """Choose a point of the grid, calibrate it and weigh its decisions, all out of fold; fit on all training rows.
 
-    Rows, weights, and the ways to calibrate and to decide are those of the model; but the model calibrates on the rows of
-    all folds, and each of its folds orders categories by its own labels.
+    Rows, weights, folds, their codes of categories, and the ways to calibrate and to decide are those of the model: the
+    point is chosen on the folds that score a trial, and calibration and decision weights come from the rows of all.
     """
-    prior, held = class_prior(data), held_out(data, 1)
+    prior, held = class_prior(data), held_out(data, data.effort.folds)
     truth, offset = data.y[data.rows[held.row]], np.zeros(len(prior))
-    kept = (data.group_fold != 0) & (data.row_fold != 0)
-    X_held = data.X[data.rows[held.row]]
-    scores = [_columns(_fitted(data, learner, point, kept, seed), X_held, len(prior)) for point in grid]
-    values = [selection(found, offset, truth, held.weight, prior)["selection"] for found in scores]
-    best = int(np.argmax(values))
-    temperature, floor = fit_calibration(scores[best], offset, truth, held.weight)
-    alpha, _ = choose_alpha(truth, calibrate(scores[best], offset, temperature, floor), held.weight, prior)
-    final = _fitted(data, learner, grid[best], np.ones(len(data.rows), dtype=bool), seed)
-    found = _columns(final, data.X[data.index("test")], len(prior))
-    probability = calibrate(found, offset, temperature, floor)
+    tried = held.fold < trial_folds(data)
+    found = [_out_of_fold(data, learner, point, held, range(trial_folds(data)), seed) for point in grid]
+    values = [selection(scores[tried], offset, truth[tried], held.weight[tried], prior) for scores in found]
+    best = int(np.argmax([value["selection"] for value in values]))
+    rest = range(trial_folds(data), data.effort.folds)
+    scores = found[best] + _out_of_fold(data, learner, grid[best], held, rest, seed)
+    temperature, floor = fit_calibration(scores, offset, truth, held.weight)
+    alpha, _ = choose_alpha(truth, calibrate(scores, offset, temperature, floor), held.weight, prior)
+    final = _fitted(data, learner, grid[best], np.ones(len(data.rows), dtype=bool), data.inputs, seed)
+    votes = _columns(final, data.X[data.index("test")], len(prior))
+    probability = calibrate(votes, offset, temperature, floor)
     label = expected_cost_label(probability, weights=decision_weights(prior, alpha), costs=data.costs)
     return {"probability": probability, "label": label}
 
 
-def _fitted(data: ThreatData, learner: Learner, point: Point, kept: np.ndarray, seed: int) -> ClassifierMixin:
+def _out_of_fold(
+    data: ThreatData, learner: Learner, point: Point, held: Held, folds: Iterable[int], seed: int
+) -> np.ndarray:
+    """Return the probabilities of a point for the held rows of some folds, (n_entries, n_classes); 0 for the others."""
+    out = np.zeros((len(held.row), len(data.classes)))
+    for fold in folds:
+        kept, mine = (data.group_fold != fold) & (data.row_fold != fold), held.fold == fold
+        inputs = fold_inputs(data, kept)
+        fitted = _fitted(data, learner, point, kept, inputs, seed)
+        out[mine] = _columns(fitted, inputs.recoded(data.X[data.rows[held.row[mine]]]), len(data.classes))
+    return out
+
+
+def _fitted(
+    data: ThreatData, learner: Learner, point: Point, kept: np.ndarray, inputs: Inputs, seed: int
+) -> ClassifierMixin:
     rows = data.rows[kept]
-    return learner(data, point, data.X[rows], data.y[rows], data.weight[kept], seed)
+    X, y, weight = inputs.recoded(data.X[rows]), data.y[rows], data.weight[kept]
+    if (y == y[0]).all():
+        # A fold may leave out the only row of a class, and some learners refuse what is left.
+        return DummyClassifier().fit(X, y)
+    return learner(data, point, X, y, weight, seed)
 
 
 def _columns(fitted: ClassifierMixin, X: np.ndarray, n_classes: int) -> np.ndarray:

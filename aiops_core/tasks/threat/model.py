@@ -14,7 +14,7 @@ from aiops_core.tasks.threat.data import Params, Prediction, Report, ThreatData
 from aiops_core.tasks.threat.decision import calibrate, choose_alpha, decision_weights, fit_calibration
 from aiops_core.tasks.threat.forest import cross_fit, grow, merge, new_forest
 from aiops_core.tasks.threat.inputs import Inputs
-from aiops_core.tasks.threat.rows import Held, class_prior, fold_inputs, held_out, training_rows
+from aiops_core.tasks.threat.rows import Held, class_prior, fold_inputs, held_out, training_rows, trial_folds
 
 #: Out-of-fold log loss must be below this share of the entropy of the class prior before decisions are weighted.
 INFORMED = 0.98
@@ -115,8 +115,7 @@ def fit(params: Params, data: ThreatData, *, seed: int, report: Report | None = 
         The first fold's forest, to look at; `finish` fits on all rows and makes what can be exported.
     """
     effort = data.effort
-    folds = effort.folds if (data.group_fold >= 0).any() or len(data.rows) <= effort.one_fold_above else 1
-    held = held_out(data, folds)
+    held = held_out(data, trial_folds(data))
     sizes = [effort.trees_per_step * step for step in range(1, effort.max_steps + 1)]
     forests, votes = cross_fit(params, data, held, seed=seed, sizes=sizes, report=report)
     kept = (data.group_fold != 0) & (data.row_fold != 0)

@@ -38,6 +38,12 @@ class Held:
     folds: int
 
 
+def trial_folds(data: ThreatData) -> int:
+    """Return how many folds score a trial: all, unless there are many rows and no groups to leave out."""
+    effort = data.effort
+    return effort.folds if (data.group_fold >= 0).any() or len(data.rows) <= effort.one_fold_above else 1
+
+
 def held_out(data: ThreatData, folds: int) -> Held:
     """Return what the first ``folds`` folds score: unseen groups and rows of known ones, in shares of `NOVEL_SHARE`."""
     all_folds = data.effort.folds
