@@ -156,6 +156,7 @@ class Ingress:
         from serve_app.champions.client import Registry
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
+        from serve_app.operations.log import FILE, RequestLog
         from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
@@ -174,6 +175,15 @@ class Ingress:
             metrics=process.metrics,
             registry=Registry(process.folder),
             jobs=Jobs(state / "jobs", process.metrics, process.environment),
+            log=RequestLog(
+                process.folder / FILE,
+                current.log,
+                current.log_slow_seconds,
+                process.metrics,
+                endpoint=current.otlp_endpoint,
+                headers=current.otlp_headers,
+            ),
+            folder=process.folder if config["follow"] else None,
             remediator=Remediator(current.webhooks, current.webhook_secret, state / "audit.jsonl", process.metrics),
         )
 
