@@ -84,7 +84,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
-        "service threat windows",
+        "service threat window_journal windows",
     ),
     "serve_app.champions": (
         "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",

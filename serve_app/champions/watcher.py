@@ -22,6 +22,8 @@ __all__ = ["STALE_SECONDS", "WATCH_SECONDS", "ChampionWatcher"]
 _log = logging.getLogger("serve_app")
 
 WATCH_SECONDS = 0.2
+#: Methods by which a servable is called, whichever it has.
+CALLS = ("predict", "forecast", "explain")
 #: Looks at the pointer file between two looks at the follower.
 LIVENESS_TURNS = 5
 #: The registry counts as unreachable when the follower has not reached it for this long.
@@ -29,16 +31,27 @@ STALE_SECONDS = 45.0
 
 
 def timed(loaded: Any, histogram: Histogram) -> None:
-    """Have every call of a servable measured."""
-    predict, observe, clock = loaded.predict, histogram.observe, time.perf_counter
+    """Have every call of a servable measured; what one method asks of another belongs to its call."""
+    observe, clock = histogram.observe, time.perf_counter
+    inside = False
 
-    def measured(*args: Any, **options: Any) -> Any:
-        started = clock()
-        found = predict(*args, **options)
-        observe(clock() - started)
-        return found
+    def measured(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal inside
+            if inside:
+                return method(*args, **options)
+            inside, started = True, clock()
+            try:
+                return method(*args, **options)
+            finally:
+                inside = False
+                observe(clock() - started)
 
-    loaded.predict = measured
+        return call
+
+    for name in CALLS:
+        if hasattr(loaded, name):
+            setattr(loaded, name, measured(getattr(loaded, name)))
 
 
 class ChampionWatcher:
