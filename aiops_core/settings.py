@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,6 +35,12 @@ class Settings(BaseSettings):
         Remediation action id to the URL its signed body is posted to.
     webhook_secret : str or None
         Key of the HMAC-SHA256 signature of a webhook body.
+    log : {"note", "all", "off"}
+        Which requests the service logs: those refused, failed, slow or changing something; all; or none.
+    log_slow_seconds : float
+        From when on a request is slow.
+    otlp_endpoint, otlp_headers : str
+        OTLP collector that gets a span of every request, and ``name=value`` headers for it; none by default.
     """
 
     model_config = SettingsConfigDict(env_prefix="AIOPS_", extra="ignore")
@@ -47,6 +54,10 @@ class Settings(BaseSettings):
     concurrent_searches: int = Field(default=1, ge=1)
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
+    log: Literal["note", "all", "off"] = "note"
+    log_slow_seconds: float = Field(default=1.0, gt=0)
+    otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_headers: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_HEADERS")
 
     @model_validator(mode="after")
     def _relative_to_home(self) -> Settings:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,7 +15,8 @@ from ray.serve import Application
 
 from aiops_core import settings
 from aiops_core.facts import MODELS
-from serve_app.answers.windows import Windows
+from serve_app.answers.window_journal import Journal
+from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.backends import LocalModels, RemoteModels
 from serve_app.operations.telemetry import Metrics
 
@@ -21,6 +24,9 @@ __all__ = ["Args", "build"]
 
 #: Small shares: the processes share cores, and four whole ones would not fit on two.
 CPUS = 0.1
+#: How long the buffer of snapshots may take, and is left alone when it did not answer.
+WINDOWS_SECONDS = 2.0
+PAUSE_SECONDS = 0.5
 _QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -102,7 +108,9 @@ class TaskModels:
 
     def __init__(self, task: str, config: dict[str, Any], windows: Any | None = None) -> None:
         self._process = _Process(config)
-        buffer = None if windows is None else RemoteWindows(windows)
+        buffer: Any = None if windows is None else RemoteWindows(windows)
+        if buffer is None and task == "failure":
+            buffer, self._journal = journalled(Path(config["state_dir"]), self._process.metrics)
         self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer)
         self._models.start(30.0 if config["follow"] else 0.0)
 
@@ -125,15 +133,30 @@ class TaskModels:
             self._process.supervisor.close()
 
 
+def journalled(state: Path, metrics: Metrics) -> tuple[Windows, Journal]:
+    """Return the buffer of snapshots as the last process left it, and its journal."""
+    windows = Windows(MAX_RESOURCES, metrics.counter("aiops_windows_forgotten_total"))
+    journal = Journal(state / "windows.journal", windows)
+    journal.start()
+    return windows, journal
+
+
 class SharedWindows:
     """Deployment of the one snapshot buffer that several replicas ask."""
 
-    def __init__(self) -> None:
-        self._windows = Windows()
+    def __init__(self, config: dict[str, Any]) -> None:
+        state = Path(config["state_dir"])
+        self._metrics = Metrics(state / "metrics")
+        self._windows, self._journal = journalled(state, self._metrics)
 
     async def append(self, resource_id: str, row: Any, options: dict[str, Any]) -> Any:
         """See `Windows.append`."""
         return self._windows.append(resource_id, row, **options)
+
+    def __del__(self) -> None:
+        journal = getattr(self, "_journal", None)
+        if journal is not None:
+            journal.close()
 
 
 class RemoteWindows:
@@ -141,10 +164,26 @@ class RemoteWindows:
 
     def __init__(self, handle: Any) -> None:
         self._append = handle.append
+        self._pause = 0.0
 
     async def append(self, resource_id: str, row: Any, **options: Any) -> Any:
-        """See `Windows.append`."""
-        return await self._append.remote(resource_id, row, options)
+        """See `Windows.append`.
+
+        Raises
+        ------
+        Unreachable
+            If the buffer does not answer in time; for a moment it is then not asked again, or a batch would wait for each
+            of its snapshots.
+        """
+        if time.monotonic() < self._pause:
+            raise Unreachable
+        try:
+            async with asyncio.timeout(WINDOWS_SECONDS):
+                return await self._append.remote(resource_id, row, options)
+        except Exception as error:
+            # Ray raises many types while an actor dies, starts or is overrun.
+            self._pause = time.monotonic() + PAUSE_SECONDS
+            raise Unreachable from error
 
 
 class Ingress:
@@ -156,14 +195,16 @@ class Ingress:
         from serve_app.champions.client import Registry
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
+        from serve_app.operations.log import FILE, RequestLog
         from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
         if models is None:
-            local = LocalModels(
-                list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows)
-            )
+            buffer: Any = None if windows is None else RemoteWindows(windows)
+            if buffer is None:
+                buffer, self._journal = journalled(state, process.metrics)
+            local = LocalModels(list(MODELS), process.folder, process.metrics, buffer)
             local.start(30.0 if config["follow"] else 0.0)
             backend: Any = local
         else:
@@ -174,6 +215,15 @@ class Ingress:
             metrics=process.metrics,
             registry=Registry(process.folder),
             jobs=Jobs(state / "jobs", process.metrics, process.environment),
+            log=RequestLog(
+                process.folder / FILE,
+                current.log,
+                current.log_slow_seconds,
+                process.metrics,
+                endpoint=current.otlp_endpoint,
+                headers=current.otlp_headers,
+            ),
+            folder=process.folder if config["follow"] else None,
             remediator=Remediator(current.webhooks, current.webhook_secret, state / "audit.jsonl", process.metrics),
         )
 
@@ -230,7 +280,7 @@ def build(args: Args | Mapping[str, Any]) -> Application:
 
     apart = args.placement == "deployments"
     several = (args.model_replicas if apart else args.replicas) > 1
-    windows = place(SharedWindows, "windows", 1).bind() if several else None
+    windows = place(SharedWindows, "windows", 1).bind(config) if several else None
     ingress = place(serve.ingress()(Ingress), "ingress", args.replicas)
     if not apart:
         return cast(Application, ingress.bind(config, windows))

@@ -7,6 +7,7 @@ hop. `RemoteModels` sends each route to a deployment of `LocalModels`, one for e
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
 
 __all__ = ["LocalModels", "RemoteModels"]
+
+#: How long a deployment may take to describe itself.
+ANSWER_SECONDS = 2.0
+_log = logging.getLogger("serve_app")
 
 
 class LocalModels:
@@ -75,6 +80,11 @@ class LocalModels:
     def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
         """See `serve_app.http.handlers.Backend`."""
         return self._routes[route].answer(body, request_id)
+
+    def version(self, route: str) -> str | None:
+        """See `serve_app.http.handlers.Backend`."""
+        service = self._routes.get(route)
+        return None if service is None or service.champion is None else service.champion.version
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
         """Answer like `answer`, with a problem as a value: it crosses process borders unharmed."""
@@ -154,15 +164,43 @@ class RemoteModels:
             return bytes(content)
         raise Problem(status, content[0], content[1])
 
+    def version(self, route: str) -> str | None:
+        """See `serve_app.http.handlers.Backend`; the deployments know it, nobody here does."""
+        return None
+
     async def status(self) -> dict[str, Any]:
         """See `serve_app.http.handlers.Backend`; the registry counts as reachable when every deployment says so."""
-        parts = await asyncio.gather(*(handle.status.remote() for handle in self._handles.values()))
+        answers = await self._ask("status")
+        parts = [part for part in answers.values() if part is not None]
         models = [model for part in parts for model in part["models"]]
+        models += [_silent(task) for task, part in answers.items() if part is None]
         models.sort(key=lambda model: bool(model.get("legacy")))
-        registry = next((p["mlflow"] for p in parts if not p["mlflow"]["reachable"]), parts[0]["mlflow"])
+        registry = next((p["mlflow"] for p in parts if not p["mlflow"]["reachable"]), None)
+        if registry is None:
+            unknown = {"reachable": False, "error": "no deployment answers", "reached": None}
+            registry = parts[0]["mlflow"] if parts else unknown
         return {"models": models, "mlflow": registry, "replica": [part["replica"] for part in parts]}
 
     async def cards(self) -> dict[str, Any]:
         """See `serve_app.http.handlers.Backend`."""
-        parts = await asyncio.gather(*(handle.cards.remote() for handle in self._handles.values()))
-        return {task: card for part in parts for task, card in part.items()}
+        parts = await self._ask("cards")
+        return {task: card for part in parts.values() if part is not None for task, card in part.items()}
+
+    async def _ask(self, method: str) -> dict[str, Any]:
+        """Ask every deployment at once; None stands for one that does not answer in time."""
+
+        async def one(handle: Any) -> Any:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return await getattr(handle, method).remote()
+            except Exception as error:
+                # Whatever a deployment that is starting, ending or overrun raises: the others answer.
+                _log.warning("a deployment did not answer %s: %s", method, type(error).__name__)
+                return None
+
+        found = await asyncio.gather(*(one(handle) for handle in self._handles.values()))
+        return dict(zip(self._handles, found, strict=True))
+
+
+def _silent(task: str) -> dict[str, Any]:
+    return {"name": MODELS[task], "kind": None, "version": None, "alias": None, "status": "unreachable"}

@@ -80,19 +80,19 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.files": ("", "."),
     "serve_app.cluster": ("files", ". haproxy leftovers"),
-    "serve_app.operations": ("wire files cluster", ". jobs remediation telemetry"),
+    "serve_app.operations": ("wire files cluster", ". catalogue ended jobs load log remediation telemetry tracing"),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
-        "service threat windows",
+        "service threat window_journal windows",
     ),
     "serve_app.champions": (
         "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
-        ". client follower node supervisor verify watcher",
+        ". client follower liveness node supervisor verify watcher",
     ),
     "serve_app.http": (
         "wire answers operations champions aiops_core.facts",
-        ". api bodies components docs examples handlers meanings openapi request_ids router routes",
+        ". api bodies components docs examples handlers meanings openapi ready request_ids router routes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": ("answers operations champions http backends aiops_core.facts aiops_core.settings", "."),

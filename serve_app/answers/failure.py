@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +24,15 @@ from serve_app.answers.envelope import (
 )
 from serve_app.answers.failure_input import FailureModel, Instance, read
 from serve_app.answers.service import Champion, Service, encode, legacy_block
-from serve_app.answers.windows import Windows
+from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.wire.requests import FailureBatch
 from serve_app.wire.times import iso
 from serve_app.wire.wording import listed
 
 __all__ = ["FailureService"]
 
+#: How far ahead of this machine's clock a snapshot may be, unless a step is longer.
+AHEAD_SECONDS = 3600.0
 _NO_TIME = np.datetime64("NaT", "s")
 
 
@@ -49,7 +52,8 @@ class FailureService(Service):
 
     def __init__(self, metrics: Any, windows: Any | None = None) -> None:
         super().__init__(metrics)
-        self._windows = Windows() if windows is None else windows
+        forgotten = metrics.counter("aiops_windows_forgotten_total")
+        self._windows = Windows(MAX_RESOURCES, forgotten) if windows is None else windows
         self._rules = legacy_block(legacy.RULES, "rule_based")
 
     def prepare(self, champion: Champion) -> None:
@@ -136,6 +140,11 @@ class FailureService(Service):
         if instance.window is not None:
             return instance.window, _last(instance.stamp)
         assert instance.row is not None
+        if instance.stamp is not None and instance.stamp > time.time() + max(model.step, AHEAD_SECONDS):
+            # Kept, it would make every snapshot of today one that comes too late.
+            return self._left_to_rules(
+                model, instance, f"{iso(instance.stamp)} lies in the future: the rules answer, the snapshot is not kept"
+            )
         found = self._windows.append(
             instance.resource_id,
             instance.row,
@@ -144,22 +153,31 @@ class FailureService(Service):
             step=model.step,
             timestamp=instance.stamp,
         )
-        full, have, newest = await found if inspect.isawaitable(found) else found
+        try:
+            full, have, newest = await found if inspect.isawaitable(found) else found
+        except Unreachable:
+            return self._left_to_rules(model, instance, "the process that keeps snapshots did not answer: the rules do")
         if newest is not None and instance.stamp is not None and instance.stamp < newest:
             instance.notes.append(
                 f"older than the newest snapshot of {instance.resource_id}, of {iso(newest)}: judged as of then"
             )
             instance.stamp = newest
         if full is None:
-            instance.given = model.given(instance.row)
-            # The rules judge one snapshot: how snapshots are timed says nothing about their answer.
-            instance.notes[:] = [n for n in instance.notes if not n.startswith("snapshots without timestamp")]
-            instance.notes.insert(
-                0,
+            return self._left_to_rules(
+                model,
+                instance,
                 f"{have} of {model.window} snapshots of {instance.resource_id} seen: "
                 "the rules answer until a window is filled",
             )
         return full, _last(instance.stamp)
+
+    def _left_to_rules(self, model: FailureModel, instance: Instance, why: str) -> tuple[None, np.ndarray]:
+        assert instance.row is not None
+        instance.given = model.given(instance.row)
+        # The rules judge one snapshot: how snapshots are timed says nothing about their answer.
+        instance.notes[:] = [n for n in instance.notes if not n.startswith("snapshots without timestamp")]
+        instance.notes.insert(0, why)
+        return None, _last(instance.stamp)
 
     # Answering -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -12,16 +13,45 @@ from typing import Any
 from aiops_core import servable
 from aiops_core.errors import AiopsError
 from serve_app.answers.service import Champion, Service
+from serve_app.champions.liveness import follower_runs
 from serve_app.champions.node import POINTER, POLL_SECONDS, read_pointer
-from serve_app.operations.telemetry import Metrics
+from serve_app.operations.telemetry import Histogram, Metrics
 
 __all__ = ["STALE_SECONDS", "WATCH_SECONDS", "ChampionWatcher"]
 
 _log = logging.getLogger("serve_app")
 
 WATCH_SECONDS = 0.2
+#: Methods by which a servable is called, whichever it has.
+CALLS = ("predict", "forecast", "explain")
+#: Looks at the pointer file between two looks at the follower.
+LIVENESS_TURNS = 5
 #: The registry counts as unreachable when the follower has not reached it for this long.
 STALE_SECONDS = 45.0
+
+
+def timed(loaded: Any, histogram: Histogram) -> None:
+    """Have every call of a servable measured; what one method asks of another belongs to its call."""
+    observe, clock = histogram.observe, time.perf_counter
+    inside = False
+
+    def measured(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal inside
+            if inside:
+                return method(*args, **options)
+            inside, started = True, clock()
+            try:
+                return method(*args, **options)
+            finally:
+                inside = False
+                observe(clock() - started)
+
+        return call
+
+    for name in CALLS:
+        if hasattr(loaded, name):
+            setattr(loaded, name, measured(getattr(loaded, name)))
 
 
 class ChampionWatcher:
@@ -57,6 +87,8 @@ class ChampionWatcher:
         self._by_follower: dict[str, dict[str, str]] = {}
         self._by_us: dict[str, dict[str, str]] = {}
         self.registry: dict[str, Any] = {}
+        self._up = metrics.gauge("aiops_registry_up", replica=metrics.replica)
+        self._follower = metrics.gauge("aiops_follower_up", replica=metrics.replica)
 
     def start(self, wait_seconds: float = 30.0) -> None:
         """Load what the pointer file names, then go on watching.
@@ -83,8 +115,19 @@ class ChampionWatcher:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stop.wait(WATCH_SECONDS):
+        for turn in itertools.count():
+            if self._stop.wait(WATCH_SECONDS):
+                return
             self.look()
+            if turn % LIVENESS_TURNS == 0:
+                self.feel()
+
+    def feel(self) -> None:
+        """Say in the metrics whether the follower runs and the registry answers it."""
+        runs = follower_runs(self.registry)
+        reachable = self.registry_status()["reachable"]
+        self._follower.set(float(reachable if runs is None else runs))
+        self._up.set(float(reachable and runs is not False))
 
     def look(self) -> None:
         """Take what changed in the pointer file into service."""
@@ -102,9 +145,7 @@ class ChampionWatcher:
             self._seen = None
             return
         self.registry = content.get("registry", {})
-        self._metrics.gauge("aiops_registry_up", replica=self._metrics.replica).set(
-            float(not self.registry.get("error"))
-        )
+        self.feel()
         before, self._by_follower = self._by_follower, {}
         for name, reason in content.get("refused", {}).items():
             if name in self._services:
@@ -150,6 +191,7 @@ class ChampionWatcher:
             loaded = self._loader(entry["folder"])
             if loaded.task != service.task:
                 raise AiopsError(f"the servable is for task '{loaded.task}', not '{service.task}'")
+            timed(loaded, self._metrics.histogram("aiops_model_seconds", model=name, version=version))
             fresh = Champion(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
             service.install(fresh)
         except Exception as error:

@@ -19,6 +19,9 @@ from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
 from serve_app.http.router import allowed, router
 from serve_app.http.routes import PREDICTIONS, PREFIX, ROUTES
+from serve_app.operations import tracing
+from serve_app.operations.load import Load
+from serve_app.operations.log import KEY
 from serve_app.operations.telemetry import Metrics, Slot
 from serve_app.wire.problems import TYPE, Problem
 
@@ -38,23 +41,26 @@ _log = logging.getLogger("serve_app")
 class _Counts:
     """Requests and latencies of one path."""
 
-    __slots__ = ("_metrics", "_observe", "_slots", "name")
+    __slots__ = ("_metrics", "_observe", "_slots", "changing", "name")
 
-    def __init__(self, name: str, metrics: Metrics) -> None:
+    def __init__(self, name: str, metrics: Metrics, changing: bool) -> None:
         self.name = name
+        self.changing = changing
         self._metrics = metrics
         self._observe = metrics.histogram("aiops_request_seconds", route=name).observe
         self._slots: dict[tuple[str, int], Slot] = {}
 
-    def count(self, method: str, status: int, started: float) -> None:
-        """Count one request, which began at `started` of the performance counter."""
+    def count(self, method: str, status: int, started: float) -> float:
+        """Count one request, which began at `started` of the performance counter; returns the seconds it took."""
         slot = self._slots.get((method, status))
         if slot is None:
             named = method if method in _METHODS else "other"
             slot = self._metrics.counter("aiops_requests_total", route=self.name, method=named, status=str(status))
             self._slots[method, status] = slot
         slot.inc()
-        self._observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._observe(seconds)
+        return seconds
 
 
 class Api:
@@ -72,65 +78,86 @@ class Api:
         self._backend = services.backend
         self._ids = Ids()
         self._header = header
+        self._log = services.log
+        self._load = Load(services.metrics)
         names = [*dict.fromkeys(route.path for route in ROUTES), "unknown"]
-        self._counts = {name: _Counts(name, self._metrics) for name in names}
+        changing = {route.path for route in ROUTES if route.method != "GET" and not route.task}
+        self._counts = {name: _Counts(name, self._metrics, name in changing) for name in names}
         self._predictions = {f"{PREFIX}/{path}": self._counts[path] for path in PREDICTIONS}
         self._router = router(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         if scope["type"] != "http":
+            self._load.watch()
             await self._router(scope, receive, send)
             return
         started = time.perf_counter()
         method: str = scope["method"]
         request_id = self._ids.of(scope["headers"])
         counts = self._predictions.get(scope["path"]) if method == "POST" else None
-        if counts is None:
-            counts, status = await self._other(scope, receive, send, request_id)
-        else:
-            try:
-                content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
-                status, headers = 200, [(b"content-type", _JSON)]
-            except Exception as error:
-                status, content, headers = self._problem(error, counts.name, request_id, scope)
-            headers.append((b"content-length", b"%d" % len(content)))
-            if self._header:
-                headers.append((HEADER, request_id.encode()))
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": content})
-        counts.count(method, status, started)
+        self._load.begin()
+        try:
+            if counts is None:
+                counts, status, size = await self._other(scope, receive, send, request_id)
+            else:
+                try:
+                    content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
+                    status, headers = 200, [(b"content-type", _JSON)]
+                except Exception as error:
+                    status, content, headers = self._problem(error, counts.name, request_id, scope)
+                size = len(content)
+                headers.append((b"content-length", b"%d" % size))
+                if self._header:
+                    headers.append((HEADER, request_id.encode()))
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": content})
+        finally:
+            self._load.end()
+        seconds = counts.count(method, status, started)
+        if (key := scope.get(KEY)) is not None:
+            self._load.let_in(key)
+        if status >= 400 or counts.changing or seconds >= self._log.slow or self._log.every:
+            version = self._backend.version(counts.name)
+            self._log.note(
+                scope, request_id, counts.name, status, seconds, size, changing=counts.changing, version=version
+            )
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[_Counts, int]:
-        """Have Starlette answer; return whose request it was, and the status."""
-        status = 0
+    async def _other(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[_Counts, int, int]:
+        """Have Starlette answer; return whose request it was, the status, and the size of the answer."""
+        status = size = 0
 
         async def answer(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
+            nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self._header:
                     message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
             elif scope["method"] == "HEAD":
                 message["body"] = b""
+            size += len(message.get("body", b""))
             await send(message)
 
         # Makes Starlette raise what it does not find, instead of answering in plain text.
         scope["app"] = self
+        scope["aiops.trace"] = trace = tracing.of(scope["headers"])
         failure = None
+        before = tracing.current.set(trace)
         try:
             await self._router(scope, receive, answer)
         except Exception as error:
             if status:
                 raise
             failure = error
+        finally:
+            tracing.current.reset(before)
         name = scope["route"].name if "route" in scope else "unknown"
         if failure is not None:
             code, content, headers = self._problem(failure, name, request_id, scope)
             response = Response(content, code)
             response.raw_headers += headers
             await response(scope, receive, answer)
-        return self._counts[name], status
+        return self._counts[name], status, size
 
     def _problem(self, error: Exception, name: str, request_id: str, scope: Scope) -> tuple[int, bytes, Headers]:
         """Return status, body and headers of the problem that an exception is; log and count what nobody expected."""
@@ -147,6 +174,7 @@ class Api:
             self._metrics.counter("aiops_errors_total", route=name, type=type(error).__name__).inc()
             _log.error("request %s to %s failed", request_id, name, exc_info=error)
             problem = Problem(500, f"internal error; quote request_id {request_id}")
+        self._load.refused(name, problem)
         return problem.status, problem.body(path[:512]), [(b"content-type", TYPE), *problem.headers]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -17,11 +18,13 @@ from serve_app.answers import legacy
 from serve_app.champions.client import Registry
 from serve_app.http import openapi
 from serve_app.http.docs import Docs
+from serve_app.http.ready import judge
 from serve_app.http.routes import PREFIX
 from serve_app.operations.jobs import Jobs
+from serve_app.operations.log import RequestLog
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
-from serve_app.wire.problems import Problem, invalid
+from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
     PromoteRequest,
     RegisterRequest,
@@ -52,6 +55,9 @@ class Backend(Protocol):
     async def cards(self) -> dict[str, Any]:
         """Return features, classes, windows of the models in service by task, for the OpenAPI description."""
 
+    def version(self, route: str) -> str | None:
+        """Return the version of the model in service on a route, where it is known without asking anybody."""
+
     def close(self) -> None:
         """Stop background threads."""
 
@@ -67,6 +73,10 @@ class Services:
     registry : Registry
     jobs : Jobs
     remediator : Remediator
+    log : RequestLog
+        Writes nothing by default.
+    folder : Path, optional
+        Of the node, for ``health/ready``.
     """
 
     backend: Backend
@@ -74,6 +84,8 @@ class Services:
     registry: Registry
     jobs: Jobs
     remediator: Remediator
+    log: RequestLog = field(default_factory=RequestLog)
+    folder: Path | None = None
 
 
 class Handlers:
@@ -89,6 +101,7 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._started = time.time()
+        services.metrics.at_scrape("aiops_jobs", services.jobs.by_state)
         files = Docs()
         self.docs, self.docs_file = files.page, files.file
 
@@ -108,6 +121,24 @@ class Handlers:
                 "replica": self._services.metrics.replica,
             }
         )
+
+    async def live(self, request: Request) -> Response:
+        """Say that the process answers."""
+        return _Json({"status": "live"})
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether requests should be sent here, and why not."""
+        status = await self._services.backend.status()
+        folder = self._services.folder
+        reasons, warnings = await asyncio.to_thread(judge, status, folder)
+        if not reasons:
+            return _Json({"status": "ready", "warnings": warnings})
+        content = {
+            **Problem(503, "; ".join(reasons)).content(request.url.path),
+            "reasons": reasons,
+            "warnings": warnings,
+        }
+        return Response(msgspec.json.encode(content), 503, media_type=TYPE.decode())
 
     async def models_status(self, request: Request) -> Response:
         """Describe the models in service."""

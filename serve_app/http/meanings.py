@@ -76,6 +76,7 @@ MEANINGS: dict[str, str] = {
     "error": "What is wrong with the instance: status, detail and errors.",
     "errors": "Every place that breaks a rule: path and rule.",
     "instance": "Path of the request.",
+    "reasons": "Of health/ready: why requests should not be sent here.",
     "status": "HTTP status.",
     "title": "Kind of problem.",
     "timestamp": "Time: ISO 8601 or seconds since 1970.",

@@ -38,6 +38,7 @@ def router(services: Services) -> Router:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         yield
         services.backend.close()
+        services.log.close()
 
     return Router(places, redirect_slashes=False, lifespan=lifespan)
 

@@ -139,6 +139,8 @@ ROUTES: tuple[Route, ...] = (
         "history.",
     ),
     Route("GET", "health", "service", "Is the service up?", "health"),
+    Route("GET", "health/live", "service", "Does this process answer?", "live", problems=()),
+    Route("GET", "health/ready", "service", "May requests be sent here? If not, 503 and why", "ready"),
     Route("GET", "metrics", "service", "Prometheus metrics, summed over all replicas", "prometheus", media="text/plain"),
     Route("GET", "actions", "remediation", "Catalogue of remediation actions", "actions"),
     Route("GET", "models/status", "models", "Five models: three trained, two legacy", "models_status"),

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = ["Jobs"]
 HEARTBEAT_SECONDS = 1.0
 LOST_SECONDS = 30.0
 RUNNING = ("queued", "running")
+STATES = (*RUNNING, "succeeded", "failed", "cancelled", "lost")
 _TAIL = 8_000
 
 
@@ -167,6 +169,11 @@ class Jobs:
         folders = [p.parent.name for p in self._folder.glob("*/job.json")]
         jobs = [self.get(name) for name in folders if re.fullmatch(r"[0-9a-f]{12}", name)]
         return sorted(jobs, key=lambda job: job["created"], reverse=True)
+
+    def by_state(self) -> Sequence[tuple[dict[str, str], float]]:
+        """Return how many jobs there are in each state, for the metric ``aiops_jobs``."""
+        count = Counter(job["status"] for job in self.list())
+        return [({"state": state}, float(count[state])) for state in STATES]
 
     def cancel_all(self) -> None:
         """Cancel whatever runs: the service is being stopped for good."""

@@ -28,6 +28,7 @@ from urllib import request as urlrequest
 from urllib.parse import urlsplit
 
 from serve_app.files import append_line
+from serve_app.operations import tracing
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
 
@@ -220,6 +221,9 @@ def _post(url: str, body: bytes, secret: str, delivery: str) -> tuple[int, str]:
         "X-AIOps-Timestamp": timestamp,
         "X-AIOps-Signature": sign(secret, timestamp, body),
     }
+    # Runs in a thread with the context of the request.
+    if (trace := tracing.current.get()) is not None:
+        headers["traceparent"] = trace.header
     # An explicit empty proxy handler: internal webhooks must not leave through a proxy of the environment.
     opener = urlrequest.build_opener(_NoRedirect, urlrequest.ProxyHandler({}))
     try:

@@ -2,9 +2,10 @@
 
 The files are those of ``prometheus_client``'s multiprocess mode, and it adds them up and writes the text. Every process has
 memory-mapped files of its own in one folder; whichever replica is asked adds all of them. A counter incremented in one
-replica is therefore in the very next answer of another one on the same machine, whatever replica the proxy picks. Files of
-processes that have ended stay in the sums, so counters never go backwards; gauges of ended processes disappear. With
-several nodes the folder lies on the shared volume of ``AIOPS_STATE_DIR`` and is at most `FLUSH_SECONDS` behind.
+replica is therefore in the very next answer of another one on the same machine, whatever replica the proxy picks. What
+processes have counted that have ended stays in the sums (`serve_app.operations.ended`), so counters never go backwards;
+gauges of ended processes disappear. With several nodes the folder lies on the shared volume of ``AIOPS_STATE_DIR`` and is
+at most `FLUSH_SECONDS` behind; every node then answers for all of them, and is not to be added up with the others.
 
 Two things are done here instead. The files are allocated before they are mapped: ``prometheus_client`` makes sparse ones, and
 the first write to a page that a full disk has no room for ends a process. A process that finds no room counts in memory and
@@ -15,6 +16,8 @@ and without packing: 0.1 µs for a counter and 0.3 µs for a latency, where the 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import logging
 import os
@@ -25,7 +28,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,16 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from serve_app.operations import ended
+from serve_app.operations.catalogue import CATALOGUE
+
 __all__ = ["BUCKETS", "Histogram", "Metrics", "Slot"]
 
 #: Upper bounds of the latency histogram, seconds.
 BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 FLUSH_SECONDS = 1.0
+#: Flushes between two looks for ended processes.
+FOLD_BEATS = 60
 
 #: Bytes of the file of each type, and what its name begins with; ``livesum`` adds up gauges of living processes.
 _FILES = {"counter": (2**19, "counter"), "gauge": (2**17, "gauge_livesum"), "histogram": (2**18, "histogram")}
@@ -46,21 +54,8 @@ _LABEL = 64
 _serial = itertools.count()
 _log = logging.getLogger("serve_app")
 
-#: name -> (type, help); the first four names are fixed, dashboards rely on them.
-CATALOGUE: dict[str, tuple[str, str]] = {
-    "aiops_predictions_total": ("counter", "Predictions answered, by task, kind of model and predicted label."),
-    "aiops_anomalies_detected_total": ("counter", "Anomalies found by analyze/anomaly, by metric."),
-    "aiops_remediations_executed_total": ("counter", "Remediation webhooks delivered, by action."),
-    "aiops_uptime_seconds": ("gauge", "Seconds since the oldest running replica started."),
-    "aiops_requests_total": ("counter", "HTTP requests, by route, method and status."),
-    "aiops_request_seconds": ("histogram", "Time to answer a request inside the replica, by route."),
-    "aiops_model_info": ("gauge", "1 for the model version that a replica serves."),
-    "aiops_reloads_total": ("counter", "Models taken into service or refused, by model and result."),
-    "aiops_registry_up": ("gauge", "1 while the model registry answers."),
-    "aiops_jobs_total": ("counter", "Training jobs, by event."),
-    "aiops_remediations_refused_total": ("counter", "Remediation webhooks that failed or were not configured."),
-    "aiops_errors_total": ("counter", "Requests that ended in an internal error."),
-}
+#: What is asked for whenever the metrics are: samples as labels and value.
+Scraped = Callable[[], Iterable[tuple[dict[str, str], float]]]
 
 
 class Slot:
@@ -101,15 +96,6 @@ class Histogram:
         self._sum(seconds)
 
 
-def _process_started(pid: int) -> str | None:
-    """Kernel start time of a process: with the pid it names one process for ever."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rsplit(b")", 1)[1].split()[19].decode()
-    except (OSError, IndexError):
-        return None
-
-
 class _File:
     """Numbers of one type in a file of this process."""
 
@@ -117,8 +103,11 @@ class _File:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
         try:
-            with open(fresh, "xb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+            self._held = open(fresh, "xb")  # noqa: SIM115  (its lock says that this process lives)
+            os.posix_fallocate(self._held.fileno(), 0, size)
+            with contextlib.suppress(OSError):
+                # A file system without locks: its processes count as living.
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.rename(fresh, path)
         except OSError:
             fresh.unlink(missing_ok=True)
@@ -155,13 +144,14 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, *, flush: bool = True) -> None:
-        self._host = socket.gethostname()
-        # One process may hold several services, as the tests do.
-        self.replica = f"{self._host}-{os.getpid()}-{_process_started(os.getpid()) or 0}-{next(_serial)}"
+        # One process may hold several services, as the tests do; a pid comes again.
+        self.replica = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}-{next(_serial)}"
         self._folders = [folder]
+        self._scraped: dict[str, Scraped] = {}
         self._lock = threading.Lock()
         try:
             self._files = self._own_files(folder)
+            ended.prepare(folder)
         except OSError as error:
             # A full disk, mostly. This replica's numbers are then in its own answers only, and the disk hurts nothing else.
             _log.error(
@@ -189,23 +179,34 @@ class Metrics:
 
     def counter(self, name: str, **labels: str) -> Slot:
         """Return the counter of a label set; keep it, when it is used on every request."""
-        kind, text = CATALOGUE[name]
+        family = CATALOGUE[name]
         with self._lock:
-            return self._files[kind].slot(name.removesuffix("_total"), name, labels, text)
+            return self._files[family.kind].slot(name.removesuffix("_total"), name, labels, family.text)
 
     #: A gauge is stored like a counter; the type in `CATALOGUE` decides how it is added up.
     gauge = counter
 
     def histogram(self, name: str, **labels: str) -> Histogram:
         """Return the histogram of a label set."""
-        file, text = self._files["histogram"], CATALOGUE[name][1]
+        file, text = self._files["histogram"], CATALOGUE[name].text
         with self._lock:
             bounds = [*map(repr, BUCKETS), "+Inf"]
             buckets = [file.slot(name, f"{name}_bucket", {**labels, "le": bound}, text) for bound in bounds]
             return Histogram(buckets, file.slot(name, f"{name}_sum", labels, text))
 
+    def at_scrape(self, name: str, samples: Scraped) -> None:
+        """Ask for the samples of a gauge whenever the metrics are asked for: what is the same whoever answers."""
+        self._scraped[name] = samples
+
+    def fold(self) -> None:
+        """Add up what processes have counted that have ended; on a full disk another time."""
+        with contextlib.suppress(OSError):
+            ended.fold(self._folders[0])
+
     def _flush(self) -> None:
-        while True:
+        for beat in itertools.count():
+            if beat % FOLD_BEATS == 0:
+                self.fold()
             time.sleep(FLUSH_SECONDS)
             try:
                 for file in self._files.values():
@@ -213,22 +214,11 @@ class Metrics:
             except (OSError, ValueError):
                 return
 
-    def _counts(self, path: Path) -> bool:
-        """Say whether a file counts: a gauge does while its process lives."""
-        if not path.name.startswith("gauge"):
-            return True
-        name, pid, started, _ = path.stem.rsplit("-", 3)
-        if name != f"{_FILES['gauge'][1]}_{self._host}":
-            try:
-                return time.time() - path.stat().st_mtime < 10 * FLUSH_SECONDS
-            except OSError:
-                return False
-        return _process_started(int(pid)) == started
-
     def collect(self) -> list[Metric]:
         """Return the sums over all processes, in the order of the catalogue, for the registry of ``prometheus_client``."""
-        paths = sorted(path for folder in self._folders for path in folder.glob("*.db") if self._counts(path))
-        found = {metric.name: metric for metric in MultiProcessCollector.merge([str(path) for path in paths])}
+        with ended.reading(self._folders[0]):
+            paths = [str(path) for folder in self._folders for path in ended.counted(folder)]
+            found = {metric.name: metric for metric in MultiProcessCollector.merge(paths)}
         # Processes write when they started.
         uptime = found["aiops_uptime_seconds"]
         started = min(sample.value for sample in uptime.samples)
@@ -237,8 +227,12 @@ class Metrics:
         for name in ("aiops_predictions_total", "aiops_anomalies_detected_total", "aiops_remediations_executed_total"):
             family = name.removesuffix("_total")
             if family not in found:
-                found[family] = Metric(family, CATALOGUE[name][1], "counter")
+                found[family] = Metric(family, CATALOGUE[name].text, "counter")
                 found[family].add_sample(name, {}, 0.0)
+        for name, samples in self._scraped.items():
+            found[name] = Metric(name, CATALOGUE[name].text, CATALOGUE[name].kind)
+            for labels, value in samples():
+                found[name].add_sample(name, labels, value)
         ordered = (found.get(name.removesuffix("_total")) for name in CATALOGUE)
         return [metric for metric in ordered if metric is not None]
 

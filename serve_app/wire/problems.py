@@ -64,6 +64,10 @@ class Problem(Exception):
         instance : str
             Path of the request.
         """
+        return msgspec.json.encode(self.content(instance))
+
+    def content(self, instance: str) -> dict[str, Any]:
+        """Return the members of the problem, see `body`."""
         content: dict[str, Any] = {
             "type": "about:blank",
             "title": _TITLES.get(self.status, "Error"),
@@ -73,7 +77,7 @@ class Problem(Exception):
         }
         if self.errors:
             content["errors"] = self.errors
-        return msgspec.json.encode(content)
+        return content
 
 
 def invalid(path: str, rule: str) -> Problem:

@@ -128,3 +128,5 @@ class ProblemDetails(Struct):
     detail: str
     instance: str
     errors: list[dict[str, str]] | UnsetType = UNSET
+    reasons: list[str] | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET

@@ -75,7 +75,8 @@ class Service:
             options.get("webhooks", {}), options.get("secret"), state / "audit.jsonl", self.metrics
         )
         registry = Registry(node_folder(state))
-        self.api = build_api(Services(self.models, self.metrics, registry, self.jobs, self.remediator))
+        folder = node_folder(state)
+        self.api = build_api(Services(self.models, self.metrics, registry, self.jobs, self.remediator, folder=folder))
         self.client = Client(self.api)
 
     def samples(self) -> dict[str, float]:

@@ -142,3 +142,11 @@ def test_on_a_full_disk_an_execution_is_told_as_it_was_and_audited_later(
         time.sleep(0.05)
     lines = [line for line in (service.state / "audit.jsonl").read_text().splitlines() if line.strip()]
     assert [json.loads(line)["outcome"] for line in lines] == ["dry_run", "executed"]
+
+
+def test_a_webhook_belongs_to_the_trace_of_the_request(service: Any, receiver: Receiver) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    service.client.request("POST", "remediate", {**BODY, "dry_run": False}, headers=headers)
+    sent = receiver.received[0][0]["traceparent"]
+    assert sent.startswith(f"00-{trace}-") and sent.endswith("-01") and "b7ad6b7169203331" not in sent

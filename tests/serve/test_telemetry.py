@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from conftest import Disk, Service
+import pytest
+from conftest import Disk, Service, point
 from prometheus_client.parser import text_string_to_metric_families
 
+from aiops_core.facts import MODELS
+from serve_app.operations.catalogue import CATALOGUE, listing
 from serve_app.operations.telemetry import BUCKETS, Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +85,122 @@ def test_any_replica_answers_the_sum_of_all_and_the_dead_stay_counted(tmp_path: 
     other.stdout.close()
     assert total(here, "aiops_predictions_total") == 7
     assert total(here, "aiops_registry_up") is None
+
+
+COUNT = """
+import sys; from pathlib import Path; from serve_app.operations.telemetry import Metrics
+m = Metrics(Path(sys.argv[1]), flush=False)
+m.counter("aiops_predictions_total", task="threat").inc(5)
+m.histogram("aiops_request_seconds", route="r").observe(0.002)
+"""
+
+
+def ended(folder: Path, processes: int) -> None:
+    """Have some processes count five predictions and one request each, and end."""
+    for _ in range(processes):
+        subprocess.run([sys.executable, "-c", COUNT, str(folder)], check=True, cwd=ROOT)
+
+
+def test_the_files_of_ended_processes_become_one_and_nothing_is_lost(tmp_path: Path) -> None:
+    here = Metrics(tmp_path, flush=False)
+    here.counter("aiops_predictions_total", task="threat").inc(2)
+    for round_ in (1, 2):
+        ended(tmp_path, 2)
+        assert total(here, "aiops_predictions_total") == 2 + 10 * round_
+        here.fold()
+        here.fold()
+        assert total(here, "aiops_predictions_total") == 2 + 10 * round_
+        assert total(here, "aiops_request_seconds_count") == 2 * round_
+        # Three of this process, and one of each type for all that have ended.
+        assert len(list(tmp_path.glob("*.db"))) == 5
+    here.counter("aiops_predictions_total", task="threat").inc()
+    assert total(here, "aiops_predictions_total") == 23
+
+
+def test_a_fold_that_was_cut_off_counts_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Metrics(tmp_path, flush=False)
+    ended(tmp_path, 2)
+    # Killed after the sums were written and before the old files were removed, then before the sums counted.
+    monkeypatch.setattr("serve_app.operations.ended._remove", lambda folder: None)
+    here.fold()
+    assert total(here, "aiops_predictions_total") == 10
+    ended(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("serve_app.operations.ended.write_json", lambda path, content: None)
+        here.fold()
+    assert total(here, "aiops_predictions_total") == 15
+    monkeypatch.undo()
+    here.fold()
+    assert total(here, "aiops_predictions_total") == 15 and len(list(tmp_path.glob("*.db"))) == 5
+
+
+def test_a_living_process_of_another_node_keeps_its_gauges_however_idle_it_is(tmp_path: Path) -> None:
+    here = Metrics(tmp_path, flush=False)
+    other = Metrics(tmp_path, flush=False)
+    other.gauge("aiops_registry_up", replica="other").set(1)
+    for path in tmp_path.glob("*.db"):
+        name = path.name.replace(socket.gethostname(), "node-2")
+        if other.replica in path.name:
+            path.rename(path.with_name(name))
+            os.utime(path.with_name(name), (0, 0))
+    here.fold()
+    assert total(here, "aiops_registry_up") == 1
+
+
+def test_every_sample_is_of_the_catalogue_with_its_labels_and_the_readme_shows_it(
+    make_service: Any, servables: Any, tmp_path: Path
+) -> None:
+    point(tmp_path / "state", {MODELS[task]: (path, "1") for task, path in servables.items()})
+    service = make_service()
+    for path, body in (("predict/threat", {"xss_score": 0.5}), ("predict/threat", {"xss_score": "x"}), ("nothing", {}),
+                       ("remediate", {"action": "scale_horizontal", "resource_id": "a", "dry_run": False})):  # fmt: skip
+        service.client.post(path, body)
+    seen = set()
+    for key in service.samples():
+        name, labels = key.split("{", 1)
+        family = next(n for n in CATALOGUE if n in (name, name.removesuffix("_bucket").removesuffix("_sum")
+                                                    .removesuffix("_count")))  # fmt: skip
+        seen.add(family)
+        allowed = {*CATALOGUE[family].labels, *(["le"] if CATALOGUE[family].kind == "histogram" else [])}
+        assert json.loads("{" + labels).keys() <= allowed, key
+    assert seen > {"aiops_model_seconds", "aiops_refusals_total", "aiops_jobs", "aiops_requests_in_flight"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert listing() in readme, "print it with python -m serve_app.operations.catalogue"
+
+
+def test_refusals_are_counted_by_reason_and_limits_apart(make_service: Any) -> None:
+    service = make_service()
+    service.client.post("predict/threat", {"xss_score": 0.5})
+    service.client.get("nothing")
+    headers = {"content-length": str(1 << 40)}
+    service.client.request("POST", "predict/threat", {}, headers=headers)
+    refused = {route: service.total("aiops_refusals_total", route=route) for route in ("predict/threat", "unknown")}
+    assert refused == {"predict/threat": 2, "unknown": 1}
+    assert service.total("aiops_refusals_total", reason="not_available") == 1
+    assert (
+        service.total("aiops_refusals_total", reason="body") == service.total("aiops_limits_total", limit="body") == 1
+    )
+    assert service.total("aiops_limits_total") == 1
+    # The one that asks.
+    assert service.total("aiops_requests_in_flight") == 1
+
+
+def test_a_model_is_timed_by_its_version(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> None:
+    point(tmp_path / "state", {MODELS["threat"]: (servables["threat"], "7")})
+    service = make_service()
+    before = service.total("aiops_model_seconds_count", version="7")
+    service.client.post("predict/threat", {"instances": [{"xss_score": 0.5}] * 3})
+    assert service.total("aiops_model_seconds_count", model="threat_detector", version="7") == before + 1
+
+
+def test_a_job_whose_process_is_gone_is_lost_in_the_metrics_too(make_service: Any, tmp_path: Path) -> None:
+    service = make_service()
+    folder = tmp_path / "state" / "jobs" / "0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"job_id": folder.name, "created": 1.0}))
+    (folder / "status.json").write_text(json.dumps({"status": "running", "pid": 1 << 30, "host": os.uname().nodename}))
+    os.utime(folder / "status.json", (1, 1))
+    assert service.total("aiops_jobs", state="lost") == 1 and service.total("aiops_jobs") == 1
 
 
 def test_strange_labels_neither_break_the_text_nor_a_request(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Every metric of the service, once: the processes count by this table, and the README's is drawn from it.
+
+``python -m serve_app.operations.catalogue`` prints the README's table. A new metric is one entry here.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+__all__ = ["CATALOGUE", "Family", "listing"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric.
+
+    Attributes
+    ----------
+    kind : {"counter", "gauge", "histogram"}
+    labels : tuple of str
+        The names that its samples may carry; their values are ours, never a client's text.
+    text : str
+        Its help text.
+    """
+
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+#: By name, in the order of the answer. The first four names are fixed, dashboards rely on them.
+CATALOGUE: dict[str, Family] = {
+    "aiops_predictions_total": Family(
+        "counter", ("task", "kind", "prediction"), "Predictions answered, by task, kind of model and predicted label."
+    ),
+    "aiops_anomalies_detected_total": Family("counter", ("metric",), "Anomalies found by analyze/anomaly, by metric."),
+    "aiops_remediations_executed_total": Family("counter", ("action",), "Remediation webhooks delivered, by action."),
+    "aiops_uptime_seconds": Family("gauge", (), "Seconds since the oldest running replica started."),
+    "aiops_requests_total": Family(
+        "counter", ("route", "method", "status"), "HTTP requests, by route, method and status."
+    ),
+    "aiops_request_seconds": Family("histogram", ("route",), "Time to answer a request inside the replica, by route."),
+    "aiops_requests_in_flight": Family("gauge", ("replica",), "Requests that a replica is answering now."),
+    "aiops_queue_seconds": Family(
+        "gauge", ("replica",), "How long a request waits in a replica before work on it begins, measured every second."
+    ),
+    "aiops_refusals_total": Family(
+        "counter", ("route", "reason"), "Requests refused with a 4xx or 503, by route and reason."
+    ),
+    "aiops_limits_total": Family(
+        "counter", ("limit",), "Requests refused by a limit: body (413), time (408), rate (429), queue (503 with Retry-After)."
+    ),
+    "aiops_key_requests_total": Family("counter", ("key",), "Requests let in, by name of the key in the keys file."),
+    "aiops_model_info": Family(
+        "gauge", ("model", "version", "kind", "replica"), "1 for the model version that a replica serves."
+    ),
+    "aiops_model_seconds": Family(
+        "histogram", ("model", "version"), "Time of one call of a model, a batch counting once, by version."
+    ),
+    "aiops_reloads_total": Family(
+        "counter", ("model", "result"), "Models taken into service or refused, by model and result."
+    ),
+    "aiops_registry_up": Family(
+        "gauge", ("replica",), "1 while the model registry answers the follower of the replica's node, 0 without a follower."
+    ),
+    "aiops_follower_up": Family("gauge", ("replica",), "1 while the follower of the replica's node runs."),
+    "aiops_windows_forgotten_total": Family(
+        "counter", (), "Resources whose snapshots were forgotten because more resources report than are kept."
+    ),
+    "aiops_jobs_total": Family("counter", ("event",), "Training jobs, by event."),
+    "aiops_jobs": Family("gauge", ("state",), "Training jobs on record, by state; lost is one whose process is gone."),
+    "aiops_remediations_refused_total": Family(
+        "counter", ("action", "reason"), "Remediation webhooks that failed or were not configured."
+    ),
+    "aiops_errors_total": Family("counter", ("route", "type"), "Requests that ended in an internal error."),
+    "aiops_log_dropped_total": Family(
+        "counter", ("to",), "Lines of the request log (file) and spans (otlp) that could not be written."
+    ),
+}  # fmt: skip
+
+
+def listing() -> str:
+    """Return the metrics as a Markdown table."""
+    lines = ["| metric | kind | labels | what it says |", "| --- | --- | --- | --- |"]
+    for name, family in CATALOGUE.items():
+        labels = ", ".join(f"`{label}`" for label in family.labels) or "none"
+        lines.append(f"| `{name}` | {family.kind} | {labels} | {family.text} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(listing() + "\n")
