@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,12 +17,15 @@ from aiops_core import settings
 from aiops_core.facts import MODELS
 from serve_app.answers.windows import Windows
 from serve_app.backends import LocalModels, RemoteModels
+from serve_app.guard import keys
+from serve_app.guard.access import Guard
 from serve_app.operations.telemetry import Metrics
 
 __all__ = ["Args", "build"]
 
 #: Small shares: the processes share cores, and four whole ones would not fit on two.
 CPUS = 0.1
+_log = logging.getLogger("serve_app")
 _QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -154,6 +159,9 @@ class Ingress:
         self, config: dict[str, Any], windows: Any | None = None, models: dict[str, Any] | None = None
     ) -> None:
         from serve_app.champions.client import Registry
+        from serve_app.guard import audit
+        from serve_app.guard.replays import Replays
+        from serve_app.guard.sources import Sources
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.remediation import Remediator
@@ -174,8 +182,13 @@ class Ingress:
             metrics=process.metrics,
             registry=Registry(process.folder),
             jobs=Jobs(state / "jobs", process.metrics, process.environment),
-            remediator=Remediator(current.webhooks, current.webhook_secret, state / "audit.jsonl", process.metrics),
+            remediator=Remediator(current.webhooks, current.webhook_secret, process.metrics),
+            guard=_guard(config, current),
+            audit=audit.Audit(state / audit.NAME),
+            replays=Replays(state / "replays"),
+            sources=Sources(current.source_roots or (state / "datasets",)),
         )
+        self._services.guard.start()
 
     def __serve_build_asgi_app__(self) -> Any:
         from serve_app.http.api import build_api
@@ -188,9 +201,38 @@ class Ingress:
         """Ray Serve asks now and then; an exception would replace the replica."""
 
     def __del__(self) -> None:
+        services = getattr(self, "_services", None)
+        if services is not None:
+            services.guard.close()
         process = getattr(self, "_process", None)
         if process is not None:
             process.supervisor.close()
+
+
+def _guard(config: Mapping[str, Any], current: settings.Settings) -> Guard:
+    """Return what decides on the requests to one replica, on the port of the proxy and on its own alike."""
+    return Guard(
+        keys.location(Path(config["state_dir"])),
+        host=_listening(),
+        allowed=current.allowed_hosts or (socket.gethostname(),),
+        keyed=config["keyed"],
+        replicas=config["replicas"],
+        metrics_open=current.metrics_open,
+    )
+
+
+def _listening() -> str:
+    """Return the address that Serve's proxies and replicas listen on; all of them if nobody can say."""
+    from ray.serve.context import _get_global_client
+
+    try:
+        client = _get_global_client()
+        assert client is not None, "Serve runs this code"
+        return str(client.http_config.host)
+    except Exception as error:
+        # Whatever a release of Ray may raise here, doubt must not open the service.
+        _log.error("the HTTP options of Serve cannot be read, so keys are needed: %s", error)
+        return "0.0.0.0"
 
 
 def build(args: Args | Mapping[str, Any]) -> Application:
@@ -217,6 +259,8 @@ def build(args: Args | Mapping[str, Any]) -> Application:
         "state_dir": str(state),
         "tracking_uri": absolute_uri(args.tracking_uri or current.mlflow_tracking_uri),
         "follow": args.follow,
+        "keyed": keys.location(state).exists(),
+        "replicas": args.replicas,
     }
     common: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,

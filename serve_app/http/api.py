@@ -14,6 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from serve_app.guard.access import ANY
 from serve_app.http.bodies import read_body
 from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
@@ -70,6 +71,7 @@ class Api:
     def __init__(self, services: Services, *, header: bool = True) -> None:
         self._metrics = services.metrics
         self._backend = services.backend
+        self._check = services.guard.check
         self._ids = Ids()
         self._header = header
         names = [*dict.fromkeys(route.path for route in ROUTES), "unknown"]
@@ -90,6 +92,8 @@ class Api:
             counts, status = await self._other(scope, receive, send, request_id)
         else:
             try:
+                # Before the body is read.
+                scope["caller"] = self._check(scope, "predict")
                 content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
                 status, headers = 200, [(b"content-type", _JSON)]
             except Exception as error:
@@ -117,13 +121,14 @@ class Api:
 
         # Makes Starlette raise what it does not find, instead of answering in plain text.
         scope["app"] = self
-        failure = None
+        scope["request_id"] = request_id
+        failure: Exception | None = None
         try:
             await self._router(scope, receive, answer)
         except Exception as error:
             if status:
                 raise
-            failure = error
+            failure = (self._hidden(scope) if isinstance(error, HTTPException) else None) or error
         name = scope["route"].name if "route" in scope else "unknown"
         if failure is not None:
             code, content, headers = self._problem(failure, name, request_id, scope)
@@ -131,6 +136,14 @@ class Api:
             response.raw_headers += headers
             await response(scope, receive, answer)
         return self._counts[name], status
+
+    def _hidden(self, scope: Scope) -> Problem | None:
+        """Return why a caller is not told that there is no such path or method; None if it may know."""
+        try:
+            self._check(scope, ANY)
+        except Problem as problem:
+            return problem
+        return None
 
     def _problem(self, error: Exception, name: str, request_id: str, scope: Scope) -> tuple[int, bytes, Headers]:
         """Return status, body and headers of the problem that an exception is; log and count what nobody expected."""
