@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from serve_app.guard import keys
 from serve_app.guard.rates import Bucket, Failures
 from serve_app.wire.problems import Problem
 
-__all__ = ["ANY", "PUBLIC", "Caller", "Guard", "is_loopback"]
+__all__ = ["ANY", "KEY", "PUBLIC", "Caller", "Guard", "is_loopback"]
 
 #: What a route needs, beside the scopes: nothing, or any key at all.
 PUBLIC, ANY = "", "any"
+#: Where the scope of a request holds the name of its key, for the log and the metrics.
+KEY = "aiops.key"
 LOOK_SECONDS = 1.0
 #: The names of the loopback interface.
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -173,13 +175,13 @@ class Guard:
             _log.error("the service is closed: %s", reason)
         self._state = _State(None, reason=reason)
 
-    def check(self, scope: Mapping[str, Any], needed: str) -> Caller:
+    def check(self, scope: MutableMapping[str, Any], needed: str) -> Caller:
         """Return who sent a request.
 
         Parameters
         ----------
         scope : mapping
-            Of ASGI.
+            Of ASGI; gets the name of the key.
         needed : {"read", "predict", "operate", "any"}
             Scope that the route needs.
 
@@ -205,6 +207,8 @@ class Guard:
         caller = state.known.get(token)
         if caller is None:
             caller = self._identify(state, token, scope)
+        if caller.name is not None:
+            scope[KEY] = caller.name
         if needed not in caller.scopes:
             raise Problem(403, f"this key lacks the scope '{needed}'")
         if caller.bucket is not None:
@@ -213,7 +217,7 @@ class Guard:
                 raise _too_often("this key asks too often", wait)
         return caller
 
-    def may(self, scope: Mapping[str, Any], needed: str) -> bool:
+    def may(self, scope: MutableMapping[str, Any], needed: str) -> bool:
         """Say whether a request would be let through."""
         try:
             self.check(scope, needed)
@@ -237,7 +241,7 @@ class Guard:
         if state.open:
             return _EVERYBODY
         if state.callers is None:
-            raise Problem(503, "the service is closed: its keys file is missing or damaged", headers=[_RETRY])
+            raise Problem(503, "the service is closed: its keys file is missing or damaged")
         if token is None:
             raise _unknown()
         match = _BEARER.fullmatch(token)
@@ -254,9 +258,6 @@ class Guard:
         if wait:
             raise _too_often("too many wrong keys from this address", wait)
         raise _unknown()
-
-
-_RETRY = (b"retry-after", b"1")
 
 
 def _unknown() -> Problem:

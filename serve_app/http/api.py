@@ -93,7 +93,7 @@ class Api:
         else:
             try:
                 # Before the body is read.
-                scope["caller"] = self._check(scope, "predict")
+                self._check(scope, "predict")
                 content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
                 status, headers = 200, [(b"content-type", _JSON)]
             except Exception as error:
