@@ -37,6 +37,8 @@ LOOK_SECONDS = 1.0
 #: The names of the loopback interface.
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]{1,256})", re.IGNORECASE)
+#: An IPv6 address in brackets or a name, which may end in a dot, and a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]*?)\.?)(?::\d{1,5})?")
 #: Spellings of allowed names that are remembered: clients may put any port behind one.
 _SPELLINGS = 1000
 _log = logging.getLogger("serve_app")
@@ -230,8 +232,8 @@ class Guard:
         if "*" in self._names:
             return
         text = (host or b"").decode("latin-1").lower()
-        bare = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
-        if bare.removesuffix(".") not in self._names or host is None:
+        match = _HOST.fullmatch(text)
+        if host is None or match is None or (match[1] or match[2]) not in self._names:
             raise Problem(421, f"this service is not called {text[:100]!r}: name it in AIOPS_ALLOWED_HOSTS")
         if len(self._spellings) < _SPELLINGS:
             self._spellings.add(host)
