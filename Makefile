@@ -26,10 +26,10 @@ report: setup ## main job: tune three models, judge them, write reports/<source>
 
 # Notebooks and services mostly wait, so two processes share the tests; ARGS="-n 0" keeps them in one.
 test: setup ## all tests: fast ones, notebooks, serving and faults
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 test-fast: setup ## the fast tests only
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not notebook and not serve" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not notebook and not serve" $(ARGS)
 
 serve: setup ## HTTP service of the champions on port 8100
 	$(BIN)/aiops serve $(ARGS)

@@ -143,9 +143,29 @@ def serve(
     arguments = ["--port", str(port), "--host", host, "--placement", placement]
     if replicas is not None:
         arguments += ["--replicas", str(replicas)]
+    _service("serve_app", *arguments)
+
+
+#: The program behind the command knows its options.
+_HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("keys", context_settings=_HANDED_ON, add_help_option=False)
+def service_keys(context: typer.Context) -> None:
+    """Keys of the HTTP service: add, list, revoke, rotate."""
+    _service("serve_app.guard", "keys", *context.args)
+
+
+@app.command("audit", context_settings=_HANDED_ON, add_help_option=False)
+def service_audit(context: typer.Context) -> None:
+    """Audit log of the HTTP service: verify, show."""
+    _service("serve_app.guard", "audit", *context.args)
+
+
+def _service(module: str, *arguments: str) -> None:
+    """Become a program of the service: the library does not import it."""
     sys.stdout.flush()
-    # Serving is a program of its own: the library does not import it.
-    os.execv(sys.executable, [sys.executable, "-m", "serve_app", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 @models_app.command("list")

@@ -55,6 +55,8 @@ FACTS: dict[str, Facts] = {
     )
 }  # fmt: skip
 TASKS: tuple[str, ...] = tuple(FACTS)
+#: Sources that go by a name instead of a folder: made up, or public data sets.
+SOURCES: tuple[str, ...] = ("synthetic", "cmapss", "nsl-kdd", "cicids2017", "datacenter-traces", "nab")
 #: Task to registered model name, and back.
 MODELS: dict[str, str] = {task: facts.model for task, facts in FACTS.items()}
 BY_MODEL: dict[str, str] = {model: task for task, model in MODELS.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiops_core.errors import UsageError
 
@@ -41,6 +42,18 @@ class Settings(BaseSettings):
         From when on a request is slow.
     otlp_endpoint, otlp_headers : str
         OTLP collector that gets a span of every request, and ``name=value`` headers for it; none by default.
+    keys_file : Path or None
+        Keys of the HTTP service; ``None`` means ``keys.json`` in the state folder.
+    key : str or None
+        Key that a client, such as the notebook of the service, sends.
+    allowed_hosts : tuple of str
+        Names that requests may call the service by, beside those of the loopback interface and the host it listens on;
+        separated by commas, ``*`` for any.
+    metrics_open : bool
+        Whether the metrics are shown to callers without a key.
+    source_roots : tuple of Path
+        Folders below which training over HTTP may read tables, separated by colons; by default ``datasets`` in the state
+        folder.
     """
 
     model_config = SettingsConfigDict(env_prefix="AIOPS_", extra="ignore")
@@ -58,11 +71,28 @@ class Settings(BaseSettings):
     log_slow_seconds: float = Field(default=1.0, gt=0)
     otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     otlp_headers: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_HEADERS")
+    keys_file: Path | None = None
+    key: str | None = Field(default=None, repr=False)
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    metrics_open: bool = False
+    source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("source_roots", mode="before")
+    @classmethod
+    def _folders(cls, value: object) -> object:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _relative_to_home(self) -> Settings:
         self.home = self.home.resolve()
         self.state_dir = self.home / self.state_dir
+        self.keys_file = None if self.keys_file is None else self.home / self.keys_file
+        self.source_roots = tuple(self.home / root for root in self.source_roots)
         self.mlflow_tracking_uri = self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
         return self
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,8 @@ from aiops_core.facts import MODELS
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.backends import LocalModels, RemoteModels
+from serve_app.guard import keys
+from serve_app.guard.access import Guard
 from serve_app.operations.telemetry import Metrics
 
 __all__ = ["Args", "build"]
@@ -27,6 +31,7 @@ CPUS = 0.1
 #: How long the buffer of snapshots may take, and is left alone when it did not answer.
 WINDOWS_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
+_log = logging.getLogger("serve_app")
 _QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -193,6 +198,9 @@ class Ingress:
         self, config: dict[str, Any], windows: Any | None = None, models: dict[str, Any] | None = None
     ) -> None:
         from serve_app.champions.client import Registry
+        from serve_app.guard import audit
+        from serve_app.guard.replays import Replays
+        from serve_app.guard.sources import Sources
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.log import FILE, RequestLog
@@ -224,8 +232,13 @@ class Ingress:
                 headers=current.otlp_headers,
             ),
             folder=process.folder if config["follow"] else None,
-            remediator=Remediator(current.webhooks, current.webhook_secret, state / "audit.jsonl", process.metrics),
+            remediator=Remediator(current.webhooks, current.webhook_secret, process.metrics),
+            guard=_guard(config, current),
+            audit=audit.Audit(state / audit.NAME),
+            replays=Replays(state / "replays"),
+            sources=Sources(current.source_roots or (state / "datasets",)),
         )
+        self._services.guard.start()
 
     def __serve_build_asgi_app__(self) -> Any:
         from serve_app.http.api import build_api
@@ -238,9 +251,38 @@ class Ingress:
         """Ray Serve asks now and then; an exception would replace the replica."""
 
     def __del__(self) -> None:
+        services = getattr(self, "_services", None)
+        if services is not None:
+            services.guard.close()
         process = getattr(self, "_process", None)
         if process is not None:
             process.supervisor.close()
+
+
+def _guard(config: Mapping[str, Any], current: settings.Settings) -> Guard:
+    """Return what decides on the requests to one replica, on the port of the proxy and on its own alike."""
+    return Guard(
+        keys.location(Path(config["state_dir"])),
+        host=_listening(),
+        allowed=current.allowed_hosts or (socket.gethostname(),),
+        keyed=config["keyed"],
+        replicas=config["replicas"],
+        metrics_open=current.metrics_open,
+    )
+
+
+def _listening() -> str:
+    """Return the address that Serve's proxies and replicas listen on; all of them if nobody can say."""
+    from ray.serve.context import _get_global_client
+
+    try:
+        client = _get_global_client()
+        assert client is not None, "Serve runs this code"
+        return str(client.http_config.host)
+    except Exception as error:
+        # Whatever a release of Ray may raise here, doubt must not open the service.
+        _log.error("the HTTP options of Serve cannot be read, so keys are needed: %s", error)
+        return "0.0.0.0"
 
 
 def build(args: Args | Mapping[str, Any]) -> Application:
@@ -267,6 +309,8 @@ def build(args: Args | Mapping[str, Any]) -> Application:
         "state_dir": str(state),
         "tracking_uri": absolute_uri(args.tracking_uri or current.mlflow_tracking_uri),
         "follow": args.follow,
+        "keyed": keys.location(state).exists(),
+        "replicas": args.replicas,
     }
     common: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,

@@ -21,6 +21,8 @@ from typing import Any
 from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
+from serve_app.guard import keys
+from serve_app.guard.access import is_loopback
 
 __all__ = ["FAST", "RunningService", "main"]
 
@@ -108,6 +110,24 @@ def _environment() -> str:
     return folder
 
 
+def _check_keys(host: str, path: Path) -> None:
+    """Refuse to be reachable by others without a key, or to start with keys that cannot be read.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        found = keys.read(path)
+    except FileNotFoundError:
+        found = []
+    if not found and not is_loopback(host):
+        raise UsageError(
+            f"{host} can be reached from other machines, and there is no key yet: make one with "
+            "aiops keys add NAME --scope read,predict,operate"
+        )
+
+
 class RunningService:
     """The service, as a context: starts Ray (or joins a cluster) and the application, and stops what it started.
 
@@ -123,7 +143,7 @@ class RunningService:
     Raises
     ------
     UsageError
-        On entry, if something else holds the port or the service does not get healthy.
+        On entry, if something else holds the port, the service does not get healthy, or others could reach it without a key.
     """
 
     def __init__(
@@ -146,6 +166,7 @@ class RunningService:
     def __enter__(self) -> RunningService:
         from serve_app.champions.node import node_folder
 
+        _check_keys(self.host, keys.location(self._state))
         node = node_folder(self._state)
         ended = leftovers.clear(node)
         if ended:
@@ -235,8 +256,8 @@ class RunningService:
 
 def _announce(service: RunningService) -> None:
     url, prefix = service.url, f"{service.url}/api/v3/aiops"
-    loaded = service.health["models_loaded"]
-    print(f"serving {len(loaded)} models: {', '.join(loaded)}")
+    loaded = service.health.get("models_loaded")
+    print("serving callers with a key" if loaded is None else f"serving {len(loaded)} models: {', '.join(loaded)}")
     if not service.health["ready"]:
         print(
             "some models have no champion yet: train them with aiops report, or see what waits with aiops models list"

@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,6 +51,12 @@ def store(tmp_path: Path, store_template: Path, monkeypatch: pytest.MonkeyPatch)
     return path
 
 
+@pytest.fixture
+def made_store(tmp_path: Path, store_template: Path) -> None:
+    """Spare a run in `tmp_path` the seconds in which it would make its store."""
+    shutil.copy(store_template, tmp_path / "mlflow.db")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """One local Ray cluster for every test of this process that needs one."""
@@ -58,21 +66,24 @@ def ray_cluster() -> Iterator[str]:
         yield address
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the suite (``-n 2 --dist loadgroup``): whole files, and the service's tests all in one of them.
+class ByFile(LoadScopeScheduling):
+    """Two processes share the suite (``-n 2 --dist loadscope``), but never a file, nor what starts the service.
 
-    So fixtures are made once, and no two services look for ports at the same time. The longest go first.
+    So fixtures are made once, and no two services look for ports at the same time.
     """
 
-    def group(item: pytest.Item) -> str:
-        if item.path.parent.name == "serve":
-            return "serve"
-        if item.path.name == "test_pipeline.py":
-            return "report" if "small" in getattr(item, "fixturenames", ()) else "runs"
-        return item.path.name
+    def _split_scope(self, nodeid: str) -> str:
+        return "serve" if nodeid.startswith("tests/serve/") else nodeid.split("::", 1)[0]
 
-    first = {"serve": 0, "report": 1, "runs": 2, "test_browser.py": 3, "test_tuning.py": 4}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: first.get(group(item), len(first)))
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Let xdist ask `ByFile` for the next tests, in the order in which they were collected."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest begin, so that both processes end at about the same time."""
+    longest = ("test_pipeline.py", "serve", "test_runs.py", "test_browser.py", "test_tuning.py")
+    place = {name: i for i, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.name, place.get(item.path.parent.name, len(place))))

@@ -80,7 +80,11 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.files": ("", "."),
     "serve_app.cluster": ("files", ". haproxy leftovers"),
-    "serve_app.operations": ("wire files cluster", ". catalogue ended jobs load log remediation telemetry tracing"),
+    "serve_app.guard": (
+        "wire files aiops_core.errors aiops_core.facts aiops_core.settings",
+        ". __main__ access audit commands keys rates replays sources",
+    ),
+    "serve_app.operations": ("wire files cluster guard", ". catalogue ended jobs load log remediation telemetry tracing"),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
@@ -91,12 +95,12 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". client follower liveness node supervisor verify watcher",
     ),
     "serve_app.http": (
-        "wire answers operations champions aiops_core.facts",
-        ". api bodies components docs examples handlers meanings openapi ready request_ids router routes",
+        "wire guard answers operations champions aiops_core.facts",
+        ". api bodies components docs examples handlers meanings openapi ready request_ids router routes writes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
-    "serve_app.app": ("answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
-    "serve_app.run": ("app champions cluster operations aiops_core.errors aiops_core.settings", "."),
+    "serve_app.app": ("guard answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
+    "serve_app.run": ("app champions cluster guard operations aiops_core.errors aiops_core.settings", "."),
     "serve_app.__main__": ("run", "."),
 }
 # fmt: on

@@ -33,15 +33,21 @@ class Registry:
         Problem
             404 unknown version or run, 409 refused, 503 if the registry or the follower cannot be reached.
         """
+        sent = False
         try:
             async with asyncio.timeout(60):
                 reader, writer = await asyncio.open_unix_connection(str(socket_path(self._folder)), limit=1 << 24)
+                sent = True
                 writer.write(json.dumps(command).encode() + b"\n")
                 await writer.drain()
                 answer = json.loads(await reader.readline())
                 writer.close()
         except (OSError, TimeoutError, ValueError) as error:
-            raise Problem(503, f"the registry cannot be reached: {error or type(error).__name__}") from None
+            # Nobody was asked, so nothing was done: it may be tried again.
+            headers = [] if sent else [(b"retry-after", b"1")]
+            raise Problem(
+                503, f"the registry cannot be reached: {error or type(error).__name__}", None, headers
+            ) from None
         if "ok" in answer:
             return answer["ok"]
         status = {"missing": 404, "conflict": 409}.get(answer.get("kind"), 503)

@@ -200,10 +200,12 @@ class Follower:
         what = command.get("do")
         if what == "promote":
             version = self._tracking.get_version(name, int(command["version"]))
-            return self._promote(name, version, lambda: self._tracking.promote(name, version.version))
+            return self._promote(
+                name, version, lambda: self._tracking.promote(name, version.version), command.get("expected")
+            )
         if what == "rollback":
             version = self._tracking.previous_champion(name)
-            return self._promote(name, version, lambda: self._tracking.rollback(name))
+            return self._promote(name, version, lambda: self._tracking.rollback(name), command.get("expected"))
         if what != "register":
             raise ValueError(f"unknown command {what!r}")
         alias = command.get("alias")
@@ -216,13 +218,22 @@ class Follower:
         except Refused as reason:
             raise Refused(f"registered as version {found.version}, without an alias: {reason}") from reason
 
-    def _promote(self, name: str, version: Any, move: Callable[[], Any]) -> Any:
+    def _expect(self, name: str, expected: int | None) -> None:
+        """Refuse a change that was decided on while another version was champion."""
+        if expected is None:
+            return
+        current = self._tracking.champions().get(name)
+        if current is None or current.version != expected:
+            found = "no version" if current is None else f"version {current.version}"
+            raise Refused(f"nothing was changed: {found} of {name} is champion, not version {expected}")
+
+    def _promote(self, name: str, version: Any, move: Callable[[], Any], expected: int | None = None) -> Any:
         """Verify a version, then move the registry's alias to it, then the pointer; or change nothing.
 
         Raises
         ------
         Refused
-            If the service could not serve it.
+            If the service could not serve it, or another version than the expected one is champion.
         """
         with self._lock:
             entry = {**_entry(version), "alias": "champion"}
@@ -247,6 +258,8 @@ class Follower:
             except OSError as error:
                 raise TrackingError(f"nothing was promoted: the pointer file cannot be written: {error}") from error
             try:
+                # Last, because fetching and verifying took a while.
+                self._expect(name, expected)
                 found = move()
             except BaseException:
                 staged.unlink(missing_ok=True)

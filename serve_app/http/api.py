@@ -14,6 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from serve_app.guard.access import ANY, KEY
 from serve_app.http.bodies import read_body
 from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
@@ -21,7 +22,6 @@ from serve_app.http.router import allowed, router
 from serve_app.http.routes import PREDICTIONS, PREFIX, ROUTES
 from serve_app.operations import tracing
 from serve_app.operations.load import Load
-from serve_app.operations.log import KEY
 from serve_app.operations.telemetry import Metrics, Slot
 from serve_app.wire.problems import TYPE, Problem
 
@@ -76,6 +76,7 @@ class Api:
     def __init__(self, services: Services, *, header: bool = True) -> None:
         self._metrics = services.metrics
         self._backend = services.backend
+        self._check = services.guard.check
         self._ids = Ids()
         self._header = header
         self._log = services.log
@@ -102,6 +103,8 @@ class Api:
                 counts, status, size = await self._other(scope, receive, send, request_id)
             else:
                 try:
+                    # Before the body is read.
+                    self._check(scope, "predict")
                     content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
                     status, headers = 200, [(b"content-type", _JSON)]
                 except Exception as error:
@@ -140,15 +143,16 @@ class Api:
 
         # Makes Starlette raise what it does not find, instead of answering in plain text.
         scope["app"] = self
+        scope["request_id"] = request_id
         scope["aiops.trace"] = trace = tracing.of(scope["headers"])
-        failure = None
+        failure: Exception | None = None
         before = tracing.current.set(trace)
         try:
             await self._router(scope, receive, answer)
         except Exception as error:
             if status:
                 raise
-            failure = error
+            failure = (self._hidden(scope) if isinstance(error, HTTPException) else None) or error
         finally:
             tracing.current.reset(before)
         name = scope["route"].name if "route" in scope else "unknown"
@@ -158,6 +162,14 @@ class Api:
             response.raw_headers += headers
             await response(scope, receive, answer)
         return self._counts[name], status, size
+
+    def _hidden(self, scope: Scope) -> Problem | None:
+        """Return why a caller is not told that there is no such path or method; None if it may know."""
+        try:
+            self._check(scope, ANY)
+        except Problem as problem:
+            return problem
+        return None
 
     def _problem(self, error: Exception, name: str, request_id: str, scope: Scope) -> tuple[int, bytes, Headers]:
         """Return status, body and headers of the problem that an exception is; log and count what nobody expected."""

@@ -16,6 +16,10 @@ from starlette.responses import Response
 from aiops_core.facts import BY_MODEL, MODELS
 from serve_app.answers import legacy
 from serve_app.champions.client import Registry
+from serve_app.guard.access import Guard
+from serve_app.guard.audit import Audit
+from serve_app.guard.replays import Replays
+from serve_app.guard.sources import Sources
 from serve_app.http import openapi
 from serve_app.http.docs import Docs
 from serve_app.http.ready import judge
@@ -73,6 +77,10 @@ class Services:
     registry : Registry
     jobs : Jobs
     remediator : Remediator
+    guard : Guard
+    audit : Audit
+    replays : Replays
+    sources : Sources
     log : RequestLog
         Writes nothing by default.
     folder : Path, optional
@@ -84,6 +92,10 @@ class Services:
     registry: Registry
     jobs: Jobs
     remediator: Remediator
+    guard: Guard
+    audit: Audit
+    replays: Replays
+    sources: Sources
     log: RequestLog = field(default_factory=RequestLog)
     folder: Path | None = None
 
@@ -110,11 +122,14 @@ class Handlers:
         status = await self._services.backend.status()
         loaded = [m["name"] for m in status["models"] if m["status"] == "loaded"]
         trained = [name for name in BY_MODEL if name in loaded]
+        ready = len(trained) == len(BY_MODEL)
+        if not self._services.guard.may(request.scope, "read"):
+            return _Json({"status": "healthy", "ready": ready})
         return _Json(
             {
                 "status": "healthy",
                 "models_loaded": loaded,
-                "ready": len(trained) == len(BY_MODEL),
+                "ready": ready,
                 "detail": None if trained else "no trained model yet: the legacy models answer; run 'aiops report'",
                 "refused": [{"name": m["name"], **m["refused"]} for m in status["models"] if "refused" in m],
                 "uptime_seconds": round(time.time() - self._started, 3),
@@ -152,7 +167,9 @@ class Handlers:
 
     async def schema(self, request: Request) -> Response:
         """Return the OpenAPI description."""
-        return _Json(openapi.describe(await self._services.backend.cards()))
+        # Public are the routes; what the models look at is for those who may read.
+        may = self._services.guard.may(request.scope, "read")
+        return _Json(openapi.describe(await self._services.backend.cards() if may else {}))
 
     async def actions(self, request: Request) -> Response:
         """List the catalogue of actions."""
@@ -165,13 +182,16 @@ class Handlers:
     async def promote(self, request: PromoteRequest) -> Response:
         """Make a version the champion."""
         _check_trained(request.name)
-        found = await self._services.registry.ask(do="promote", name=request.name, version=request.version)
+        found = await self._services.registry.ask(
+            do="promote", name=request.name, version=request.version, expected=request.expected_version
+        )
         return _Json({"promoted": found})
 
     async def rollback(self, request: RollbackRequest) -> Response:
         """Go back to the previous champion."""
         _check_trained(request.name)
-        return _Json({"promoted": await self._services.registry.ask(do="rollback", name=request.name)})
+        found = await self._services.registry.ask(do="rollback", name=request.name, expected=request.expected_version)
+        return _Json({"promoted": found})
 
     async def register(self, request: RegisterRequest) -> Response:
         """Register the servable of a run."""
@@ -187,9 +207,7 @@ class Handlers:
             _check_trained(name, f"$.models[{i}]")
         if request.source is None and not request.use_synthetic_data:
             raise invalid("$.source", "name a public data set or a folder, or set use_synthetic_data")
-        source = "synthetic" if request.source is None else request.source
-        if source.startswith("-"):
-            raise invalid("$.source", "is the name of a public data set or a folder")
+        source = self._services.sources.allow("synthetic" if request.source is None else request.source)
         tasks = ",".join(task for task, name in MODELS.items() if name in request.models)
         options = ["--source", source, "--tasks", tasks]
         for option, value in (

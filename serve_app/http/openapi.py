@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from serve_app.guard.access import PUBLIC
 from serve_app.http.components import components
 from serve_app.http.docs import FILES
 from serve_app.http.examples import EXAMPLES
@@ -17,25 +18,46 @@ __all__ = ["describe"]
 
 #: Answers that any route may give besides success.
 _PROBLEMS: dict[int, str] = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or a header cannot be used.",
+    401: "A valid key is needed: `Authorization: Bearer aiops_…`.",
+    403: "The key lacks the scope.",
     404: "Unknown model, version, job, action or path.",
     405: "Another method is meant.",
     409: "Not possible in the present state, or the version could not be served: nothing was changed.",
     413: "The body is too large.",
     415: "The body is not application/json in UTF-8.",
-    422: "The body breaks a rule; `errors` lists paths and rules.",
+    421: "The service is not called by this name.",
+    422: "The body breaks a rule, `errors` lists paths and rules; or the idempotency key came with another request.",
+    429: "The key asks too often, or too many wrong keys came from the address: see `Retry-After`.",
     502: "The webhook failed.",
-    503: "No model has been promoted yet, the registry cannot be reached, or the state folder cannot be written.",
+    503: "No model has been promoted yet, the registry cannot be reached, the state folder cannot be written, or the "
+    "service is closed because its keys cannot be read. With `Retry-After` nothing was done.",
 }
 
+_KEY = (
+    "From `aiops keys add NAME --scope read,predict,operate`; without a keys file none is needed on the same machine."
+)
+#: Those of the guard.
+_GUARDED = (400, 401, 403, 421, 429, 503)
+#: Of writes.
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same request is answered as the first time, and nothing is done twice.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+}
 #: Variables of paths.
 _JOB_ID = {"schema": {"type": "string", "pattern": "^[0-9a-f]{12}$"}, "example": "0123456789ab"}
 _VARIABLES: dict[str, dict[str, Any]] = {"job_id": _JOB_ID, "file": {"schema": {"type": "string", "enum": list(FILES)}}}
 
 
-def _problems(codes: Iterable[int]) -> dict[str, Any]:
+def _problems(route: Route) -> dict[str, Any]:
+    """Describe the problems of a route, its own and those of the guard."""
+    codes = {*route.problems, *(() if route.scope == PUBLIC else _GUARDED)}
+    if route.scope == "operate":
+        codes |= {409, 422}
     body = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
-    return {str(code): {"description": _PROBLEMS[code], "content": body} for code in codes}
+    return {str(code): {"description": _PROBLEMS[code], "content": body} for code in sorted(codes)}
 
 
 def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +82,10 @@ def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
             'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
         },
         "paths": paths,
-        "components": {"schemas": explain(components(cards))},
+        "components": {
+            "schemas": explain(components(cards)),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": _KEY}},
+        },
     }
 
 
@@ -77,7 +102,11 @@ def _parameters(path: str) -> dict[str, Any]:
 def _head(route: Route) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", route.path).strip("_")
     operation = route.operation or (name if route.method == "POST" else f"get_{name}")
-    return {"operationId": operation, "tags": [route.tag], "summary": route.summary}
+    head: dict[str, Any] = {"operationId": operation, "tags": [route.tag], "summary": route.summary}
+    head["security"] = [] if route.scope == PUBLIC else [{"key": [route.scope]}]
+    if route.scope == "operate":
+        head["parameters"] = [_IDEMPOTENCY]
+    return head
 
 
 def _operation(route: Route) -> dict[str, Any]:
@@ -88,7 +117,7 @@ def _operation(route: Route) -> dict[str, Any]:
         entry["requestBody"] = {"required": True, "content": {"application/json": body}}
     content = {route.media: {} if route.shape is None else {"schema": dict(route.shape)}}
     success = {str(route.success): {"description": route.meaning, "content": content}}
-    return {**entry, "responses": {**success, **_problems(route.problems)}}
+    return {**entry, "responses": {**success, **_problems(route)}}
 
 
 def _prediction(route: Route) -> dict[str, Any]:
@@ -110,7 +139,7 @@ def _prediction(route: Route) -> dict[str, Any]:
         **_head(route),
         "description": route.description,
         "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": {str(route.success): success, **_problems(route.problems)},
+        "responses": {str(route.success): success, **_problems(route)},
     }
 
 

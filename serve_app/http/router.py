@@ -12,9 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route as Place
 from starlette.routing import Router
 
+from serve_app.guard.access import ANY, PUBLIC
 from serve_app.http.bodies import read_body
 from serve_app.http.handlers import Handlers, Services
 from serve_app.http.routes import PREFIX, ROUTES, Route
+from serve_app.http.writes import Writes
 from serve_app.wire.decoding import decode
 
 __all__ = ["allowed", "router"]
@@ -30,13 +32,14 @@ def router(services: Services) -> Router:
         by_path.setdefault(route.path, []).append(route)
     places = []
     for path, routes in by_path.items():
-        endpoint, methods = _endpoint(routes, handlers), ["OPTIONS", *(route.method for route in routes)]
+        endpoint, methods = _endpoint(routes, handlers, services), ["OPTIONS", *(route.method for route in routes)]
         for at in dict.fromkeys((f"{PREFIX}/{path}", routes[0].shown)):
             places.append(Place(at, endpoint, methods=methods, name=path))
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         yield
+        services.guard.close()
         services.backend.close()
         services.log.close()
 
@@ -48,26 +51,36 @@ def allowed(place: Place) -> str:
     return ", ".join(sorted(place.methods or ()))
 
 
-def _endpoint(routes: Iterable[Route], handlers: Handlers) -> Handler:
+def _endpoint(routes: Iterable[Route], handlers: Handlers, services: Services) -> Handler:
     """Return what answers all methods of one path."""
-    methods = {route.method: _handler(route, handlers) for route in routes if route.handler}
+    guard, writes = services.guard, Writes(services.audit, services.replays)
+    methods = {route.method: _handler(route, handlers, writes) for route in routes if route.handler}
+    needed = {route.method: route.scope for route in routes}
+    if "metrics" in (route.path for route in routes) and guard.metrics_open:
+        needed["GET"] = PUBLIC
 
     async def endpoint(request: Request) -> Response:
-        if request.method == "OPTIONS":
+        method = "GET" if request.method == "HEAD" else request.method
+        scope = needed.get(method, ANY)
+        if scope != PUBLIC:
+            # Before the body is read.
+            request.scope["caller"] = guard.check(request.scope, scope)
+        if method == "OPTIONS":
             return Response(status_code=204, headers={"allow": allowed(request.scope["route"])})
-        return await methods["GET" if request.method == "HEAD" else request.method](request)
+        return await methods[method](request)
 
     return endpoint
 
 
-def _handler(route: Route, handlers: Handlers) -> Handler:
+def _handler(route: Route, handlers: Handlers, writes: Writes) -> Handler:
     """Return what answers one entry of the table; a body is decoded before."""
     handler: Handler = getattr(handlers, route.handler)
-    if route.request is None:
-        return handler
-    decoder = msgspec.json.Decoder(route.request)
+    decoder = None if route.request is None else msgspec.json.Decoder(route.request)
 
     async def read_and_handle(request: Request) -> Response:
-        return await handler(decode(decoder, await read_body(request.scope, request.receive)))
+        content = request if decoder is None else decode(decoder, await read_body(request.scope, request.receive))
+        if route.scope == "operate":
+            return await writes.carry_out(request, route, content, handler)
+        return await handler(content)
 
     return read_and_handle

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from serve_app.guard.access import PUBLIC
 from serve_app.wire.requests import (
     PromoteRequest,
     RegisterRequest,
@@ -63,6 +64,11 @@ class Route:
         Whether it is also found at ``/<path>``, which is where the documentation shows it.
     operation : str
         Operation id, if not made of method and path.
+    scope : {"read", "predict", "operate", ""}
+        What a caller's key must allow; the empty one is public. What needs ``operate`` is a write: it is audited and takes an
+        ``Idempotency-Key``.
+    repeatable : bool
+        Of a write: whether doing it twice is the same as once.
     """
 
     method: str
@@ -81,6 +87,8 @@ class Route:
     media: str = "application/json"
     top: bool = False
     operation: str = ""
+    scope: str = "read"
+    repeatable: bool = False
 
     @property
     def shown(self) -> str:
@@ -92,12 +100,12 @@ def _prediction(path: str, task: str, schema: str, summary: str, description: st
     meaning, problems = "The prediction, or `predictions` for a batch.", (*_BODY, 503)
     return Route(
         "POST", path, "predictions", summary, description=description, task=task, schema=schema, meaning=meaning,
-        problems=problems,
+        problems=problems, scope="predict",
     )  # fmt: skip
 
 
 def _change(path: str, summary: str, request: type[msgspec.Struct], handler: str, **options: Any) -> Route:
-    kept = {"tag": "models", "meaning": "Done.", "shape": _OBJECT, "problems": _CHANGE, **options}
+    kept = {"tag": "models", "meaning": "Done.", "shape": _OBJECT, "problems": _CHANGE, "scope": "operate", **options}
     return Route("POST", path, summary=summary, request=request, handler=handler, **kept)
 
 
@@ -138,9 +146,9 @@ ROUTES: tuple[Route, ...] = (
         "A snapshot, or a row of telemetry as its JSON, is judged by the training telemetry, a `time_series` by its own "
         "history.",
     ),
-    Route("GET", "health", "service", "Is the service up?", "health"),
-    Route("GET", "health/live", "service", "Does this process answer?", "live", problems=()),
-    Route("GET", "health/ready", "service", "May requests be sent here? If not, 503 and why", "ready"),
+    Route("GET", "health", "service", "Is the service up?", "health", scope=PUBLIC),
+    Route("GET", "health/live", "service", "Does this process answer?", "live", problems=(), scope=PUBLIC),
+    Route("GET", "health/ready", "service", "May requests be sent here? If not, 503 and why", "ready", scope=PUBLIC),
     Route("GET", "metrics", "service", "Prometheus metrics, summed over all replicas", "prometheus", media="text/plain"),
     Route("GET", "actions", "remediation", "Catalogue of remediation actions", "actions"),
     Route("GET", "models/status", "models", "Five models: three trained, two legacy", "models_status"),
@@ -150,15 +158,17 @@ ROUTES: tuple[Route, ...] = (
         "models/train", "Train in a process of its own", TrainRequest, "train", tag="training", success=202,
         meaning="Accepted.",
     ),
-    Route("GET", "schema", "service", "OpenAPI 3.1 description", "schema", top=True),
-    Route("GET", "docs", "service", "Documentation page (Swagger UI)", "docs", problems=(), media="text/html", top=True),
+    Route("GET", "schema", "service", "OpenAPI 3.1 description", "schema", top=True,
+          scope=PUBLIC),
+    Route("GET", "docs", "service", "Documentation page (Swagger UI)", "docs", problems=(), media="text/html", top=True,
+          scope=PUBLIC),
     Route("GET", "docs/{file}", "service", "Scripts and styles of that page", "docs_file", problems=(404,), media="*/*",
-          top=True),
+          top=True, scope=PUBLIC),
     _change(
         "models/register", "Register the servable of a run", RegisterRequest, "register", success=201,
         meaning="Accepted.",
     ),
-    _change("models/promote", "Make a version the champion", PromoteRequest, "promote"),
+    _change("models/promote", "Make a version the champion", PromoteRequest, "promote", repeatable=True),
     _change("models/rollback", "Go back to the previous champion", RollbackRequest, "rollback"),
     _change(
         "remediate", "Post a signed webhook, or say what would be posted", RemediateRequest, "remediate",
@@ -170,7 +180,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "DELETE", JOB, "training", "Cancel a job", "train_cancel", success=202, meaning="It is being cancelled.",
-        shape=_OBJECT, problems=(404, 409, 503), operation="cancel_job",
+        shape=_OBJECT, problems=(404, 409, 503), operation="cancel_job", scope="operate",
     ),
 )  # fmt: skip
 #: Routes that the models answer, by path.

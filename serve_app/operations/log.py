@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serve_app.files import append_line
+from serve_app.guard.access import KEY
 from serve_app.operations import tracing
 from serve_app.operations.telemetry import Metrics
 
-__all__ = ["FILE", "KEY", "RequestLog"]
+__all__ = ["FILE", "RequestLog"]
 
 FILE = "log.jsonl"
 #: Lines that wait to be written.
@@ -39,8 +40,6 @@ WAITING = 10_000
 MAX_BYTES = 50_000_000
 #: How long the thread gathers lines before it writes.
 GATHER_SECONDS = 0.05
-#: Where an ASGI scope holds the name of the key that a request came with.
-KEY = "aiops.key"
 _CHANGES = ("POST", "DELETE", "PUT", "PATCH")
 _logger = logging.getLogger("serve_app")
 

@@ -12,12 +12,9 @@ import asyncio
 import hashlib
 import hmac
 import json
-import logging
-import threading
 import time
 import tomllib
 import uuid
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +24,6 @@ from urllib import error as urlerror
 from urllib import request as urlrequest
 from urllib.parse import urlsplit
 
-from serve_app.files import append_line
 from serve_app.operations import tracing
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
@@ -38,11 +34,6 @@ ATTEMPTS = 3
 TIMEOUT_SECONDS = 5.0
 #: Waits between attempts, seconds.
 PAUSES = (0.2, 1.0)
-#: Lines of the audit log that are kept in memory while the disk is full, and how often they are tried again.
-KEPT = 10_000
-RETRY_SECONDS = 5.0
-
-_logger = logging.getLogger("serve_app")
 
 
 @dataclass(frozen=True)
@@ -89,20 +80,13 @@ class Remediator:
         URL by action id.
     secret : str or None
         Key of the signature; without one nothing is sent.
-    audit : Path
-        File to which one JSON line for every execution, refusal and dry run is appended.
     metrics : Metrics
     """
 
-    def __init__(self, webhooks: Mapping[str, str], secret: str | None, audit: Path, metrics: Metrics) -> None:
+    def __init__(self, webhooks: Mapping[str, str], secret: str | None, metrics: Metrics) -> None:
         self._webhooks = dict(webhooks)
         self._secret = secret
-        self._audit = audit
         self._metrics = metrics
-        self._lock = threading.Lock()
-        self._retrying = False
-        #: Lines of the audit log that a full disk kept back.
-        self._waiting: deque[bytes] = deque(maxlen=KEPT)
 
     async def execute(
         self, action: str, resource_id: str, *, dry_run: bool, reason: str | None, request_id: str | None
@@ -128,13 +112,12 @@ class Remediator:
             "body": content,
         }
         if dry_run:
-            audited = self._log({"outcome": "dry_run", **content})
-            return {**answer, "status": "dry_run", "attempts": 0, "audited": audited}
+            return {**answer, "status": "dry_run", "attempts": 0}
         if url is None:
-            self._refused(action, "no_webhook", content)
+            self._refused(action, "no_webhook")
             raise Problem(409, f"no webhook is configured for action {action!r}: set AIOPS_WEBHOOKS")
         if not self._secret:
-            self._refused(action, "no_secret", content)
+            self._refused(action, "no_secret")
             raise Problem(409, "webhook bodies cannot be signed: set AIOPS_WEBHOOK_SECRET")
         body = json.dumps(content).encode()
         outcome = ""
@@ -142,53 +125,17 @@ class Remediator:
             status, outcome = await asyncio.to_thread(_post, url, body, self._secret, content["id"])
             if 200 <= status < 300:
                 self._metrics.counter("aiops_remediations_executed_total", action=action).inc()
-                done = {"http_status": status, "attempts": attempt}
-                # Executed, whether or not the disk has room to say so: a caller told otherwise would execute it twice.
-                audited = self._log({"outcome": "executed", **done, **content})
-                return {**answer, "status": "executed", **done, "audited": audited}
+                return {**answer, "status": "executed", "http_status": status, "attempts": attempt}
             # Repeating what the receiver refused (4xx, a redirect) would not change its mind.
             if 300 <= status < 500 and status not in (408, 429):
                 break
             if attempt < ATTEMPTS:
                 await asyncio.sleep(PAUSES[attempt - 1])
-        self._refused(action, "failed", {**content, "attempts": attempt, "error": outcome})
+        self._refused(action, "failed")
         raise Problem(502, f"the webhook of action {action!r} failed after {attempt} attempts: {outcome}")
 
-    def _refused(self, action: str, outcome: str, content: dict[str, Any]) -> None:
-        self._metrics.counter("aiops_remediations_refused_total", action=action, reason=outcome).inc()
-        self._log({"outcome": outcome, **content})
-
-    def _log(self, entry: dict[str, Any]) -> bool:
-        """Append an entry to the audit log; False if it waits in memory for a disk that can be written."""
-        line = (json.dumps({"time": time.time(), **entry}) + "\n").encode()
-        with self._lock:
-            self._waiting.append(line)
-            written = self._write()
-            if not written and not self._retrying:
-                self._retrying = True
-                threading.Thread(target=self._retry, name="aiops-audit", daemon=True).start()
-        return written
-
-    def _write(self) -> bool:
-        """Write what waits, oldest first; True if nothing waits any more."""
-        try:
-            while self._waiting:
-                append_line(self._audit, self._waiting[0])
-                self._waiting.popleft()
-        except OSError as error:
-            if not self._retrying:
-                _logger.error("the audit log cannot be written, trying again: %s", error)
-            return False
-        return True
-
-    def _retry(self) -> None:
-        while True:
-            time.sleep(RETRY_SECONDS)
-            with self._lock:
-                if self._write():
-                    self._retrying = False
-                    _logger.warning("the audit log is written again, with everything that waited")
-                    return
+    def _refused(self, action: str, reason: str) -> None:
+        self._metrics.counter("aiops_remediations_refused_total", action=action, reason=reason).inc()
 
 
 def _content(action: Action, resource_id: str, reason: str | None, request_id: str | None) -> dict[str, Any]:

@@ -11,13 +11,17 @@ __all__ = ["TYPE", "Problem", "invalid"]
 TYPE = b"application/problem+json"
 
 _TITLES = {
-    400: "Broken JSON",
+    400: "Bad request",
+    401: "No valid key",
+    403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
     413: "Body too large",
     415: "Unsupported content type",
+    421: "Wrong host",
     422: "Invalid request",
+    429: "Too many requests",
     500: "Internal error",
     502: "Webhook failed",
     503: "Not available",

@@ -173,17 +173,26 @@ class TrainRequest(Struct, forbid_unknown_fields=True):
     ] = False
 
 
+#: Guards against deciding on what has changed meanwhile.
+Expected = Annotated[
+    Annotated[int, Meta(ge=1, le=10**9)] | None,
+    Meta(description="Version that is champion now; if another one is, nothing is changed and the answer is 409."),
+]
+
+
 class PromoteRequest(Struct, forbid_unknown_fields=True):
     """Which version becomes the champion."""
 
     name: ModelName
     version: Annotated[int, Meta(ge=1, le=10**9)]
+    expected_version: Expected = None
 
 
 class RollbackRequest(Struct, forbid_unknown_fields=True):
     """Which model goes back to its previous champion."""
 
     name: ModelName
+    expected_version: Expected = None
 
 
 class RegisterRequest(Struct, forbid_unknown_fields=True):

@@ -41,7 +41,7 @@ class Client:
         """Send one request; a body that is not bytes is sent as JSON. Paths without a slash lie below the prefix."""
         raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"content-type": "application/json", "content-length": str(len(raw))} if method == "POST" else {}
-        sent |= headers or {}
+        sent = {"host": "localhost", **sent, **(headers or {})}
         size = max(1, -(-len(raw) // chunks))
         parts = [raw[i : i + size] for i in range(0, len(raw), size)] or [b""]
         incoming = [

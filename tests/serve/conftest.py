@@ -28,6 +28,10 @@ from aiops_core.facts import MODELS
 from serve_app.backends import LocalModels
 from serve_app.champions.client import Registry
 from serve_app.champions.node import node_folder
+from serve_app.guard.access import Guard
+from serve_app.guard.audit import Audit
+from serve_app.guard.replays import Replays
+from serve_app.guard.sources import Sources
 from serve_app.http.api import build_api
 from serve_app.http.handlers import Services
 from serve_app.operations.jobs import Jobs
@@ -71,12 +75,22 @@ class Service:
         self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
         self.models.watcher.look()
         self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"))
-        self.remediator = Remediator(
-            options.get("webhooks", {}), options.get("secret"), state / "audit.jsonl", self.metrics
+        self.remediator = Remediator(options.get("webhooks", {}), options.get("secret"), self.metrics)
+        # By this name schemathesis calls what it tests in process.
+        self.guard = Guard(state / "keys.json", **{"allowed": ("testserver",), **options.get("guard", {})})
+        self.services = Services(
+            self.models,
+            self.metrics,
+            Registry(node_folder(state)),
+            self.jobs,
+            self.remediator,
+            self.guard,
+            Audit(state / "audit.jsonl"),
+            Replays(state / "replays"),
+            Sources([state / "datasets"]),
+            folder=node_folder(state),
         )
-        registry = Registry(node_folder(state))
-        folder = node_folder(state)
-        self.api = build_api(Services(self.models, self.metrics, registry, self.jobs, self.remediator, folder=folder))
+        self.api = build_api(self.services)
         self.client = Client(self.api)
 
     def samples(self) -> dict[str, float]:

@@ -14,11 +14,8 @@ from client import Client
 from conftest import Service
 from mutations import mutated
 
-from serve_app.champions.client import Registry
-from serve_app.champions.node import node_folder
 from serve_app.http.api import build_api
 from serve_app.http.examples import EXAMPLES
-from serve_app.http.handlers import Services
 from serve_app.http.request_ids import PlainHeaders, middlewares
 from serve_app.wire.decoding import decode
 from serve_app.wire.problems import Problem
@@ -34,10 +31,7 @@ def under_ray(shared: Service) -> Client:
     """Client of the shared service behind what Ray Serve puts around it."""
     from ray.serve._private.http_util import _apply_middlewares
 
-    services = Services(
-        shared.models, shared.metrics, Registry(node_folder(shared.state)), shared.jobs, shared.remediator
-    )
-    return Client(_apply_middlewares(build_api(services, header=False), middlewares()))
+    return Client(_apply_middlewares(build_api(shared.services, header=False), middlewares()))
 
 
 def check(answer: Any, status: int, *words: str) -> None:
@@ -261,7 +255,7 @@ def test_a_header_that_is_not_ascii_does_not_reach_ray(shared: Service, name: st
         await shared.api(scope, receive, send)
 
     assert Client(PlainHeaders(app)).request("GET", "health", headers={name: "\xff", "x": "y"}).status == 200
-    assert seen == [[(b"x", b"y")]]
+    assert seen == [[(b"host", b"localhost"), (b"x", b"y")]]
 
 
 def test_an_internal_error_says_nothing_about_the_inside(shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:

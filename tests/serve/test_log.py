@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ from conftest import Disk, Service, point
 from aiops_core import settings
 from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
-from serve_app.champions.client import Registry
+from serve_app.guard.access import KEY
 from serve_app.http.api import build_api
-from serve_app.http.handlers import Services
 from serve_app.operations import log, tracing
-from serve_app.operations.log import KEY, RequestLog
+from serve_app.operations.log import RequestLog
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -38,9 +38,7 @@ def logged(make_service: Any, servables: dict[str, Path], tmp_path: Path) -> Cal
         point(tmp_path / "state", {MODELS["threat"]: (servables["threat"], "7")})
         service = make_service()
         found = RequestLog(path or tmp_path / "log.jsonl", mode, slow, service.metrics, **options)  # type: ignore[arg-type]
-        parts = {"backend": service.models, "metrics": service.metrics, "registry": Registry(tmp_path)}
-        services = Services(**parts, jobs=service.jobs, remediator=service.remediator, log=found)
-        service.api = service.client.app = build_api(services)
+        service.api = service.client.app = build_api(replace(service.services, log=found))
 
         def lines() -> list[dict[str, Any]]:
             found.close()

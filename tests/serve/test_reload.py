@@ -346,6 +346,46 @@ def test_commands_reach_the_follower_over_its_socket(servables: dict[str, Path],
         socket_path(folder).unlink()
 
 
+def test_a_change_is_refused_where_another_version_is_champion_than_the_caller_thinks(
+    servables: dict[str, Path], tmp_path: Path
+) -> None:
+    store = Store(servables["threat"])
+    store.before = 2
+    follower = Follower(tmp_path / "node", store)
+    for command in ({"do": "promote", "version": 4}, {"do": "rollback"}):
+        answer = follower.execute({**command, "name": THREAT, "expected": 3})
+        assert answer.get("kind") == "conflict" and "version 1 of" in answer["error"] and store.champion == 1
+    assert follower.execute({"do": "promote", "name": THREAT, "version": 4, "expected": 1})["ok"]["version"] == 4
+    # Sent twice, because the first answer was lost: rolled back once.
+    store.before = 1
+    answers = [follower.execute({"do": "rollback", "name": THREAT, "expected": 4}) for _ in range(2)]
+    assert "ok" in answers[0] and answers[1]["kind"] == "conflict" and store.champion == 1
+    store.champion = None
+    answer = follower.execute({"do": "promote", "name": THREAT, "version": 4, "expected": 1})
+    assert answer.get("kind") == "conflict" and "no version" in answer["error"] and store.champion is None
+
+
+def test_the_expected_version_of_a_request_reaches_the_follower(
+    make_service: Any, servables: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = node_folder(tmp_path / "state")
+    store = Store(servables["threat"])
+    store.before = 2
+    server = listen(Follower(folder, store), socket_path(folder))
+    try:
+        client = make_service().client
+        for route, body in (("models/promote", {"version": 4}), ("models/rollback", {})):
+            answer = client.post(route, {"name": THREAT, "expected_version": 3, **body})
+            assert answer.status == 409 and "version 1" in answer.json()["detail"] and store.champion == 1
+        body, key = {"name": THREAT, "expected_version": 1}, {"idempotency-key": "k"}
+        answers = [client.post("models/rollback", body, headers=key) for _ in range(3)]
+        assert {(answer.status, answer.body) for answer in answers} == {(200, answers[0].body)} and store.champion == 2
+    finally:
+        server.shutdown()
+        server.server_close()
+        socket_path(folder).unlink()
+
+
 def test_without_a_follower_the_registry_is_503(make_service: Any) -> None:
     answer = make_service().client.post("models/promote", {"name": THREAT, "version": 1})
     assert answer.status == 503 and "registry" in answer.json()["detail"]

@@ -7,7 +7,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,11 +26,13 @@ class Receiver:
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.received: list[tuple[dict[str, str], bytes]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.meanwhile()
                 outer.received.append(({k.lower(): v for k, v in self.headers.items()}, body))
                 status = outer.statuses.pop(0) if outer.statuses else 200
                 self.send_response(status)
@@ -68,7 +70,7 @@ def audit(service: Any) -> list[dict[str, Any]]:
 def test_a_dry_run_is_the_default_and_sends_nothing(service: Any, receiver: Receiver) -> None:
     answer = service.client.post("remediate", BODY)
     assert answer.status == 200 and answer.json()["status"] == "dry_run" and answer.json()["dry_run"]
-    assert receiver.received == [] and audit(service)[0]["outcome"] == "dry_run"
+    assert receiver.received == [] and audit(service)[-1]["result"]["status"] == "dry_run"
     assert service.total("aiops_remediations_executed_total") == 0
     assert b"secret-path" not in answer.body
 
@@ -84,7 +86,8 @@ def test_an_execution_posts_a_signed_body_once_and_is_counted_and_audited(servic
         content["action"] == "scale_horizontal" and content["resource_id"] == "server-01" and content["reason"] == "cpu"
     )
     assert service.total("aiops_remediations_executed_total", action="scale_horizontal") == 1
-    assert audit(service)[-1]["outcome"] == "executed"
+    assert [entry["phase"] for entry in audit(service)] == ["begun", "done"]
+    assert audit(service)[-1]["result"]["status"] == "executed"
 
 
 def test_a_failing_webhook_is_tried_again_with_the_same_delivery(service: Any, receiver: Receiver) -> None:
@@ -104,7 +107,7 @@ def test_a_webhook_that_goes_on_failing_is_502(
     assert len(receiver.received) == calls
     assert service.total("aiops_remediations_executed_total") == 0
     assert service.total("aiops_remediations_refused_total") == 1
-    assert audit(service)[-1]["outcome"] == "failed"
+    assert audit(service)[-1]["phase"] == "failed" and audit(service)[-1]["status"] == 502
 
 
 def test_without_a_webhook_or_a_secret_it_is_409(service: Any, make_service: Any, receiver: Receiver) -> None:
@@ -122,26 +125,31 @@ def test_every_action_that_a_prediction_recommends_is_in_the_catalogue(service: 
     assert {a["id"] for a in service.client.get("actions").json()["actions"]} == set(catalogue())
 
 
-def test_on_a_full_disk_an_execution_is_told_as_it_was_and_audited_later(
+def test_on_a_disk_that_fills_up_meanwhile_an_execution_is_told_as_it_was_and_audited_later(
     disk: Disk, service: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.operations.remediation.RETRY_SECONDS", 0.1, raising=False)
-    assert service.client.post("remediate", BODY).json().get("audited") is not False
-    before = (service.state / "audit.jsonl").read_bytes()
-    # Room for a part of a line only: the rest of the page is taken first.
-    with open(service.state / "audit.jsonl", "ab") as file:
-        file.write(b" " * (4095 - 100 - len(before)) + b"\n")
-    disk.fill()
+    monkeypatch.setattr("serve_app.guard.audit.RETRY_SECONDS", 0.1)
+
+    def fill() -> None:
+        # Room for a part of a line only: the rest of the page is taken first.
+        with open(service.state / "audit.jsonl", "ab") as file:
+            file.write(b" " * (4095 - 100 - file.tell()) + b"\n")
+        disk.fill()
+
+    receiver.meanwhile = fill
     answer = service.client.post("remediate", {**BODY, "dry_run": False})
-    assert answer.status == 200 and answer.json()["status"] == "executed" and answer.json().get("audited") is False
+    assert answer.status == 200 and answer.json()["status"] == "executed"
     assert len(receiver.received) == 1
     assert (service.state / "audit.jsonl").read_bytes().endswith(b" \n")
+    # Nothing new is begun.
+    assert service.client.post("remediate", {**BODY, "dry_run": False}).status == 503
+    assert len(receiver.received) == 1
     disk.free()
     deadline = time.time() + 10
     while b"executed" not in (service.state / "audit.jsonl").read_bytes() and time.time() < deadline:
         time.sleep(0.05)
     lines = [line for line in (service.state / "audit.jsonl").read_text().splitlines() if line.strip()]
-    assert [json.loads(line)["outcome"] for line in lines] == ["dry_run", "executed"]
+    assert [json.loads(line)["phase"] for line in lines] == ["begun", "done"]
 
 
 def test_a_webhook_belongs_to_the_trace_of_the_request(service: Any, receiver: Receiver) -> None:
