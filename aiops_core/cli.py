@@ -10,12 +10,15 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aiops_core import __version__
 from aiops_core.errors import AiopsError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from aiops_core.servable import Servable
 
 app = typer.Typer(
     name="aiops",
@@ -114,7 +117,7 @@ def score(
     version: Annotated[int | None, typer.Option(help="registered version; the champion by default")] = None,
 ) -> None:
     """Score a file through the champion's servable."""
-    from aiops_core import servable, settings, tracking
+    from aiops_core import tracking
     from aiops_core.tracking import scoring
 
     if task not in tracking.MODELS:
@@ -125,8 +128,7 @@ def score(
         if champion is None:
             raise UsageError(f"model '{name}' has no champion yet; train one with: aiops report")
         version = champion.version
-    folder = tracking.fetch(name, version, settings.load().state_dir / "servables" / f"{name}-{version}")
-    rows = scoring.score_file(servable.load(folder), source, target)
+    rows = scoring.score_file(_verified(name, version), source, target)
     typer.echo(f"{rows} rows scored by {name} version {version}: {target}")
 
 
@@ -159,28 +161,27 @@ def models_list() -> None:
 @models_app.command("show")
 def models_show(name: str, version: int) -> None:
     """Print the card of a registered version as JSON."""
-    from aiops_core import servable, settings, tracking
-
-    folder = tracking.fetch(_known(name), version, settings.load().state_dir / "servables" / f"{name}-{version}")
-    typer.echo(json.dumps(servable.load(folder, verify=False).card, indent=2))
+    typer.echo(json.dumps(_verified(_known(name), version).card, indent=2))
 
 
 @models_app.command("promote")
 def models_promote(name: str, version: int) -> None:
-    """Make a version the champion."""
+    """Make a version the champion, if it does what its golden examples say; print what changes for clients."""
     from aiops_core import tracking
 
-    promoted = tracking.promote(_known(name), version)
-    typer.echo(f"{promoted.name} version {promoted.version} is the champion")
+    changes = _changes(_known(name), version)
+    promoted = tracking.promote(name, version)
+    typer.echo("\n".join([f"{promoted.name} version {promoted.version} is the champion", *changes]))
 
 
 @models_app.command("rollback")
 def models_rollback(name: str) -> None:
-    """Make the champion before the current one champion again."""
+    """Make the champion before the current one champion again; print what changes for clients."""
     from aiops_core import tracking
 
-    restored = tracking.rollback(_known(name))
-    typer.echo(f"{restored.name} version {restored.version} is the champion again")
+    changes = _changes(_known(name), tracking.previous_champion(name).version)
+    restored = tracking.rollback(name)
+    typer.echo("\n".join([f"{restored.name} version {restored.version} is the champion again", *changes]))
 
 
 @data_app.command("generate")
@@ -277,6 +278,31 @@ def _known(name: str) -> str:
     if name not in tracking.MODELS.values():
         raise UsageError(f"unknown model '{name}'{tables.suggestion(name, tracking.MODELS.values())}")
     return name
+
+
+def _verified(name: str, version: int) -> Servable:
+    """Return the servable of a registered version, from the copy in the state folder if that is whole."""
+    from aiops_core import files, settings, tracking
+
+    state = files.private_folder(settings.load().state_dir)
+    with files.private_files():
+        return tracking.fetch_verified(name, version, state / "servables" / f"{name}-{version}")
+
+
+def _changes(name: str, version: int) -> list[str]:
+    """Verify a version that is to be champion; return a line for all that it changes for clients."""
+    from aiops_core import console, servable, tracking
+
+    card = _verified(name, version).card
+    champion = tracking.champions().get(name)
+    if champion is None:
+        return []
+    try:
+        served = _verified(name, champion.version).card
+    except AiopsError:
+        # What cannot be served any more is no reason to keep its successor out.
+        return []
+    return console.changes(servable.changes(served, card))
 
 
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:

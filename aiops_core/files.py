@@ -1,11 +1,12 @@
-"""Files that are whole or absent: written under a temporary name beside the target, then renamed into place."""
+"""Files that are whole or absent: written under a temporary name beside the target, then renamed; and files of this user alone."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,42 @@ def write_json(path: Path, content: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(_clean(content), indent=1, allow_nan=False) + "\n")
+
+
+def close(path: Path) -> None:
+    """Take a file or folder out of the reach of other users; what belongs to another user is left as it is.
+
+    Raises
+    ------
+    OSError
+        If there is none.
+    """
+    state = path.stat()
+    if state.st_uid == os.getuid() and state.st_mode & 0o077:
+        path.chmod(state.st_mode & 0o7700)
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder, if it is missing, that only this user can enter, and return it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close(path)
+    return path
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Give what is written in the block to this user alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _clean(value: Any) -> Any:

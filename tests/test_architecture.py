@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
         "errors markup files derive",
-        ". capacity capacity_features capacity_layout failure folder series threat",
+        ". capacity capacity_features capacity_layout changes failure folder seal series threat",
     ),
     "aiops_core.data": (
         "errors markup facts files settings units rules servable derive",
@@ -73,7 +73,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". environment lanes notebooks workspace",
     ),
     "aiops_core.console": ("facts tracking study", "."),
-    "aiops_core.cli": ("errors settings servable data tracking job console", "."),
+    "aiops_core.cli": ("errors files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features problems requests responses times violations wording",
@@ -88,7 +88,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.champions": (
         "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
-        ". client follower node supervisor verify watcher",
+        ". client follower neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (
         "wire answers operations champions aiops_core.facts",
