@@ -80,14 +80,14 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.files": ("", "."),
     "serve_app.cluster": ("files", ". haproxy leftovers"),
-    "serve_app.operations": ("wire files cluster", ". jobs remediation telemetry"),
+    "serve_app.operations": ("wire files cluster aiops_core.settings", ". jobs remediation runner telemetry"),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
         "service threat windows",
     ),
     "serve_app.champions": (
-        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
+        "wire files cluster operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
         ". client follower neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (

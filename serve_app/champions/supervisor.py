@@ -11,7 +11,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from aiops_core import settings
 from serve_app.champions.node import LOCK
+from serve_app.cluster.leftovers import MARK
 
 __all__ = ["Supervisor"]
 
@@ -82,6 +84,8 @@ class Supervisor:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         path = self._folder / "follower.log"
+        # By it the next service ends what a killed one left.
+        mark = {MARK: os.environ[MARK]} if MARK in os.environ else {}
         # What made the last one end stands in its log: begun anew only when it is long.
         mode = "wb" if path.exists() and path.stat().st_size > _LOG_BYTES else "ab"
         with open(path, mode) as log:
@@ -90,6 +94,6 @@ class Supervisor:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._environment, "OMP_NUM_THREADS": "1"},
+                env={**settings.for_children(), **mark, **self._environment, "OMP_NUM_THREADS": "1"},
                 cwd=self._folder,
             )

@@ -138,7 +138,7 @@ class Service:
         self.metrics = Metrics(state / "metrics", flush=False)
         self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
         self.models.watcher.look()
-        self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"))
+        self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"), options.get("keep_jobs", 50))
         self.remediator = Remediator(
             options.get("webhooks", {}), options.get("secret"), state / "audit.jsonl", self.metrics
         )
@@ -300,6 +300,7 @@ def registry(servables: dict[str, Path], store_template: Path, tmp_path_factory:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("AIOPS_STATE_DIR", str(folder / "state"))
         tracking.prepare_store()
         for task, version in (("failure", 1), ("threat", 1), ("threat", 2), ("capacity", 1)):
             search = tracking.open_search(task, folder / f"{task}{version}", name="tiny", params={}, tags={})
