@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,18 @@ def private_folder(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     close(path)
     return path
+
+
+def private_token(path: Path) -> None:
+    """Make the file of a secret with a new one, if it is missing, and take it out of the reach of other users."""
+    private_folder(path.parent)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        close(path)
+        return
+    with open(handle, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": ("answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
-    "serve_app.run": ("app champions cluster operations aiops_core.errors aiops_core.settings", "."),
+    "serve_app.run": ("app champions cluster operations aiops_core.errors aiops_core.files aiops_core.settings", "."),
     "serve_app.__main__": ("run", "."),
 }
 # fmt: on

@@ -352,6 +352,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve_app.champions.follower", description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     folder: Path = parser.parse_args(argv).folder
+    os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from aiops_core import settings
 from serve_app.champions.node import LOCK
 from serve_app.cluster.leftovers import MARK
+from serve_app.files import only_ours
 
 __all__ = ["Supervisor"]
 
@@ -42,7 +43,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start looking after the follower."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -61,7 +62,7 @@ class Supervisor:
                 child.wait()
 
     def _free(self) -> bool:
-        with open(self._folder / LOCK, "a") as lock:
+        with open(self._folder / LOCK, "a", opener=only_ours) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -88,7 +89,7 @@ class Supervisor:
         mark = {MARK: os.environ[MARK]} if MARK in os.environ else {}
         # What made the last one end stands in its log: begun anew only when it is long.
         mode = "wb" if path.exists() and path.stat().st_size > _LOG_BYTES else "ab"
-        with open(path, mode) as log:
+        with open(path, mode, opener=only_ours) as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "serve_app.champions.follower", "--folder", str(self._folder)],
                 stdin=subprocess.PIPE,

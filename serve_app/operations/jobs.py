@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aiops_core import settings
-from serve_app.files import read_json, write_json
+from serve_app.files import only_ours, read_json, write_json
 from serve_app.operations import runner
 from serve_app.operations.runner import RUNNING
 from serve_app.operations.telemetry import Metrics
@@ -93,7 +93,7 @@ class Jobs:
 
     def _start(self, options: Sequence[str], request: Mapping[str, Any]) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self._folder / "lock", "w") as lock:
+        with open(self._folder / "lock", "w", opener=only_ours) as lock:
             # Held only while deciding, so that two replicas do not both find nothing running.
             fcntl.flock(lock, fcntl.LOCK_EX)
             jobs = self.list()
@@ -203,7 +203,7 @@ class Jobs:
 
     def _end(self, folder: Path) -> None:
         """Have a pipeline ended whose runner is gone; until then it holds the lock of its job itself."""
-        with open(folder / "end.lock", "a") as lock:
+        with open(folder / "end.lock", "a", opener=only_ours) as lock:
             runner.detach(folder, self._given(), lock.fileno(), "--end")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.cluster.leftovers import started
-from serve_app.files import read_json, write_json
+from serve_app.files import only_ours, read_json, write_json
 
 __all__ = ["HEARTBEAT_SECONDS", "RUNNING", "abandoned", "detach", "held", "hold"]
 
@@ -70,7 +70,7 @@ def detach(folder: Path, environment: Mapping[str, str], lock: int, *options: st
         If it cannot be started.
     """
     command = [sys.executable, "-m", "serve_app.operations.runner", str(folder), "--lock", str(lock), *options]
-    with open(folder / "runner.log", "ab") as log:
+    with open(folder / "runner.log", "ab", opener=only_ours) as log:
         try:
             subprocess.run(
                 [sys.executable, "-c", _DETACH, str(lock), *command],
