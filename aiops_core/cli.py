@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tomllib
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 
 from aiops_core import __version__
 from aiops_core.errors import AiopsError, DataError, UsageError
+from aiops_core.redact import redacted
 
 if TYPE_CHECKING:
     from aiops_core.servable import Servable
@@ -328,10 +330,12 @@ def main() -> None:
         _fail(*(str(fault) for fault in error.faults))
     except AiopsError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        _fail(f"{error.filename or 'a file'}: {error.strerror}")
+    except Exception as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
+            _fail(f"{error.filename or 'a file'}: {error.strerror}")
+        # As Python would, but for credentials: what a job says is kept in its log.
+        typer.echo(redacted(traceback.format_exc()), err=True)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command with --resume goes on", err=True)
         raise SystemExit(130) from None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,6 +29,38 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table that a spreadsheet opens without running anything.
+
+    Names and texts that begin with ``=``, ``+``, ``-``, ``@``, a tab or a line break, which a spreadsheet would take for a
+    formula, get an apostrophe in front; numbers stay as they are.
+
+    Parameters
+    ----------
+    path : Path
+    frame : DataFrame
+        Its index is not written.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    safe = frame.set_axis([_harmless(name) for name in frame.columns], axis=1)
+    returns = any("\r" in str(name) for name in frame.columns)
+    for i, kind in enumerate(safe.dtypes):
+        if kind.kind == "O":
+            values = [_harmless(value) for value in safe.iloc[:, i]]
+            returns = returns or any(isinstance(value, str) and "\r" in value for value in values)
+            safe.isetitem(i, values)
+    # By itself pandas puts no quotes around a carriage return, after which a spreadsheet would begin a new cell.
+    safe.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from aiops_core import servable, settings
 from aiops_core.errors import AiopsError, ServableError, TrackingError
 from aiops_core.facts import BY_MODEL
+from aiops_core.redact import redacted
 from serve_app.champions import neighbours
 from serve_app.champions.node import LOCK, POINTER, POLL_SECONDS, read_pointer, socket_path
 from serve_app.champions.verify import verify
@@ -89,7 +90,7 @@ class Follower:
                 error = str(reason)
             except Exception as reason:
                 # The registry's client raises many types; none may end the follower.
-                error = f"{type(reason).__name__}: {reason}"
+                error = redacted(f"{type(reason).__name__}: {reason}")
             if error is not None:
                 vacant = neighbours.borrow(self._folder, self._content, models, self._retry)
             now = time.time()
@@ -169,7 +170,7 @@ class Follower:
             return {**entry, "folder": str(found), "fetched": time.time()}
 
     def _refusal(self, name: str, entry: Mapping[str, Any], reason: Exception, by: str) -> dict[str, Any]:
-        text = str(reason) or type(reason).__name__
+        text = redacted(str(reason)) or type(reason).__name__
         last = self._content["refused"].get(name, {})
         if (last.get("version"), last.get("reason")) != (entry["version"], text):
             _log.warning("%s version %s is refused: %s", name, entry["version"], text)
@@ -215,7 +216,7 @@ class Follower:
                 "kind": "unreachable",
             }
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}", "kind": "unreachable"}
+            return {"error": redacted(f"{type(error).__name__}: {error}"), "kind": "unreachable"}
 
     def _change(self, command: Mapping[str, Any], name: str) -> dict[str, Any]:
         what = command.get("do")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aiops_core import settings
+from aiops_core.redact import redacted
 from serve_app.files import only_ours, read_json, write_json
 from serve_app.operations import runner
 from serve_app.operations.runner import RUNNING
@@ -162,7 +163,7 @@ class Jobs:
             "result": result,
             "report": str(folder / "report" / "report.html") if state == "succeeded" else None,
         }
-        if state not in RUNNING:
+        if status.get("status", "queued") not in RUNNING:
             self._ended[job_id] = dict(found)
         return found
 
@@ -219,8 +220,10 @@ def _state(folder: Path) -> tuple[str, dict[str, Any]]:
     state = str(status.get("status", "queued"))
     if state not in RUNNING or alive or _beats(folder, status):
         return state, status
-    # Its runner was killed, but the pipeline came to its end.
-    return ("succeeded" if (folder / "report" / "report.json").is_file() else "lost"), status
+    # Its runner was killed, but the pipeline came to its end, or was ended.
+    if (folder / "report" / "report.json").is_file():
+        return "succeeded", status
+    return ("cancelled" if (folder / "cancel").exists() else "lost"), status
 
 
 def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
@@ -241,7 +244,7 @@ def _progress(log: Path) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    text = redacted(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     return [line for line in lines if line][-10:]
 

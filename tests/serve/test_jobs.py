@@ -26,6 +26,8 @@ if seed == "1":
     time.sleep(60)
 if seed == "2":
     sys.exit("no such data")
+if seed == "7":
+    sys.exit("cannot connect to postgresql://svc:s3cret@db/mlflow")
 if seed == "5":
     time.sleep(3)
 if seed == "6":
@@ -233,6 +235,9 @@ def test_what_a_job_writes_is_for_its_user_alone(service: Any) -> None:
 def test_on_a_full_disk_no_job_starts_and_a_running_one_is_not_lost(disk: Disk, service: Any) -> None:
     job = service.client.post("models/train", {"seed": 1}).json()["job_id"]
     wait(service.client, job, "running")
+    while not service.client.get(f"models/train/{job}").json()["progress"]:
+        # What it has to say first must still find room.
+        time.sleep(0.05)
     disk.fill()
     time.sleep(2.5)
     assert service.client.get(f"models/train/{job}").json()["status"] == "running"
@@ -254,3 +259,9 @@ def test_jobs_are_only_found_by_their_own_ids(service: Any) -> None:
         with pytest.raises(Problem) as caught:
             service.jobs.get(name)
         assert caught.value.status == 404
+
+
+def test_a_jobs_progress_and_error_hold_no_credentials(service: Any) -> None:
+    job = service.client.post("models/train", {"seed": 7}).json()["job_id"]
+    failed = wait(service.client, job, "failed")
+    assert failed["error"] == "cannot connect to postgresql://***@db/mlflow"

@@ -358,3 +358,22 @@ def test_one_follower_runs_on_a_node_and_ends_with_its_parent(tmp_path: Path) ->
     finally:
         first.kill()
         first.wait()
+
+
+def test_no_credentials_get_into_the_pointer_file_the_status_or_the_log(
+    make_service: Any, servables: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(servables["threat"])
+    folder = node_folder(tmp_path / "state")
+    follower = Follower(folder, store)
+    follower.poll()
+    uri = "postgresql://svc:s3cret@db/mlflow"
+    errors = (TrackingError(f"MLflow at '{uri}': gone"), RuntimeError(f"could not connect to {uri}"))
+    for error in errors:
+        store.error = error
+        follower.poll()
+        told = follower.execute({"do": "list"})
+        status = make_service().client.get("models/status").body.decode()
+        seen = [(folder / "champions.json").read_text(), status, json.dumps(told), caplog.text]
+        assert [text for text in seen if "s3cret" in text] == []
+        assert "***@db" in seen[0] and "***@db" in seen[1] and "***@db" in seen[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -142,3 +143,23 @@ def test_on_a_full_disk_an_execution_is_told_as_it_was_and_audited_later(
         time.sleep(0.05)
     lines = [line for line in (service.state / "audit.jsonl").read_text().splitlines() if line.strip()]
     assert [json.loads(line)["outcome"] for line in lines] == ["dry_run", "executed"]
+
+
+def test_a_receiver_that_speaks_no_http_is_a_failed_delivery_without_its_address(make_service: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(3):
+                connection, _ = server.accept()
+                connection.recv(1 << 16)
+                connection.sendall(b"no HTTP here\r\n\r\n")
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://svc:s3cret@127.0.0.1:{server.getsockname()[1]}/hook"
+        service = make_service(webhooks={"scale_horizontal": url}, secret="key")
+        body = {"action": "scale_horizontal", "resource_id": "a", "dry_run": False}
+        found = service.client.post("remediate", body)
+    assert found.status == 502 and "s3cret" not in found.body.decode()
+    audit = (service.state / "audit.jsonl").read_text()
+    assert '"failed"' in audit and "s3cret" not in audit
