@@ -16,8 +16,9 @@ setup: $(STAMP) ## build .venv from requirements.lock (no-op when nothing change
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; name another with make PYTHON=..." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.lock)"
-	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || { awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' requirements.lock \
+		> $(VENV)/uv.lock && $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement $(VENV)/uv.lock; }
+	$(BIN)/python -m uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(STAMP)
 
@@ -53,7 +54,7 @@ lint: setup ## ruff, format check, mypy
 
 lock: $(BIN)/python ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --upgrade pyproject.toml --output-file requirements.lock
+		--no-emit-index-url --no-emit-find-links --generate-hashes --upgrade pyproject.toml --output-file requirements.lock
 
 clean: ## remove the environment and caches, keep reports and the registry
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,13 +9,18 @@ import json
 import os
 import sys
 import tomllib
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aiops_core import __version__
 from aiops_core.errors import AiopsError, DataError, UsageError
+from aiops_core.redact import redacted
+
+if TYPE_CHECKING:
+    from aiops_core.servable import Servable
 
 app = typer.Typer(
     name="aiops",
@@ -114,7 +119,7 @@ def score(
     version: Annotated[int | None, typer.Option(help="registered version; the champion by default")] = None,
 ) -> None:
     """Score a file through the champion's servable."""
-    from aiops_core import servable, settings, tracking
+    from aiops_core import tracking
     from aiops_core.tracking import scoring
 
     if task not in tracking.MODELS:
@@ -125,8 +130,7 @@ def score(
         if champion is None:
             raise UsageError(f"model '{name}' has no champion yet; train one with: aiops report")
         version = champion.version
-    folder = tracking.fetch(name, version, settings.load().state_dir / "servables" / f"{name}-{version}")
-    rows = scoring.score_file(servable.load(folder), source, target)
+    rows = scoring.score_file(_verified(name, version), source, target)
     typer.echo(f"{rows} rows scored by {name} version {version}: {target}")
 
 
@@ -179,28 +183,27 @@ def models_list() -> None:
 @models_app.command("show")
 def models_show(name: str, version: int) -> None:
     """Print the card of a registered version as JSON."""
-    from aiops_core import servable, settings, tracking
-
-    folder = tracking.fetch(_known(name), version, settings.load().state_dir / "servables" / f"{name}-{version}")
-    typer.echo(json.dumps(servable.load(folder, verify=False).card, indent=2))
+    typer.echo(json.dumps(_verified(_known(name), version).card, indent=2))
 
 
 @models_app.command("promote")
 def models_promote(name: str, version: int) -> None:
-    """Make a version the champion."""
+    """Make a version the champion, if it does what its golden examples say; print what changes for clients."""
     from aiops_core import tracking
 
-    promoted = tracking.promote(_known(name), version)
-    typer.echo(f"{promoted.name} version {promoted.version} is the champion")
+    changes = _changes(_known(name), version)
+    promoted = tracking.promote(name, version)
+    typer.echo("\n".join([f"{promoted.name} version {promoted.version} is the champion", *changes]))
 
 
 @models_app.command("rollback")
 def models_rollback(name: str) -> None:
-    """Make the champion before the current one champion again."""
+    """Make the champion before the current one champion again; print what changes for clients."""
     from aiops_core import tracking
 
-    restored = tracking.rollback(_known(name))
-    typer.echo(f"{restored.name} version {restored.version} is the champion again")
+    changes = _changes(_known(name), tracking.previous_champion(name).version)
+    restored = tracking.rollback(name)
+    typer.echo("\n".join([f"{restored.name} version {restored.version} is the champion again", *changes]))
 
 
 @data_app.command("generate")
@@ -299,6 +302,31 @@ def _known(name: str) -> str:
     return name
 
 
+def _verified(name: str, version: int) -> Servable:
+    """Return the servable of a registered version, from the copy in the state folder if that is whole."""
+    from aiops_core import files, settings, tracking
+
+    state = files.private_folder(settings.load().state_dir)
+    with files.private_files():
+        return tracking.fetch_verified(name, version, state / "servables" / f"{name}-{version}")
+
+
+def _changes(name: str, version: int) -> list[str]:
+    """Verify a version that is to be champion; return a line for all that it changes for clients."""
+    from aiops_core import console, servable, tracking
+
+    card = _verified(name, version).card
+    champion = tracking.champions().get(name)
+    if champion is None:
+        return []
+    try:
+        served = _verified(name, champion.version).card
+    except AiopsError:
+        # What cannot be served any more is no reason to keep its successor out.
+        return []
+    return console.changes(servable.changes(served, card))
+
+
 def _settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     config: dict[str, dict[str, Any]] = {}
     for pair in pairs:
@@ -322,10 +350,12 @@ def main() -> None:
         _fail(*(str(fault) for fault in error.faults))
     except AiopsError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        _fail(f"{error.filename or 'a file'}: {error.strerror}")
+    except Exception as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
+            _fail(f"{error.filename or 'a file'}: {error.strerror}")
+        # As Python would, but for credentials: what a job says is kept in its log.
+        typer.echo(redacted(traceback.format_exc()), err=True)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command with --resume goes on", err=True)
         raise SystemExit(130) from None

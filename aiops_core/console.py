@@ -119,6 +119,22 @@ def paragraphs(lines: Iterable[str]) -> None:
         )  # fmt: skip
 
 
+def changes(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each change that clients will notice, as `aiops_core.servable.changes` finds them.
+
+    Examples
+    --------
+    >>> changes([{"of": "window", "name": None, "change": "changed", "before": 24, "after": 48}])
+    ['  for clients: window changed from 24 to 48']
+    """
+    said = []
+    for one in found:
+        what = one["of"] if one["name"] is None else f"{one['of']} '{one['name']}'"
+        values = f" from {one['before']} to {one['after']}" if one["change"] in ("changed", "retyped") else ""
+        said.append(f"  for clients: {what} {one['change']}{values}")
+    return said
+
+
 def models(versions: list[ModelVersion]) -> None:
     """Print registered versions, one a line; in a narrow terminal under the name of their model."""
     console = Console(soft_wrap=True)

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aiops_core.redact import redacted
+
 
 class AiopsError(Exception):
-    """Base of every error a user can act on; the CLI prints its message and exits with code 2."""
+    """Base of every error a user can act on; the CLI prints its message and exits with code 2.
+
+    Parameters
+    ----------
+    message : str
+        One sentence. It is shown, logged and kept in many places, so credentials of addresses in it are left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(AiopsError):

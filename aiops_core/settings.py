@@ -11,6 +11,19 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiops_core.errors import UsageError
 
+#: What a process that the service starts may know of the environment: how to run, which store and data, and how to sign in
+#: there. Everything else, such as the secret of the webhooks, is none of its business.
+_INHERITED = (
+    "CONDA_PREFIX", "HOME", "HOSTNAME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER",
+    "VIRTUAL_ENV", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR", "SSL_CERT_FILE", "CUDA_VISIBLE_DEVICES", "PGPASSFILE", "PGSSLROOTCERT",
+    "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED",
+    "AIOPS_CACHE_DIR", "AIOPS_CONCURRENT_SEARCHES", "AIOPS_DATASETS_DIR", "AIOPS_HOME", "AIOPS_STATE_DIR",
+)  # fmt: skip
+_INHERITED_PREFIXES = (
+    "LC_", "LD_", "PYTHON", "XDG_", "MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "OMP_", "MKL_", "OPENBLAS_", "TF_",
+)  # fmt: skip
+
 
 class Settings(BaseSettings):
     """Settings of one process: read from the environment, prefix ``AIOPS_``, plus two names that other tools fix.
@@ -23,6 +36,8 @@ class Settings(BaseSettings):
         Where downloaded files are kept.
     state_dir : Path
         Working state of the service: fetched servables, training jobs, audit log.
+    keep_jobs : int
+        Training jobs that are kept, the newest; older ones are removed with their reports when another one starts.
     home : Path
         The project's folder: relative defaults start there, so that a notebook, the command line and a papermill run
         share one registry. By default the nearest folder upwards that holds ``pyproject.toml``, else the current one.
@@ -62,6 +77,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Path.home() / ".cache" / "aiops"
     home: Path = Field(default_factory=lambda: project_folder())
     state_dir: Path = Path(".aiops")
+    keep_jobs: int = Field(default=50, ge=1)
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
     concurrent_searches: int = Field(default=1, ge=1)
@@ -101,6 +117,12 @@ def project_folder() -> Path:
     """Return the nearest folder from the current one upwards that holds ``pyproject.toml``, else the current one."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+
+
+def for_children() -> dict[str, str]:
+    """Return the part of the environment that a process started by the service is given."""
+    # Proxies are named in small letters too.
+    return {k: v for k, v in os.environ.items() if k.upper() in _INHERITED or k.startswith(_INHERITED_PREFIXES)}
 
 
 def load() -> Settings:

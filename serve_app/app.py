@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
@@ -90,12 +91,29 @@ def _answer_at_once() -> None:
         replica.parse_disconnect_disabled_header = lambda headers: True
 
 
+def _listen_on_loopback() -> None:
+    """Bind a replica's port for other replicas to the loopback interface, if that is where its cluster is.
+
+    Ray Serve opens it on every interface, and has no setting for it. If a release of Ray names its function otherwise,
+    everything works as before, and the token of the cluster protects it.
+    """
+    from ray.serve._private import replica
+
+    if not hasattr(replica, "add_port_to_grpc_server") or ray.util.get_node_ip_address() != "127.0.0.1":
+        return
+    bind = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]:", "127.0.0.1:"))
+
+
 class _Process:
     """What every serving process starts: metrics, and the follower's supervisor."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         # Only here, in the serving process: one core each, however many the machine has.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        # What is written into the state folder is for this user alone.
+        os.umask(0o077)
+        _listen_on_loopback()
         from serve_app.champions.node import node_folder
         from serve_app.champions.supervisor import Supervisor
 
@@ -150,6 +168,7 @@ class SharedWindows:
     """Deployment of the one snapshot buffer that several replicas ask."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        _listen_on_loopback()
         state = Path(config["state_dir"])
         self._metrics = Metrics(state / "metrics")
         self._windows, self._journal = journalled(state, self._metrics)
@@ -222,7 +241,7 @@ class Ingress:
             backend=backend,
             metrics=process.metrics,
             registry=Registry(process.folder),
-            jobs=Jobs(state / "jobs", process.metrics, process.environment),
+            jobs=Jobs(state / "jobs", process.metrics, process.environment, keep=current.keep_jobs),
             log=RequestLog(
                 process.folder / FILE,
                 current.log,

@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_line", "private_folder", "read_json", "stage_json", "write_json"]
+__all__ = ["append_line", "only_ours", "private_folder", "read_json", "stage_json", "write_json"]
+
+
+def only_ours(path: str, flags: int) -> int:
+    """Open a file for `open` that, if it is made, nobody else can read."""
+    return os.open(path, flags, 0o600)
 
 
 def private_folder(path: Path) -> Path:
@@ -49,7 +54,7 @@ def stage_json(path: Path, content: Mapping[str, Any]) -> Path:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=only_ours) as file:
             json.dump(content, file)
     except OSError:
         with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aiops_core import settings
+from aiops_core import files, settings
 from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
 from serve_app.guard import keys
@@ -50,6 +50,9 @@ FAST = {
     # Silences a note about how Ray will treat accelerators that are not there.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+#: For a cluster of our own: all of its processes listen on the loopback interface only. Ray replaces the address 127.0.0.1
+#: of a node by one that others can reach, unless told that clusters are not possible here, whatever the system is called.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 ATTEMPTS = 4
 #: A second replica uses what the first one leaves of two cores; more would only take memory.
 REPLICAS = min(2, os.cpu_count() or 1)
@@ -166,6 +169,9 @@ class RunningService:
     def __enter__(self) -> RunningService:
         from serve_app.champions.node import node_folder
 
+        # Inherited by all that is started here.
+        os.umask(0o077)
+        files.private_folder(self._state)
         _check_keys(self.host, keys.location(self._state))
         node = node_folder(self._state)
         ended = leftovers.clear(node)
@@ -178,6 +184,9 @@ class RunningService:
         address = settings.load().ray_address
         folder = _environment()
         if not address:
+            os.environ.update(LOOPBACK)
+            if "RAY_AUTH_MODE" not in os.environ:
+                files.private_token(Path.home() / ".ray" / "auth_token")
             self._record = leftovers.Record(node, folder)
             self._record.start()
         import ray
@@ -206,7 +215,7 @@ class RunningService:
             return
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+                ray.init(include_dashboard=False, **options)
                 self._started_ray = True
                 return
             except Exception as error:

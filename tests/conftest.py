@@ -48,6 +48,7 @@ def store(tmp_path: Path, store_template: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "mlflow.db"
     shutil.copy(store_template, path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    monkeypatch.setenv("AIOPS_STATE_DIR", str(tmp_path / "state"))
     return path
 
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Room: (what it may import, its modules below the room). "." is the room itself.
 # fmt: off
 ROOMS: dict[str, tuple[str, str]] = {
-    "aiops_core.errors": ("", "."),
+    "aiops_core.redact": ("", "."),
+    "aiops_core.errors": ("redact", "."),
     "aiops_core.facts": ("", "."),
     "aiops_core.files": ("", "."),
     "aiops_core.markup": ("", "."),
@@ -28,10 +29,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
         "errors markup files derive",
-        ". capacity capacity_features capacity_layout failure folder series threat",
+        ". capacity capacity_features capacity_layout changes failure folder seal series threat",
     ),
     "aiops_core.data": (
-        "errors markup facts files settings units rules servable derive",
+        "errors redact markup facts files settings units rules servable derive",
         ". derive folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
         "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.failure synthetic.failure_chain "
         "synthetic.failure_effects synthetic.failure_filter synthetic.failure_metrics synthetic.threat "
@@ -55,7 +56,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
-        "errors facts files settings servable data",
+        "errors redact facts files settings servable data",
         ". looks native registry runs scoring servables store",
     ),
     "aiops_core.search": (
@@ -69,11 +70,11 @@ ROOMS: dict[str, tuple[str, str]] = {
         "section study trainings words",
     ),
     "aiops_core.job": (
-        "errors facts files settings data tracking search study",
+        "errors redact facts files settings data tracking search study",
         ". environment lanes notebooks workspace",
     ),
     "aiops_core.console": ("facts tracking study", "."),
-    "aiops_core.cli": ("errors settings servable data tracking job console", "."),
+    "aiops_core.cli": ("errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features problems requests responses times violations wording",
@@ -84,15 +85,19 @@ ROOMS: dict[str, tuple[str, str]] = {
         "wire files aiops_core.errors aiops_core.facts aiops_core.settings",
         ". __main__ access audit commands keys rates replays sources",
     ),
-    "serve_app.operations": ("wire files cluster guard", ". catalogue ended jobs load log remediation telemetry tracing"),
+    "serve_app.operations": (
+        "wire files cluster guard aiops_core.redact aiops_core.settings",
+        ". catalogue ended jobs load log remediation runner telemetry tracing",
+    ),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
         "service threat window_journal windows",
     ),
     "serve_app.champions": (
-        "wire files operations answers aiops_core.errors aiops_core.facts aiops_core.settings aiops_core.servable aiops_core.tracking",
-        ". client follower liveness node supervisor verify watcher",
+        "wire files cluster operations answers aiops_core.errors aiops_core.redact aiops_core.facts aiops_core.settings "
+        "aiops_core.servable aiops_core.tracking",
+        ". client follower liveness neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (
         "wire guard answers operations champions aiops_core.facts",
@@ -100,7 +105,9 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": ("guard answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
-    "serve_app.run": ("app champions cluster guard operations aiops_core.errors aiops_core.settings", "."),
+    "serve_app.run": (
+        "app champions cluster guard operations aiops_core.errors aiops_core.files aiops_core.settings", "."
+    ),
     "serve_app.__main__": ("run", "."),
 }
 # fmt: on

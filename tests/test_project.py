@@ -26,23 +26,45 @@ def canonical(requirement: str) -> str:
 
 
 def locked() -> dict[str, str]:
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return {canonical(line): line for line in lines if line and not line.startswith(("#", " "))}
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    return {canonical(line): line for line in text.splitlines() if line and not line.startswith("#")}
 
 
-def test_every_declared_package_is_locked_to_a_version_without_an_address() -> None:
+def test_every_declared_package_is_locked_to_a_version_and_hashes_without_an_address() -> None:
     declared = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
     pins = locked()
     assert {canonical(d) for d in declared} <= set(pins)
-    assert all("==" in line for line in pins.values())
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert "://" not in text
-    assert "--" not in text
+    for line in pins.values():
+        pin, *options = line.split(" --")
+        assert re.match(r"[\w.\[\]-]+==[\w.]+", pin), line
+        assert options and all(re.fullmatch(r"hash=sha256:[0-9a-f]{64}", option.strip()) for option in options), pin
+    assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def test_what_installs_the_lock_checks_its_hashes(tmp_path: Path) -> None:
+    """The recipe that brings uv itself is run with a stand-in for python, which shows what pip would be given."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "pip sync --quiet --require-hashes" in text and "--generate-hashes --upgrade" in text
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    # Knows no uv yet; what else is asked for is written down.
+    python.write_text(f'#!/bin/sh\ncase "$*" in *"uv --version"*) exit 1;; esac\necho "$*" >> {tmp_path}/asked\n')
+    python.chmod(0o755)
+    made = ["make", f"VENV={tmp_path}", f"PYTHON={python}", f"{tmp_path}/.ready"]
+    subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[1] for line in asked] == ["pip", "uv", "uv"] and "--require-hashes" in asked[0]
+    (line,) = (tmp_path / "uv.lock").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    assert line == locked()["uv"]
 
 
 def test_the_environment_file_is_a_door_to_the_same_lock() -> None:
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert "-r requirements.lock" in text
+    # Beside hashes pip takes no folder: that is a second step.
+    assert not re.search(r"^\s+- -e", text, re.MULTILINE)
+    for page in (text, (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert "pip install --no-deps -e ." in page
     assert f"python={PROJECT['project']['requires-python'].split('=')[1].split(',')[0]}" in text
     assert not re.search(r"^\s+- (ray|tensorflow|pandas|mlflow)", text, re.MULTILINE)
 

@@ -18,6 +18,7 @@ from aiops_core.errors import DataError, UsageError
 from aiops_core.facts import FACTS
 from aiops_core.facts import TASKS as TASKS
 from aiops_core.markup import html_table
+from aiops_core.redact import redacted
 
 TABLES = ("telemetry", "incidents", "activity", "usage")
 TASK_TABLES: dict[str, tuple[str, ...]] = {task: facts.tables for task, facts in FACTS.items()}
@@ -100,6 +101,10 @@ class Dataset:
     config: dict[str, dict[str, Any]] = field(default_factory=dict)
     oracles: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # An address in a title goes into reports, cards and the registry.
+        object.__setattr__(self, "title", redacted(self.title))
 
     def _repr_html_(self) -> str:
         rows: dict[str, Any] = {"licence": self.licence}

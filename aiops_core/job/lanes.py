@@ -12,6 +12,7 @@ from typing import Any
 
 from aiops_core import files
 from aiops_core.job.notebooks import NotebookError, Progress, run_stage
+from aiops_core.redact import redacted
 from aiops_core.study import report
 
 #: Task notebooks that run at the same time: while one fits its models in the cluster, another draws and logs.
@@ -70,5 +71,7 @@ class Lanes:
         except NotebookError as error:
             if self._ending:
                 return
-            files.write_json(self._work / task / "section.json", report.empty_section(task, "failed", str(error)))
+            files.write_json(
+                self._work / task / "section.json", report.empty_section(task, "failed", redacted(str(error)))
+            )
             self._tell(task, "failed")

@@ -7,16 +7,20 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
-from aiops_core import settings
+from aiops_core import files, settings
 from aiops_core.errors import ClusterError
 
 __all__ = ["ONE_THREAD", "check_address", "cluster", "connect"]
 
 ATTEMPTS = 3
+#: Read by Ray, whatever the system is called.
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Worker threads of every numerical library: one trial uses one core.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -86,7 +90,8 @@ def _join(address: str | None) -> None:
         check_address(address)
         options["address"] = address
     else:
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options["include_dashboard"] = False
+        _stay_on_loopback()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             ray.init(**options)
@@ -99,6 +104,19 @@ def _join(address: str | None) -> None:
             where = f"at '{address}' (RAY_ADDRESS)" if address else f"on this machine in {ATTEMPTS} attempts"
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterError(f"no Ray cluster can be reached {where}: {text[0]}") from error
+
+
+def _stay_on_loopback() -> None:
+    """Have the processes of a local cluster listen on the loopback interface only, and its token be this user's.
+
+    Ray replaces a node's address 127.0.0.1 by one that others can reach, unless told that clusters are not possible
+    here. It reads that at import, in this process and in those that it starts.
+    """
+    os.environ.setdefault(LOOPBACK, "0")
+    if os.environ[LOOPBACK] == "0":
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    if "RAY_AUTH_MODE" not in os.environ:
+        files.private_token(Path.home() / ".ray" / "auth_token")
 
 
 def check_address(address: str) -> None:

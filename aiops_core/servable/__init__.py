@@ -10,11 +10,27 @@ from pathlib import Path
 
 from aiops_core.errors import ServableError
 from aiops_core.servable.capacity import CapacityServable
+from aiops_core.servable.changes import changes
 from aiops_core.servable.failure import FailureServable
 from aiops_core.servable.folder import CARD, GOLDEN, Driver, Servable, read_card, update_card, write
+from aiops_core.servable.seal import SEAL, check_seal, digest, seal
 from aiops_core.servable.threat import ThreatServable
 
-__all__ = ["CARD", "GOLDEN", "Driver", "Servable", "load", "read_card", "update_card", "write"]
+__all__ = [
+    "CARD",
+    "GOLDEN",
+    "SEAL",
+    "Driver",
+    "Servable",
+    "changes",
+    "check_seal",
+    "digest",
+    "load",
+    "read_card",
+    "seal",
+    "update_card",
+    "write",
+]
 
 
 def load(folder: str | Path, *, verify: bool = True) -> Servable:
@@ -25,7 +41,7 @@ def load(folder: str | Path, *, verify: bool = True) -> Servable:
     folder : str or Path
         Folder made by `write`.
     verify : bool, default True
-        Replay the golden examples first.
+        Compare its files with their digests, if it has some, and replay the golden examples first.
 
     Returns
     -------
@@ -34,9 +50,11 @@ def load(folder: str | Path, *, verify: bool = True) -> Servable:
     Raises
     ------
     ServableError
-        If the folder is incomplete, of another schema version, or does not reproduce its golden examples.
+        If the folder is incomplete, damaged, of another schema version, or does not reproduce its golden examples.
     """
     folder = Path(folder)
+    if verify:
+        check_seal(folder)
     card = read_card(folder)
     classes: dict[str, type[Servable]] = {
         "failure": FailureServable,

@@ -19,7 +19,7 @@ from aiops_core import search, servable, tracking
 from aiops_core.data.seen import write_seen
 from aiops_core.data.tables import TASK_TABLES, TASKS, Dataset
 from aiops_core.errors import SearchStopped, UsageError
-from aiops_core.files import write_json
+from aiops_core.files import write_csv, write_json
 from aiops_core.judge import gate
 from aiops_core.judge.intervals import ExtraMetrics
 from aiops_core.markup import Link, html_table
@@ -352,8 +352,8 @@ class Study:
         if version is not None:
             page, tags = version_page(self._section), version_tags(self._section, self.source)
             tracking.describe_version(self.task.MODEL, version, page, tags)
-        result.trials.to_csv(self.folder / "trials.csv", index=False)
-        result.curves.to_csv(self.folder / "curves.csv", index=False)
+        write_csv(self.folder / "trials.csv", result.trials)
+        write_csv(self.folder / "curves.csv", result.curves)
         write_json(self.folder / "details.json", self.details)
         write_json(self.folder / "section.json", self._section)
         return self._section

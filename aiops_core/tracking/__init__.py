@@ -26,7 +26,7 @@ from aiops_core.tracking.runs import (
     log_results,
     open_search,
 )
-from aiops_core.tracking.servables import fetch, log_servable
+from aiops_core.tracking.servables import fetch, fetch_verified, log_servable
 from aiops_core.tracking.store import EXPERIMENT, check, prepare_store
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "describe_version",
     "fail_run",
     "fetch",
+    "fetch_verified",
     "get_version",
     "list_models",
     "log_pages",

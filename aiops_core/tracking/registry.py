@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aiops_core import files, settings
 from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
 from aiops_core.tracking.store import open_client
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tag of a registered model: versions that were champion, oldest first, comma separated.
 HISTORY = "champion_history"
+#: File of the state folder that is locked while an alias and its history are changed, and how long others wait.
+LOCK = "registry.lock"
+LOCK_SECONDS = 45.0
 
 
 @dataclass(frozen=True)
@@ -104,19 +110,19 @@ def describe_version(name: str, version: int, description: str, tags: Mapping[st
 
 def ensure_model(client: MlflowClient, name: str) -> None:
     """Create a registered model if it does not exist yet."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    if _registered(client, name) is None:
         client.create_registered_model(name)
 
 
 def promote(name: str, version: int) -> ModelVersion:
-    """Make a version the champion and remember the one before it for `rollback`."""
-    with open_client() as client:
+    """Make a version the champion and remember the one before it for `rollback`.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such version, or another promotion goes on for too long.
+    """
+    with open_client() as client, _alone():
         client.get_model_version(name, str(version))
         model = client.get_registered_model(name)
         history = _history(model)
@@ -130,15 +136,32 @@ def promote(name: str, version: int) -> ModelVersion:
     return get_version(name, version)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Let one process at a time change aliases: the store cannot tell that a tag was changed since it was read."""
+    path = files.private_folder(settings.load().state_dir) / LOCK
+    deadline = time.monotonic() + LOCK_SECONDS
+    with open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600)) as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TrackingError(f"another promotion has held {path} for {LOCK_SECONDS:g} s") from None
+                time.sleep(0.05)
+        yield
+
+
 def rollback(name: str) -> ModelVersion:
     """Make the champion before the current one champion again.
 
     Raises
     ------
     TrackingError
-        If there is no earlier champion.
+        If there is no earlier champion, or another promotion goes on for too long.
     """
-    with open_client() as client:
+    with open_client() as client, _alone():
         history = _before(client.get_registered_model(name))
         client.set_registered_model_alias(name, CHAMPION, history[-1])
         client.set_registered_model_tag(name, HISTORY, ",".join(history))
@@ -183,18 +206,11 @@ def get_version(name: str, version: int) -> ModelVersion:
 
 def champions() -> dict[str, ModelVersion]:
     """Return the champion of every registered model of the workbench; models without one are left out."""
-    from mlflow.exceptions import MlflowException
-
     found: dict[str, ModelVersion] = {}
     with open_client() as client:
-        # Asked by name: a search answers with the first hundred models of a store that others may share.
         for name in MODELS.values():
-            try:
-                number = client.get_registered_model(name).aliases.get(CHAMPION)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                continue
+            model = _registered(client, name)
+            number = model.aliases.get(CHAMPION) if model is not None else None
             if number is not None:
                 version = client.get_model_version(name, str(number))
                 found[name] = _version(version, {str(version.version): CHAMPION})
@@ -205,14 +221,26 @@ def list_models() -> list[ModelVersion]:
     """Return every version of the workbench's models, newest first within a model."""
     found: list[ModelVersion] = []
     with open_client() as client:
-        models = {m.name: m for m in client.search_registered_models()}
         for name in MODELS.values():
-            if name not in models:
+            model = _registered(client, name)
+            if model is None:
                 continue
             versions = client.search_model_versions(f"name = '{name}'")
             ordered = sorted(versions, key=lambda v: -int(v.version))
-            found += [_version(version, _aliases(models[name])) for version in ordered]
+            found += [_version(version, _aliases(model)) for version in ordered]
     return found
+
+
+def _registered(client: MlflowClient, name: str) -> Any | None:
+    """Return a registered model, or None; asked by name, since a search answers with the first hundred of a shared store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def _aliases(model: Any) -> dict[str, str]:

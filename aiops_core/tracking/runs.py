@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiops_core.files import write_text
+from aiops_core.redact import redacted
 from aiops_core.tracking.store import experiment_id, open_client
 
 if TYPE_CHECKING:
@@ -206,5 +207,5 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 def fail_run(run_id: str, reason: str, status: str = "FAILED") -> None:
     """Close a parent run as ``FAILED`` or ``KILLED``, with the reason as a tag."""
     with open_client() as client:
-        client.set_tag(run_id, "reason", reason[:500])
+        client.set_tag(run_id, "reason", redacted(reason)[:500])
         client.set_terminated(run_id, status=status)

@@ -10,7 +10,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
-from aiops_core import servable
+from aiops_core import files, servable
 from aiops_core.data.validation import validate
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity import CapacityServable
@@ -52,7 +52,7 @@ def score_file(loaded: servable.Servable, source: str | Path, target: str | Path
         if target.suffix == ".parquet":
             result.to_parquet(temporary, index=False)
         else:
-            result.to_csv(temporary, index=False)
+            files.write_csv(temporary, result)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

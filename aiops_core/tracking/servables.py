@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from aiops_core import servable
+from aiops_core import files, servable
 from aiops_core.errors import ServableError
+from aiops_core.facts import MODELS
 from aiops_core.tracking.store import open_client
 
 SERVABLE = "servable"
 REQUIREMENTS = ["numpy", "onnxruntime", "pandas"]
+
+_log = logging.getLogger("aiops")
 
 
 def log_servable(run_id: str, folder: Path) -> str:
@@ -33,12 +37,20 @@ def log_servable(run_id: str, folder: Path) -> str:
         from aiops_core.tracking.scoring import ServableModel
 
         signature = _signature(servable.load(folder, verify=False))
-        with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        with (
+            tempfile.TemporaryDirectory() as temporary,
+            warnings.catch_warnings(),
+            mlflow.start_run(run_id=run_id),
+        ):
             warnings.simplefilter("ignore")
+            # Sealed from here on: the folder itself may still be edited.
+            sealed = Path(temporary) / SERVABLE
+            shutil.copytree(folder, sealed)
+            servable.seal(sealed)
             info = mlflow.pyfunc.log_model(
                 name=SERVABLE,
                 python_model=ServableModel(),
-                artifacts={SERVABLE: str(folder)},
+                artifacts={SERVABLE: str(sealed)},
                 signature=signature,
                 pip_requirements=REQUIREMENTS,
             )
@@ -46,7 +58,7 @@ def log_servable(run_id: str, folder: Path) -> str:
 
 
 def fetch(name: str, version: int, folder: str | Path) -> Path:
-    """Copy the servable of a registered version into ``folder``; a complete folder already there is kept.
+    """Copy the servable of a registered version into ``folder``; a whole one already there is kept, a damaged one replaced.
 
     Returns
     -------
@@ -56,11 +68,15 @@ def fetch(name: str, version: int, folder: str | Path) -> Path:
     Raises
     ------
     TrackingError, ServableError
-        If the version does not exist or holds no servable.
+        If the version does not exist, holds no servable, or one that does not agree with its digests.
     """
     folder = Path(folder)
-    if (folder / servable.CARD).is_file():
-        return folder
+    if (folder / servable.SEAL).is_file():
+        try:
+            servable.check_seal(folder)
+            return folder
+        except ServableError:
+            _log.warning("the copy of %s version %s in %s is damaged: it is fetched again", name, version, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open_client(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         import mlflow
@@ -69,9 +85,39 @@ def fetch(name: str, version: int, folder: str | Path) -> Path:
         cards = sorted(Path(temporary).rglob(servable.CARD))
         if not cards:
             raise ServableError(f"model '{name}' version {version} holds no servable")
+        found = cards[0].parent
+        if (found / servable.SEAL).is_file():
+            servable.check_seal(found)
+        else:
+            # Logged by an earlier release: what lies here from now on shows if it is damaged later.
+            servable.seal(found)
+        # Copied with the rights that the files have in the store.
+        for path in (found, *found.rglob("*")):
+            files.close(path)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(cards[0].parent, folder)
+        os.replace(found, folder)
     return folder
+
+
+def fetch_verified(name: str, version: int, folder: str | Path) -> servable.Servable:
+    """Fetch the servable of a registered version, and open it if it does what its golden examples say.
+
+    Parameters
+    ----------
+    name : str
+    version : int
+    folder : str or Path
+        As for `fetch`.
+
+    Raises
+    ------
+    TrackingError, ServableError
+        As from `fetch`; also if it does not reproduce its golden examples or is of another model's task.
+    """
+    loaded = servable.load(fetch(name, version, folder))
+    if MODELS[loaded.task] != name:
+        raise ServableError(f"version {version} of {name} is for task '{loaded.task}'")
+    return loaded
 
 
 def _signature(loaded: servable.Servable) -> Any:

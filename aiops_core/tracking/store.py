@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 
 from aiops_core import settings
 from aiops_core.errors import TrackingError
+from aiops_core.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,7 +84,9 @@ def open_client() -> Iterator[MlflowClient]:
         mlflow.set_tracking_uri(uri)
         yield mlflow.MlflowClient(uri)
     except MlflowException as error:
-        raise TrackingError(f"MLflow at '{uri}': {str(error).splitlines()[0]}") from error
+        # What MLflow says may hold the address whole, and a notebook would show it as the cause.
+        cause = None if redacted(uri) != uri else error
+        raise TrackingError(f"MLflow at '{uri}': {str(error).splitlines()[0]}") from cause
 
 
 def experiment_id(client: MlflowClient) -> str:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiops_core import settings
+from aiops_core import servable, settings
 from aiops_core.errors import AiopsError, ServableError, TrackingError
 from aiops_core.facts import BY_MODEL
+from aiops_core.redact import redacted
+from serve_app.champions import neighbours
 from serve_app.champions.node import LOCK, POINTER, POLL_SECONDS, read_pointer, socket_path
 from serve_app.champions.verify import verify
 from serve_app.files import stage_json, write_json
@@ -33,6 +35,8 @@ KEPT = 4
 
 #: A champion that failed its verification is tried again this often.
 REFUSED_SECONDS = 60.0
+#: The cached files of the champions are compared with their digests this often.
+CHECK_SECONDS = 15.0
 
 #: Who asked for a version that was refused.
 _ALIAS, _REQUEST = "alias", "request"
@@ -64,6 +68,7 @@ class Follower:
         self._asked = 0.0
         self._lock = threading.Lock()
         self._retry: dict[str, float] = {}
+        self._checked: dict[str, float] = {}
         self._unsaved: str | None = None
         self._content: dict[str, Any] = {"models": {}, "vacant": [], "refused": {}, "registry": {}}
         self._content.update(read_pointer(folder))
@@ -85,7 +90,9 @@ class Follower:
                 error = str(reason)
             except Exception as reason:
                 # The registry's client raises many types; none may end the follower.
-                error = f"{type(reason).__name__}: {reason}"
+                error = redacted(f"{type(reason).__name__}: {reason}")
+            if error is not None:
+                vacant = neighbours.borrow(self._folder, self._content, models, self._retry)
             now = time.time()
             reached = now if error is None else self._content.get("registry", {}).get("reached")
             registry = {"reached": reached, "asked": now, "error": error, "pid": os.getpid()}
@@ -112,7 +119,7 @@ class Follower:
         entry = _entry(version)
         known, last = models.get(name, {}), refused.get(name, {})
         by_alias = last.get("by") == _ALIAS
-        if {k: known.get(k) for k in entry} == entry and Path(known["folder"]).is_dir():
+        if {k: known.get(k) for k in entry} == entry and self._whole(name, Path(known["folder"])):
             if by_alias:
                 # The alias went back to what is served.
                 del refused[name]
@@ -128,6 +135,20 @@ class Follower:
             refused[name] = self._refusal(name, entry, reason, _ALIAS)
         else:
             refused.pop(name, None)
+
+    def _whole(self, name: str, folder: Path) -> bool:
+        """Say whether the cached servable of a model is there, and now and then, whether it agrees with its digests."""
+        if not folder.is_dir():
+            return False
+        if time.monotonic() < self._checked.get(name, 0.0):
+            return True
+        try:
+            servable.check_seal(folder)
+        except ServableError as reason:
+            _log.warning("the copy of %s is damaged and fetched again: %s", name, reason)
+            return False
+        self._checked[name] = time.monotonic() + CHECK_SECONDS
+        return True
 
     def _take(self, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Fetch a version and verify it; returns its entry in the pointer file."""
@@ -145,10 +166,11 @@ class Follower:
                 # What lay in the cache may have been damaged there: once more, from the registry.
                 fresh = True
                 continue
-            return {**entry, "folder": str(found)}
+            # Replicas that refused a damaged copy look at the new one.
+            return {**entry, "folder": str(found), "fetched": time.time()}
 
     def _refusal(self, name: str, entry: Mapping[str, Any], reason: Exception, by: str) -> dict[str, Any]:
-        text = str(reason) or type(reason).__name__
+        text = redacted(str(reason)) or type(reason).__name__
         last = self._content["refused"].get(name, {})
         if (last.get("version"), last.get("reason")) != (entry["version"], text):
             _log.warning("%s version %s is refused: %s", name, entry["version"], text)
@@ -180,7 +202,7 @@ class Follower:
         try:
             if command.get("do") == "list":
                 return {"ok": [vars(v) for v in self._tracking.list_models()]}
-            return {"ok": vars(self._change(command, str(command["name"])))}
+            return {"ok": self._change(command, str(command["name"]))}
         except Refused as error:
             return {"error": str(error), "kind": "conflict"}
         except AiopsError as error:
@@ -194,9 +216,9 @@ class Follower:
                 "kind": "unreachable",
             }
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}", "kind": "unreachable"}
+            return {"error": redacted(f"{type(error).__name__}: {error}"), "kind": "unreachable"}
 
-    def _change(self, command: Mapping[str, Any], name: str) -> Any:
+    def _change(self, command: Mapping[str, Any], name: str) -> dict[str, Any]:
         what = command.get("do")
         if what == "promote":
             version = self._tracking.get_version(name, int(command["version"]))
@@ -212,7 +234,7 @@ class Follower:
         champion = alias == "champion"
         found = self._tracking.register(BY_MODEL[name], str(command["run_id"]), None if champion else alias)
         if not champion:
-            return found
+            return dict(vars(found))
         try:
             return self._promote(name, found, lambda: self._tracking.promote(name, found.version))
         except Refused as reason:
@@ -227,8 +249,13 @@ class Follower:
             found = "no version" if current is None else f"version {current.version}"
             raise Refused(f"nothing was changed: {found} of {name} is champion, not version {expected}")
 
-    def _promote(self, name: str, version: Any, move: Callable[[], Any], expected: int | None = None) -> Any:
+    def _promote(self, name: str, version: Any, move: Callable[[], Any], expected: int | None = None) -> dict[str, Any]:
         """Verify a version, then move the registry's alias to it, then the pointer; or change nothing.
+
+        Returns
+        -------
+        dict
+            The version, and under ``changes`` what requests and answers will be like from now on.
 
         Raises
         ------
@@ -236,6 +263,7 @@ class Follower:
             If the service could not serve it, or another version than the expected one is champion.
         """
         with self._lock:
+            served = _card(self._content["models"].get(name))
             entry = {**_entry(version), "alias": "champion"}
             try:
                 taken = self._take(name, entry)
@@ -266,7 +294,7 @@ class Follower:
                 raise
             os.replace(staged, self._folder / POINTER)
             self._content = content
-            return found
+            return {**vars(found), "changes": servable.changes(served, _card(taken)) if served else []}
 
     def changed(self) -> bool:
         """Say whether the registry may have changed since it was last asked."""
@@ -302,6 +330,14 @@ def _entry(version: Any) -> dict[str, Any]:
     }
 
 
+def _card(entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the card of an entry of the pointer file; empty without one that can be read."""
+    try:
+        return servable.read_card(Path(entry["folder"])) if entry else {}
+    except ServableError:
+        return {}
+
+
 def listen(follower: Follower, path: Path) -> socketserver.ThreadingUnixStreamServer:
     """Carry out the commands that arrive at a socket, one JSON object a line, until the server is shut down."""
 
@@ -330,6 +366,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve_app.champions.follower", description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     folder: Path = parser.parse_args(argv).folder
+    os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
         try:

@@ -11,7 +11,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from aiops_core import settings
 from serve_app.champions.node import LOCK
+from serve_app.cluster.leftovers import MARK
+from serve_app.files import only_ours
 
 __all__ = ["Supervisor"]
 
@@ -40,7 +43,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start looking after the follower."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -59,7 +62,7 @@ class Supervisor:
                 child.wait()
 
     def _free(self) -> bool:
-        with open(self._folder / LOCK, "a") as lock:
+        with open(self._folder / LOCK, "a", opener=only_ours) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -82,14 +85,16 @@ class Supervisor:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         path = self._folder / "follower.log"
+        # By it the next service ends what a killed one left.
+        mark = {MARK: os.environ[MARK]} if MARK in os.environ else {}
         # What made the last one end stands in its log: begun anew only when it is long.
         mode = "wb" if path.exists() and path.stat().st_size > _LOG_BYTES else "ab"
-        with open(path, mode) as log:
+        with open(path, mode, opener=only_ours) as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "serve_app.champions.follower", "--folder", str(self._folder)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._environment, "OMP_NUM_THREADS": "1"},
+                env={**settings.for_children(), **mark, **self._environment, "OMP_NUM_THREADS": "1"},
                 cwd=self._folder,
             )

@@ -82,7 +82,7 @@ class ChampionWatcher:
         self._seen: tuple[int, int] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aiops-watch", daemon=True)
-        self._tried: dict[str, tuple[str, str]] = {}
+        self._tried: dict[str, tuple[str, str, Any]] = {}
         #: Model name to version and reason of the last refusal, by the follower and by this process.
         self._by_follower: dict[str, dict[str, str]] = {}
         self._by_us: dict[str, dict[str, str]] = {}
@@ -184,9 +184,10 @@ class ChampionWatcher:
                 self._by_us.pop(name, None)
                 self._tried.pop(name, None)
             return
-        if self._tried.get(name) == (version, run_id):
+        attempt = (version, run_id, entry.get("fetched"))
+        if self._tried.get(name) == attempt:
             return
-        self._tried[name] = (version, run_id)
+        self._tried[name] = attempt
         try:
             loaded = self._loader(entry["folder"])
             if loaded.task != service.task:

@@ -185,13 +185,13 @@ class Handlers:
         found = await self._services.registry.ask(
             do="promote", name=request.name, version=request.version, expected=request.expected_version
         )
-        return _Json({"promoted": found})
+        return _Json(_answer("promoted", found))
 
     async def rollback(self, request: RollbackRequest) -> Response:
         """Go back to the previous champion."""
         _check_trained(request.name)
         found = await self._services.registry.ask(do="rollback", name=request.name, expected=request.expected_version)
-        return _Json({"promoted": found})
+        return _Json(_answer("promoted", found))
 
     async def register(self, request: RegisterRequest) -> Response:
         """Register the servable of a run."""
@@ -199,7 +199,7 @@ class Handlers:
         found = await self._services.registry.ask(
             do="register", name=request.name, run_id=request.run_id, alias=request.alias
         )
-        return _Json({"registered": found}, 201)
+        return _Json(_answer("registered", found), 201)
 
     async def train(self, request: TrainRequest) -> Response:
         """Start a training job."""
@@ -247,6 +247,12 @@ class Handlers:
                 request_id=request.request_id,
             )
         )
+
+
+def _answer(what: str, version: dict[str, Any]) -> dict[str, Any]:
+    """Return a version and, where it came into service, what that changes for clients."""
+    changes = {"changes": version["changes"]} if "changes" in version else {}
+    return {what: {key: value for key, value in version.items() if key != "changes"}, **changes}
 
 
 def _check_trained(name: str, path: str = "$.name") -> None:

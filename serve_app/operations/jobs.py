@@ -1,21 +1,18 @@
 """Training over HTTP: the pipeline of ``aiops report`` in a process of its own, one at a time.
 
 A job is a folder ``<state>/jobs/<id>`` with everything about it: ``job.json`` (what was asked), ``status.json`` (written by
-the runner every second), ``log.txt`` and the report. The runner detaches from the replica that started it, so a
-restarted replica finds the job still running; a job whose runner is gone without a final state is reported as *lost*. A
-job that fails or is cancelled changes nothing: the pipeline registers and promotes only at the end of each task, behind the gate.
+the runner, see `serve_app.operations.runner`), ``log.txt`` and the report. The runner detaches from the replica that started
+it, so a restarted replica finds the job still running; a pipeline whose runner was killed counts as running too and can be
+cancelled; a job of which no process is left and no result is reported as *lost*. A job that fails or is cancelled
+changes nothing: the pipeline registers and promotes only at the end of each task, behind the gate. The newest jobs are kept.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import fcntl
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -24,19 +21,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.cluster.leftovers import MARK
-from serve_app.files import read_json, write_json
+from aiops_core import settings
+from aiops_core.redact import redacted
+from serve_app.files import only_ours, read_json, write_json
+from serve_app.operations import runner
+from serve_app.operations.runner import RUNNING
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
 from serve_app.wire.times import iso
 
 __all__ = ["Jobs"]
 
-#: Status files older than this belong to a runner that is gone.
-HEARTBEAT_SECONDS = 1.0
+#: Status files of other nodes that are older than this belong to a runner that is gone.
 LOST_SECONDS = 30.0
-RUNNING = ("queued", "running")
 STATES = (*RUNNING, "succeeded", "failed", "cancelled", "lost")
+#: Jobs that are kept, unless told otherwise.
+KEPT = 50
 _TAIL = 8_000
 
 
@@ -52,15 +52,25 @@ class Jobs:
         Added to the environment of the pipeline: the tracking URI, absolute.
     command : sequence of str, optional
         What runs the pipeline; by default ``python -m aiops_core.cli report``.
+    keep : int
+        Jobs that are kept; when another one starts, those that ended before the newest are removed with their reports.
     """
 
     def __init__(
-        self, folder: Path, metrics: Metrics, environment: Mapping[str, str], command: Sequence[str] | None = None
+        self,
+        folder: Path,
+        metrics: Metrics,
+        environment: Mapping[str, str],
+        command: Sequence[str] | None = None,
+        keep: int = KEPT,
     ) -> None:
         self._folder = folder
         self._metrics = metrics
         self._environment = dict(environment)
         self._command = list(command or (sys.executable, "-m", "aiops_core.cli", "report"))
+        self._keep = keep
+        #: Answers about jobs that have ended: nothing changes them, so their files are read once.
+        self._ended: dict[str, dict[str, Any]] = {}
 
     def start(self, options: Sequence[str], request: Mapping[str, Any]) -> dict[str, Any]:
         """Start a job.
@@ -85,50 +95,43 @@ class Jobs:
         return self.get(job_id)
 
     def _start(self, options: Sequence[str], request: Mapping[str, Any]) -> str:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / "lock", "w") as lock:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self._folder / "lock", "w", opener=only_ours) as lock:
             # Held only while deciding, so that two replicas do not both find nothing running.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for job in self.list():
+            jobs = self.list()
+            for job in jobs:
                 if job["status"] in RUNNING:
                     raise Problem(409, f"job {job['job_id']} is still running; cancel it or wait")
             job_id = uuid.uuid4().hex[:12]
             folder = self._folder / job_id
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
+            alive = None
             try:
-                write_json(
-                    folder / "job.json",
-                    {
-                        "job_id": job_id,
-                        "created": time.time(),
-                        "request": dict(request),
-                        "command": [*self._command, *options, "--out", str(folder / "report")],
-                    },
-                )
-                write_json(folder / "status.json", {"status": "queued"})
-                self._detach(folder)
+                alive = runner.hold(folder)
+                asked = {
+                    "job_id": job_id,
+                    "created": time.time(),
+                    "request": dict(request),
+                    "command": [*self._command, *options, "--out", str(folder / "report")],
+                }
+                write_json(folder / "status.json", {"status": "queued", "host": os.uname().nodename})
+                write_json(folder / "job.json", asked)
+                runner.detach(folder, self._given(), alive)
             except OSError:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+            finally:
+                if alive is not None:
+                    # The runner has its own hold on it by now.
+                    os.close(alive)
+            for job in jobs[max(0, self._keep - 1) :]:
+                self._ended.pop(job["job_id"], None)
+                shutil.rmtree(self._folder / job["job_id"], ignore_errors=True)
         return job_id
 
-    def _detach(self, folder: Path) -> None:
-        # The first child only starts the second and ends: the runner belongs to init, not to this replica.
-        # What Ray tells its workers is not meant for the pipeline, which starts or joins a cluster itself; nor is the
-        # mark of the service, which the job may outlive.
-        inherited = {
-            k: v for k, v in os.environ.items() if (not k.startswith("RAY_") or k == "RAY_ADDRESS") and k != MARK
-        }
-        with open(folder / "runner.log", "wb") as log:
-            subprocess.run(
-                [sys.executable, "-c", _DETACH, sys.executable, "-m", "serve_app.operations.jobs", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**inherited, **self._environment},
-                check=True,
-                timeout=30,
-            )
+    def _given(self) -> dict[str, str]:
+        return {**settings.for_children(), **self._environment}
 
     def get(self, job_id: str) -> dict[str, Any]:
         """Return the state of a job, its progress and, at the end, its result.
@@ -141,16 +144,15 @@ class Jobs:
         folder = self._folder / job_id
         if not re.fullmatch(r"[0-9a-f]{12}", job_id) or not (folder / "job.json").is_file():
             raise Problem(404, f"there is no training job {job_id[:64]!r}")
+        if job_id in self._ended:
+            return dict(self._ended[job_id])
         job = read_json(folder / "job.json")
-        status = read_json(folder / "status.json")
-        state = status.get("status", "queued")
-        if state in RUNNING and not _alive(folder, status):
-            state = "lost"
+        state, status = _state(folder)
         result = None
         if state == "succeeded":
             result = read_json(folder / "report" / "report.json")
             result = _summary(result) if result else None
-        return {
+        found = {
             "job_id": job_id,
             "status": state,
             "created": iso(job.get("created", 0.0)),
@@ -163,6 +165,9 @@ class Jobs:
             "result": result,
             "report": str(folder / "report" / "report.html") if state == "succeeded" else None,
         }
+        if status.get("status", "queued") not in RUNNING:
+            self._ended[job_id] = dict(found)
+        return found
 
     def list(self) -> list[dict[str, Any]]:
         """Return all jobs, newest first."""
@@ -182,7 +187,7 @@ class Jobs:
                 self.cancel(job["job_id"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job: the runner ends the pipeline and all its processes.
+        """Cancel a job: its runner, or in place of a killed one another, ends the pipeline and all its processes.
 
         Raises
         ------
@@ -192,8 +197,11 @@ class Jobs:
         job = self.get(job_id)
         if job["status"] not in RUNNING:
             raise Problem(409, f"job {job_id} has ended already: {job['status']}")
+        folder = self._folder / job_id
         try:
-            (self._folder / job_id / "cancel").touch()
+            (folder / "cancel").touch(mode=0o600)
+            if runner.abandoned(read_json(folder / "status.json")):
+                self._end(folder)
         except OSError as error:
             raise Problem(
                 503, f"job {job_id} cannot be cancelled, the state folder cannot be written: {error}"
@@ -201,31 +209,38 @@ class Jobs:
         self._metrics.counter("aiops_jobs_total", event="cancelled").inc()
         return self.get(job_id)
 
-
-_DETACH = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True, stdin=subprocess.DEVNULL)"
+    def _end(self, folder: Path) -> None:
+        """Have a pipeline ended whose runner is gone; until then it holds the lock of its job itself."""
+        with open(folder / "end.lock", "a", opener=only_ours) as lock:
+            runner.detach(folder, self._given(), lock.fileno(), "--end")
 
 
 def _iso(seconds: float | None) -> str | None:
     return None if seconds is None else iso(seconds)
 
 
-def _alive(folder: Path, status: Mapping[str, Any]) -> bool:
+def _state(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the state of a job and what its status file says."""
+    # In this order: a job that ends in between has said how.
+    alive = runner.held(folder)
+    status = read_json(folder / "status.json")
+    state = str(status.get("status", "queued"))
+    if state not in RUNNING or alive or _beats(folder, status):
+        return state, status
+    # Its runner was killed, but the pipeline came to its end, or was ended.
+    if (folder / "report" / "report.json").is_file():
+        return "succeeded", status
+    return ("cancelled" if (folder / "cancel").exists() else "lost"), status
+
+
+def _beats(folder: Path, status: Mapping[str, Any]) -> bool:
+    """Say whether a runner on another node, whose lock may not be seen from here, has been at work lately."""
+    if status.get("host") in (None, os.uname().nodename):
+        return False
     try:
-        age = time.time() - (folder / "status.json").stat().st_mtime
+        return time.time() - (folder / "status.json").stat().st_mtime < LOST_SECONDS
     except OSError:
         return False
-    if age > LOST_SECONDS:
-        return False
-    pid, host = status.get("pid"), status.get("host")
-    if pid is None or host != os.uname().nodename:
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _progress(log: Path) -> list[str]:
@@ -236,7 +251,7 @@ def _progress(log: Path) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    text = redacted(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     return [line for line in lines if line][-10:]
 
@@ -255,84 +270,3 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
     tasks = report.get("tasks", {})
     keep = ("model", "status", "reason", "metrics", "gate", "run_id", "model_version")
     return {task: {key: entry.get(key) for key in keep} for task, entry in tasks.items()}
-
-
-def run(folder: Path) -> int:
-    """Run one job: the pipeline as a child, its state in ``status.json``."""
-    job = read_json(folder / "job.json")
-    status: dict[str, Any] = {
-        "status": "running",
-        "pid": os.getpid(),
-        "host": os.uname().nodename,
-        "started": time.time(),
-    }
-    told = _tell(folder, status)
-    with open(folder / "log.txt", "wb") as log:
-        child = subprocess.Popen(
-            job["command"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"},
-        )
-        cancelled = False
-        while child.poll() is None:
-            if (folder / "cancel").exists() and not cancelled:
-                cancelled = True
-                _end(child)
-            told = told or _tell(folder, status)
-            _beat(folder)
-            time.sleep(HEARTBEAT_SECONDS)
-    code = child.returncode
-    state = "cancelled" if cancelled else "succeeded" if code == 0 else "failed"
-    final = {**status, "status": state, "exit_code": code, "ended": time.time()}
-    while not _tell(folder, final):
-        # The result is worth waiting for: until the disk has room again the job counts as running.
-        _beat(folder)
-        time.sleep(HEARTBEAT_SECONDS)
-    return 0
-
-
-def _tell(folder: Path, status: Mapping[str, Any]) -> bool:
-    """Write the state of a job; False on a full disk, where the old one stays."""
-    try:
-        write_json(folder / "status.json", status)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            print(f"the state of the job cannot be written, trying again: {error}", file=sys.stderr, flush=True)
-        return False
-    return True
-
-
-def _beat(folder: Path) -> None:
-    """Show that the runner lives: the file's time needs no room on the disk."""
-    with contextlib.suppress(OSError):
-        os.utime(folder / "status.json")
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask the whole process group to end, then make it."""
-    for sign, seconds in ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(child.pid, sign)
-        except ProcessLookupError:
-            return
-        try:
-            child.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            continue
-        if sign is signal.SIGKILL:
-            return
-        # The leader is gone; what it left behind in its group goes with the next, harder signal.
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the job of a folder."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app.operations.jobs", description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    return run(parser.parse_args(argv).folder)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,8 +2,8 @@
 
 `actions.toml` is the catalogue. `Remediator.execute` posts a JSON body to the webhook configured for an action, with the
 header ``X-AIOps-Signature: sha256=<hex>``: the HMAC-SHA256 of ``<X-AIOps-Timestamp>.<body>`` under
-``AIOPS_WEBHOOK_SECRET``. Receivers should refuse old timestamps, and ids (``X-AIOps-Delivery``) they have seen: a delivery
-whose answer was lost is sent again with the same id.
+``AIOPS_WEBHOOK_SECRET``. Receivers should refuse old timestamps, and ids they have seen: a delivery whose answer was lost
+is sent again with the same ``id``. It stands in the body, which is signed; ``X-AIOps-Delivery`` only repeats it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib import error as urlerror
 from urllib import request as urlrequest
 from urllib.parse import urlsplit
 
+from aiops_core.redact import redacted
 from serve_app.operations import tracing
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.problems import Problem
@@ -179,5 +181,8 @@ def _post(url: str, body: bytes, secret: str, delivery: str) -> tuple[int, str]:
     except urlerror.HTTPError as error:
         error.close()
         return error.code, f"status {error.code}"
-    except (OSError, ValueError) as error:
-        return 0, f"{type(error).__name__}: {getattr(error, 'reason', error)}"
+    except (ValueError, HTTPException) as error:
+        # Their texts may hold the address, or what was answered instead of HTTP.
+        return 0, type(error).__name__
+    except OSError as error:
+        return 0, redacted(f"{type(error).__name__}: {getattr(error, 'reason', error)}")

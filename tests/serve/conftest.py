@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 from client import Client
 
+from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
 from serve_app.backends import LocalModels
 from serve_app.champions.client import Registry
@@ -39,6 +41,8 @@ from serve_app.operations.remediation import Remediator
 from serve_app.operations.telemetry import Metrics
 
 RUN = "0123456789abcdef0123456789abcdef"
+ROW = {"failed_auth_count": 25}
+THREAT = MODELS["threat"]
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +70,70 @@ def point(state: Path, models: dict[str, tuple[Path, str]], **registry: Any) -> 
     os.replace(temporary, folder / "champions.json")
 
 
+@dataclass
+class Version:
+    name: str
+    version: int
+    run_id: str
+    alias: str | None = "champion"
+    created: str = "2026-01-01T00:00:00Z"
+    source: str = ""
+
+
+class Store:
+    """Stands for `aiops_core.tracking`: version 1 is champion, `bad` versions have a servable that cannot be served."""
+
+    def __init__(self, folder: Path, bad: dict[int, Path] | None = None) -> None:
+        self.folder = folder
+        self.bad = bad or {}
+        self.champion: int | None = 1
+        self.before = 0
+        self.registered = 3
+        self.error: Exception | None = None
+        self.fetched: list[int] = []
+
+    def champions(self) -> dict[str, Version]:
+        if self.error:
+            raise self.error
+        return {} if self.champion is None else {THREAT: self.get_version(THREAT, self.champion)}
+
+    def list_models(self) -> list[Version]:
+        return list(self.champions().values())
+
+    def fetch(self, name: str, version: int, folder: Path) -> Path:
+        self.fetched.append(version)
+        if not folder.is_dir():
+            shutil.copytree(self.bad.get(version, self.folder), folder)
+        return folder
+
+    def get_version(self, name: str, version: int) -> Version:
+        if version > 9:
+            raise TrackingError(f"Model Version {version} not found")
+        return Version(name, version, f"{version:032x}")
+
+    def promote(self, name: str, version: int) -> Version:
+        self.champion = version
+        return self.get_version(name, version)
+
+    def previous_champion(self, name: str) -> Version:
+        if not self.before:
+            raise TrackingError(f"model '{name}' has no earlier champion to roll back to")
+        return self.get_version(name, self.before)
+
+    def rollback(self, name: str) -> Version:
+        self.champion = self.before
+        return self.previous_champion(name)
+
+    def register(self, task: str, run_id: str, alias: str | None) -> Version:
+        assert alias != "champion"
+        return self.get_version(MODELS[task], self.registered)
+
+
+def version_of(client: Any) -> str | None:
+    answer = client.post("predict/threat", ROW).json()
+    return answer["model"]["version"] if "model" in answer else None
+
+
 class Service:
     """One replica's worth of the service."""
 
@@ -74,7 +142,7 @@ class Service:
         self.metrics = Metrics(state / "metrics", flush=False)
         self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
         self.models.watcher.look()
-        self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"))
+        self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"), options.get("keep_jobs", 50))
         self.remediator = Remediator(options.get("webhooks", {}), options.get("secret"), self.metrics)
         # By this name schemathesis calls what it tests in process.
         self.guard = Guard(state / "keys.json", **{"allowed": ("testserver",), **options.get("guard", {})})
@@ -247,6 +315,7 @@ def registry(servables: dict[str, Path], store_template: Path, tmp_path_factory:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("AIOPS_STATE_DIR", str(folder / "state"))
         tracking.prepare_store()
         for task, version in (("failure", 1), ("threat", 1), ("threat", 2), ("capacity", 1)):
             search = tracking.open_search(task, folder / f"{task}{version}", name="tiny", params={}, tags={})

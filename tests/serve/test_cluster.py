@@ -111,6 +111,32 @@ def test_haproxy_listens_on_loopback_only_and_nobody_else_can_command_it(running
     assert config.parents[1].stat().st_mode & 0o777 == 0o700
 
 
+def test_every_port_of_the_running_service_listens_on_loopback(running: Running) -> None:
+    found = {}
+    for pid, name in {running.process.pid: "serve", **descendants(running.process.pid)}.items():
+        with contextlib.suppress(OSError):
+            found[name[:80]] = listening(pid)
+    # The head process, the raylet, the agents, the controller, two replicas and HAProxy.
+    assert len({address for addresses in found.values() for address in addresses}) > 12
+    elsewhere = {}
+    for name, addresses in found.items():
+        ips = {address: ipaddress.ip_address(address.rsplit(":", 1)[0]) for address in addresses}
+        inside = {a for a, ip in ips.items() if (getattr(ip, "ipv4_mapped", None) or ip).is_loopback}
+        elsewhere |= {name: addresses - inside} if addresses - inside else {}
+    assert elsewhere == {}
+
+
+def test_the_state_folder_and_what_starts_are_for_the_user_of_the_service_alone(running: Running) -> None:
+    paths = [running.state, *running.state.rglob("*")]
+    assert len(paths) > 10
+    assert [str(path) for path in paths if path.stat().st_mode & 0o077] == []
+    token = Path.home() / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o077 == 0
+    for pid, name in serving_processes(running).items():
+        environment = (Path("/proc") / str(pid) / "environ").read_bytes()
+        assert ("follower" in name) != (b"AIOPS_WEBHOOK_SECRET" in environment), name
+
+
 def test_a_killed_haproxy_is_replaced_within_seconds(running: Running) -> None:
     ((pid, _),) = haproxies(running.process.pid).items()
     os.kill(pid, signal.SIGKILL)

@@ -9,12 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Disk, point
+from conftest import ROW, THREAT, Disk, Store, point, version_of
 
 from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
@@ -22,73 +21,6 @@ from serve_app.champions.client import Registry
 from serve_app.champions.follower import Follower, listen
 from serve_app.champions.node import node_folder, read_pointer, socket_path
 from serve_app.wire.problems import Problem
-
-ROW = {"failed_auth_count": 25}
-THREAT = MODELS["threat"]
-
-
-@dataclass
-class Version:
-    name: str
-    version: int
-    run_id: str
-    alias: str | None = "champion"
-    created: str = "2026-01-01T00:00:00Z"
-    source: str = ""
-
-
-class Store:
-    """Stands for `aiops_core.tracking`: version 1 is champion, `bad` versions have a servable that cannot be served."""
-
-    def __init__(self, folder: Path, bad: dict[int, Path] | None = None) -> None:
-        self.folder = folder
-        self.bad = bad or {}
-        self.champion: int | None = 1
-        self.before = 0
-        self.registered = 3
-        self.error: Exception | None = None
-        self.fetched: list[int] = []
-
-    def champions(self) -> dict[str, Version]:
-        if self.error:
-            raise self.error
-        return {} if self.champion is None else {THREAT: self.get_version(THREAT, self.champion)}
-
-    def list_models(self) -> list[Version]:
-        return list(self.champions().values())
-
-    def fetch(self, name: str, version: int, folder: Path) -> Path:
-        self.fetched.append(version)
-        if not folder.is_dir():
-            shutil.copytree(self.bad.get(version, self.folder), folder)
-        return folder
-
-    def get_version(self, name: str, version: int) -> Version:
-        if version > 9:
-            raise TrackingError(f"Model Version {version} not found")
-        return Version(name, version, f"{version:032x}")
-
-    def promote(self, name: str, version: int) -> Version:
-        self.champion = version
-        return self.get_version(name, version)
-
-    def previous_champion(self, name: str) -> Version:
-        if not self.before:
-            raise TrackingError(f"model '{name}' has no earlier champion to roll back to")
-        return self.get_version(name, self.before)
-
-    def rollback(self, name: str) -> Version:
-        self.champion = self.before
-        return self.previous_champion(name)
-
-    def register(self, task: str, run_id: str, alias: str | None) -> Version:
-        assert alias != "champion"
-        return self.get_version(MODELS[task], self.registered)
-
-
-def version_of(client: Any) -> str | None:
-    answer = client.post("predict/threat", ROW).json()
-    return answer["model"]["version"] if "model" in answer else None
 
 
 def test_a_promotion_is_served_and_the_old_version_until_then(
@@ -466,3 +398,22 @@ def test_one_follower_runs_on_a_node_and_ends_with_its_parent(tmp_path: Path) ->
     finally:
         first.kill()
         first.wait()
+
+
+def test_no_credentials_get_into_the_pointer_file_the_status_or_the_log(
+    make_service: Any, servables: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(servables["threat"])
+    folder = node_folder(tmp_path / "state")
+    follower = Follower(folder, store)
+    follower.poll()
+    uri = "postgresql://svc:s3cret@db/mlflow"
+    errors = (TrackingError(f"MLflow at '{uri}': gone"), RuntimeError(f"could not connect to {uri}"))
+    for error in errors:
+        store.error = error
+        follower.poll()
+        told = follower.execute({"do": "list"})
+        status = make_service().client.get("models/status").body.decode()
+        seen = [(folder / "champions.json").read_text(), status, json.dumps(told), caplog.text]
+        assert [text for text in seen if "s3cret" in text] == []
+        assert "***@db" in seen[0] and "***@db" in seen[1] and "***@db" in seen[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,3 +159,23 @@ def test_a_webhook_belongs_to_the_trace_of_the_request(service: Any, receiver: R
     service.client.request("POST", "remediate", {**BODY, "dry_run": False}, headers=headers)
     sent = receiver.received[0][0]["traceparent"]
     assert sent.startswith(f"00-{trace}-") and sent.endswith("-01") and "b7ad6b7169203331" not in sent
+
+
+def test_a_receiver_that_speaks_no_http_is_a_failed_delivery_without_its_address(make_service: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(3):
+                connection, _ = server.accept()
+                connection.recv(1 << 16)
+                connection.sendall(b"no HTTP here\r\n\r\n")
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://svc:s3cret@127.0.0.1:{server.getsockname()[1]}/hook"
+        service = make_service(webhooks={"scale_horizontal": url}, secret="key")
+        body = {"action": "scale_horizontal", "resource_id": "a", "dry_run": False}
+        found = service.client.post("remediate", body)
+    assert found.status == 502 and "s3cret" not in found.body.decode()
+    audit = (service.state / "audit.jsonl").read_text()
+    assert '"failed"' in audit and "s3cret" not in audit
