@@ -34,6 +34,12 @@ class Settings(BaseSettings):
         Remediation action id to the URL its signed body is posted to.
     webhook_secret : str or None
         Key of the HMAC-SHA256 signature of a webhook body.
+    max_body_mb, max_answer_mb : int
+        Largest body of a request to the service, and largest answer.
+    max_held_mb : int
+        Bodies and large answers that one replica holds at a time.
+    max_requests : int
+        Requests that one replica has under way at a time; beyond, it answers 503.
     """
 
     model_config = SettingsConfigDict(env_prefix="AIOPS_", extra="ignore")
@@ -47,6 +53,10 @@ class Settings(BaseSettings):
     concurrent_searches: int = Field(default=1, ge=1)
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
+    max_body_mb: int = Field(default=16, ge=1)
+    max_answer_mb: int = Field(default=160, ge=1)
+    max_held_mb: int = Field(default=256, ge=1)
+    max_requests: int = Field(default=512, ge=1)
 
     @model_validator(mode="after")
     def _relative_to_home(self) -> Settings:

@@ -10,12 +10,14 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from aiops_core import settings
 from aiops_core.facts import MODELS
 from serve_app.answers.windows import Windows
 from serve_app.backends import LocalModels, RemoteModels
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import MB, Limits
 
 __all__ = ["Args", "build"]
 
@@ -103,7 +105,7 @@ class TaskModels:
     def __init__(self, task: str, config: dict[str, Any], windows: Any | None = None) -> None:
         self._process = _Process(config)
         buffer = None if windows is None else RemoteWindows(windows)
-        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer)
+        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer, limits=config["limits"])
         self._models.start(30.0 if config["follow"] else 0.0)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
@@ -161,13 +163,12 @@ class Ingress:
         self._process = process = _Process(config)
         state = Path(config["state_dir"])
         if models is None:
-            local = LocalModels(
-                list(MODELS), process.folder, process.metrics, None if windows is None else RemoteWindows(windows)
-            )
+            buffer = None if windows is None else RemoteWindows(windows)
+            local = LocalModels(list(MODELS), process.folder, process.metrics, buffer, limits=config["limits"])
             local.start(30.0 if config["follow"] else 0.0)
             backend: Any = local
         else:
-            backend = RemoteModels(models)
+            backend = RemoteModels(models, (BackPressureError, DeploymentUnavailableError))
         current = settings.load()
         self._services = Services(
             backend=backend,
@@ -175,6 +176,7 @@ class Ingress:
             registry=Registry(process.folder),
             jobs=Jobs(state / "jobs", process.metrics, process.environment),
             remediator=Remediator(current.webhooks, current.webhook_secret, state / "audit.jsonl", process.metrics),
+            limits=config["limits"],
         )
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -191,6 +193,15 @@ class Ingress:
         process = getattr(self, "_process", None)
         if process is not None:
             process.supervisor.close()
+
+
+def _limits(current: settings.Settings) -> Limits:
+    return Limits(
+        body=current.max_body_mb * MB,
+        answer=current.max_answer_mb * MB,
+        held=current.max_held_mb * MB,
+        requests=current.max_requests,
+    )
 
 
 def build(args: Args | Mapping[str, Any]) -> Application:
@@ -217,6 +228,7 @@ def build(args: Args | Mapping[str, Any]) -> Application:
         "state_dir": str(state),
         "tracking_uri": absolute_uri(args.tracking_uri or current.mlflow_tracking_uri),
         "follow": args.follow,
+        "limits": _limits(current),
     }
     common: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,
@@ -226,7 +238,12 @@ def build(args: Args | Mapping[str, Any]) -> Application:
     }
 
     def place(cls: type, name: str, replicas: int) -> Any:
-        return serve.deployment(cls, name=name, num_replicas=replicas, ray_actor_options={"num_cpus": CPUS}, **common)
+        # Ray's own queue comes into play where fewer requests run at a time than our limit lets in.
+        queued = -1 if cls is SharedWindows else current.max_requests
+        return serve.deployment(
+            cls, name=name, num_replicas=replicas, max_queued_requests=queued,
+            ray_actor_options={"num_cpus": CPUS}, **common,
+        )  # fmt: skip
 
     apart = args.placement == "deployments"
     several = (args.model_replicas if apart else args.replicas) > 1

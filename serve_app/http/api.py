@@ -14,13 +14,14 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serve_app.http.bodies import read_body
+from serve_app.http.bodies import HELD, Bodies
 from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
 from serve_app.http.router import allowed, router
 from serve_app.http.routes import PREDICTIONS, PREFIX, ROUTES
 from serve_app.operations.telemetry import Metrics, Slot
-from serve_app.wire.problems import TYPE, Problem
+from serve_app.wire.limits import LARGE
+from serve_app.wire.problems import TYPE, Problem, busy
 
 __all__ = ["Api", "build_api"]
 
@@ -75,7 +76,11 @@ class Api:
         names = [*dict.fromkeys(route.path for route in ROUTES), "unknown"]
         self._counts = {name: _Counts(name, self._metrics) for name in names}
         self._predictions = {f"{PREFIX}/{path}": self._counts[path] for path in PREDICTIONS}
-        self._router = router(services)
+        self._bodies = Bodies(services.limits)
+        self._most = services.limits.requests
+        #: Requests under way.
+        self.under_way = 0
+        self._router = router(services, self._bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
@@ -86,20 +91,35 @@ class Api:
         method: str = scope["method"]
         request_id = self._ids.of(scope["headers"])
         counts = self._predictions.get(scope["path"]) if method == "POST" else None
-        if counts is None:
-            counts, status = await self._other(scope, receive, send, request_id)
-        else:
-            try:
-                content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
-                status, headers = 200, [(b"content-type", _JSON)]
-            except Exception as error:
-                status, content, headers = self._problem(error, counts.name, request_id, scope)
-            headers.append((b"content-length", b"%d" % len(content)))
-            if self._header:
-                headers.append((HEADER, request_id.encode()))
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": content})
+        self.under_way += 1
+        try:
+            if counts is None:
+                counts, status = await self._other(scope, receive, send, request_id)
+            else:
+                status = await self._predict(scope, receive, send, request_id, counts.name)
+        finally:
+            self.under_way -= 1
+            if HELD in scope:
+                self._bodies.release(scope)
         counts.count(method, status, started)
+
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, request_id: str, name: str) -> int:
+        """Answer a prediction; return the status."""
+        try:
+            if self.under_way > self._most:
+                raise busy(f"{self._most} requests are under way")
+            body = await self._bodies.read(scope, receive)
+            answering = self._backend.answer(name, body, request_id)
+            content = await (answering if len(body) <= LARGE else self._bodies.answer(answering, receive))
+            status, headers = 200, [(b"content-type", _JSON)]
+        except Exception as error:
+            status, content, headers = self._problem(error, name, request_id, scope)
+        headers.append((b"content-length", b"%d" % len(content)))
+        if self._header:
+            headers.append((HEADER, request_id.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._bodies.send(scope, send, content)
+        return status
 
     async def _other(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[_Counts, int]:
         """Have Starlette answer; return whose request it was, and the status."""

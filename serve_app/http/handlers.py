@@ -21,6 +21,7 @@ from serve_app.http.routes import PREFIX
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import Limits
 from serve_app.wire.problems import Problem, invalid
 from serve_app.wire.requests import (
     PromoteRequest,
@@ -67,6 +68,7 @@ class Services:
     registry : Registry
     jobs : Jobs
     remediator : Remediator
+    limits : Limits
     """
 
     backend: Backend
@@ -74,6 +76,7 @@ class Services:
     registry: Registry
     jobs: Jobs
     remediator: Remediator
+    limits: Limits = Limits()
 
 
 class Handlers:

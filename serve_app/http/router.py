@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Place
 from starlette.routing import Router
 
-from serve_app.http.bodies import read_body
+from serve_app.http.bodies import Bodies
 from serve_app.http.handlers import Handlers, Services
 from serve_app.http.routes import PREFIX, ROUTES, Route
 from serve_app.wire.decoding import decode
@@ -22,7 +22,7 @@ __all__ = ["allowed", "router"]
 Handler = Callable[[Any], Awaitable[Response]]
 
 
-def router(services: Services) -> Router:
+def router(services: Services, bodies: Bodies) -> Router:
     """Return the router; what its handlers raise, and Starlette for unknown paths and methods, reaches the caller."""
     handlers = Handlers(services)
     by_path: dict[str, list[Route]] = {}
@@ -30,7 +30,7 @@ def router(services: Services) -> Router:
         by_path.setdefault(route.path, []).append(route)
     places = []
     for path, routes in by_path.items():
-        endpoint, methods = _endpoint(routes, handlers), ["OPTIONS", *(route.method for route in routes)]
+        endpoint, methods = _endpoint(routes, handlers, bodies), ["OPTIONS", *(route.method for route in routes)]
         for at in dict.fromkeys((f"{PREFIX}/{path}", routes[0].shown)):
             places.append(Place(at, endpoint, methods=methods, name=path))
 
@@ -47,9 +47,9 @@ def allowed(place: Place) -> str:
     return ", ".join(sorted(place.methods or ()))
 
 
-def _endpoint(routes: Iterable[Route], handlers: Handlers) -> Handler:
+def _endpoint(routes: Iterable[Route], handlers: Handlers, bodies: Bodies) -> Handler:
     """Return what answers all methods of one path."""
-    methods = {route.method: _handler(route, handlers) for route in routes if route.handler}
+    methods = {route.method: _handler(route, handlers, bodies) for route in routes if route.handler}
 
     async def endpoint(request: Request) -> Response:
         if request.method == "OPTIONS":
@@ -59,7 +59,7 @@ def _endpoint(routes: Iterable[Route], handlers: Handlers) -> Handler:
     return endpoint
 
 
-def _handler(route: Route, handlers: Handlers) -> Handler:
+def _handler(route: Route, handlers: Handlers, bodies: Bodies) -> Handler:
     """Return what answers one entry of the table; a body is decoded before."""
     handler: Handler = getattr(handlers, route.handler)
     if route.request is None:
@@ -67,6 +67,6 @@ def _handler(route: Route, handlers: Handlers) -> Handler:
     decoder = msgspec.json.Decoder(route.request)
 
     async def read_and_handle(request: Request) -> Response:
-        return await handler(decode(decoder, await read_body(request.scope, request.receive)))
+        return await handler(decode(decoder, await bodies.read(request.scope, request.receive, order=True)))
 
     return read_and_handle

@@ -77,12 +77,6 @@ def test_a_body_in_pieces_is_read(client: Client) -> None:
     assert client.post("predict/threat", {"xss_score": 1, "failed_auth_count": 3}, chunks=5).status == 200
 
 
-def test_too_large_a_body_is_413_announced_or_not(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.http.bodies.MAX_BODY", 1000)
-    check(client.post("predict/threat", b" " * 1001), 413)
-    check(client.post("predict/threat", b" " * 5000, chunks=9, headers={"content-length": "x"}), 413)
-
-
 @pytest.mark.parametrize(
     ("route", "body", "words"),
     [
