@@ -142,11 +142,12 @@ class AnomalyService(Service):
         long = next((name for name in names if len(name) > MAX_NAME), None)
         if long is not None:
             raise invalid(f"{path}.{field}", f"names of metrics have at most {MAX_NAME} characters: {long[:64]!r}…")
-        instance.series = {name: np.full(len(rows), np.nan) for name in names}
-        for k, row in enumerate(rows):
-            for name, value in row.items():
-                if value is not None and name not in skipped:
-                    instance.series[name][k] = self._value(name, value, places[k])
+        instance.series = {
+            name: np.array(
+                [self._value(name, row.get(name), bounds, where) for row, where in zip(rows, places, strict=True)]
+            )
+            for name, bounds in ((name, feature_range(self._units.get(name, {"name": name}))) for name in names)
+        }
         self._time(instance, request, rows)
         return instance
 
@@ -177,12 +178,14 @@ class AnomalyService(Service):
             rule, _, where = str(error).partition(" - at `")
             raise invalid(path + where.rstrip("`").removeprefix("$"), plain_rule(rule)) from None
 
-    def _value(self, name: str, value: Any, path: str) -> float:
-        feature = self._units.get(name, {"name": name})
-        if type(value) is not float and not (isinstance(value, bool) and feature.get("boolean")):
-            got = "bool" if isinstance(value, bool) else "str"
-            raise invalid(f"{path}.{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
-        low, high = feature_range(feature)
+    def _value(self, name: str, value: Any, bounds: tuple[float, float], path: str) -> float:
+        if type(value) is not float:
+            if value is None:
+                return math.nan
+            if not (isinstance(value, bool) and self._units.get(name, {}).get("boolean")):
+                got = "bool" if isinstance(value, bool) else "str"
+                raise invalid(f"{path}.{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
+        low, high = bounds
         if not low <= value <= high:
             raise invalid(f"{path}.{name}", f"{value:g} is not within {low:g} and {high:g}")
         return float(value)

@@ -125,7 +125,8 @@ async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T],
             if errors >= MAX_ERRORS:
                 del problem.errors[FEW_ERRORS:]
             errors += len(problem.errors)
-            found.append(problem)
+            # Its frames would keep the instance and all that was made of it.
+            found.append(problem.with_traceback(None))
         await work.rest()
     return found
 

@@ -11,6 +11,7 @@ from serve_app.http.docs import FILES
 from serve_app.http.examples import EXAMPLES
 from serve_app.http.meanings import explain
 from serve_app.http.routes import ROUTES, Route
+from serve_app.wire.limits import TABLE
 
 __all__ = ["describe"]
 
@@ -20,12 +21,14 @@ _PROBLEMS: dict[int, str] = {
     400: "The body is not JSON.",
     404: "Unknown model, version, job, action or path.",
     405: "Another method is meant.",
+    408: "The body did not arrive in time.",
     409: "Not possible in the present state, or the version could not be served: nothing was changed.",
-    413: "The body is too large.",
+    413: "The body, or what it asks for, is too large.",
     415: "The body is not application/json in UTF-8.",
     422: "The body breaks a rule; `errors` lists paths and rules.",
     502: "The webhook failed.",
-    503: "No model has been promoted yet, the registry cannot be reached, or the state folder cannot be written.",
+    503: "No model has been promoted yet, the registry cannot be reached, the state folder cannot be written, or there "
+    "is too much to do at once: then `Retry-After` says in how many seconds to try again.",
 }
 
 #: Variables of paths.
@@ -57,7 +60,8 @@ def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
             "title": "AIOps workbench",
             "version": "3",
             "description": "Failure, threat and capacity predictions by the registered champions. Numbers are finite JSON "
-            'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
+            'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details. Of a '
+            f"key given twice in an object the last value counts. Limits: {'; '.join(f'{w}: {m}' for w, m, *_ in TABLE)}.",
         },
         "paths": paths,
         "components": {"schemas": explain(components(cards))},

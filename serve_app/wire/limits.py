@@ -98,7 +98,7 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("nesting", "as the schema, 5 levels", "", "deeper values break the schema"),
     ("answer", f"{_BUILT_IN.answer // MB} MB", "AIOPS_MAX_ANSWER_MB", "10,000 forecasts of a metric for a week fit"),
     ("work on a large body", f"{_BUILT_IN.answer_seconds:g} s", "", "nobody waits longer"),
-    ("bodies and answers in a replica", f"{_BUILT_IN.held // MB} MB", "AIOPS_MAX_HELD_MB", "memory, see 503 below"),
+    ("bodies and answers in a replica", f"{_BUILT_IN.held // MB} MB", "AIOPS_MAX_HELD_MB", "memory"),
     ("requests in a replica", f"{_BUILT_IN.requests}", "AIOPS_MAX_REQUESTS", "a queue without end helps nobody"),
 )
 

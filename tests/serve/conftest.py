@@ -33,6 +33,7 @@ from serve_app.http.handlers import Services
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import Limits
 
 RUN = "0123456789abcdef0123456789abcdef"
 
@@ -68,14 +69,15 @@ class Service:
     def __init__(self, state: Path, **options: Any) -> None:
         self.state = state
         self.metrics = Metrics(state / "metrics", flush=False)
-        self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
+        limits = options.get("limits", Limits())
+        self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"), limits=limits)
         self.models.watcher.look()
         self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"))
         self.remediator = Remediator(
             options.get("webhooks", {}), options.get("secret"), state / "audit.jsonl", self.metrics
         )
         registry = Registry(node_folder(state))
-        self.api = build_api(Services(self.models, self.metrics, registry, self.jobs, self.remediator))
+        self.api = build_api(Services(self.models, self.metrics, registry, self.jobs, self.remediator, limits))
         self.client = Client(self.api)
 
     def samples(self) -> dict[str, float]:

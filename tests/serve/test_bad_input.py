@@ -19,7 +19,7 @@ from serve_app.champions.node import node_folder
 from serve_app.http.api import build_api
 from serve_app.http.examples import EXAMPLES
 from serve_app.http.handlers import Services
-from serve_app.http.request_ids import PlainHeaders, middlewares
+from serve_app.http.request_ids import Border, middlewares
 from serve_app.wire.decoding import decode
 from serve_app.wire.problems import Problem
 from serve_app.wire.requests import CapacityRequest
@@ -254,7 +254,7 @@ def test_a_header_that_is_not_ascii_does_not_reach_ray(shared: Service, name: st
         seen.append(scope["headers"])
         await shared.api(scope, receive, send)
 
-    assert Client(PlainHeaders(app)).request("GET", "health", headers={name: "\xff", "x": "y"}).status == 200
+    assert Client(Border(app)).request("GET", "health", headers={name: "\xff", "x": "y"}).status == 200
     assert seen == [[(b"x", b"y")]]
 
 
