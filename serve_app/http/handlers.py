@@ -28,6 +28,7 @@ from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import Limits
 from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
     PromoteRequest,
@@ -81,6 +82,7 @@ class Services:
     audit : Audit
     replays : Replays
     sources : Sources
+    limits : Limits
     log : RequestLog
         Writes nothing by default.
     folder : Path, optional
@@ -96,6 +98,7 @@ class Services:
     audit: Audit
     replays: Replays
     sources: Sources
+    limits: Limits = Limits()
     log: RequestLog = field(default_factory=RequestLog)
     folder: Path | None = None
 

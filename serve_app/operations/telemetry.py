@@ -158,7 +158,9 @@ class Metrics:
                 "the numbers of this replica are counted in its memory only, %s cannot be written: %s", folder, error
             )
             memory = Path(
-                tempfile.mkdtemp(prefix="aiops-metrics-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+                tempfile.mkdtemp(
+                    prefix=f"aiops-metrics-{os.getpid()}-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+                )
             )
             weakref.finalize(self, shutil.rmtree, memory, ignore_errors=True)
             self._folders.append(memory)

@@ -370,9 +370,9 @@ def test_a_config_file_that_listens_everywhere_says_that_keys_are_needed() -> No
      {"content-length": "-1"}, {"content-length": "99999999999999999999"}, {"accept": "\x00"}],
 )  # fmt: skip
 def test_header_games_end_in_no_5xx_and_come_back_in_no_answer(target: Target, headers: dict[str, str]) -> None:
-    from serve_app.http.request_ids import PlainHeaders
+    from serve_app.http.request_ids import Border
 
-    client = Client(PlainHeaders(target.service.api))
+    client = Client(Border(target.service.api))
     sent = {**headers, "authorization": f"Bearer {target.keys['read']}"}
     for answer in (
         client.request("GET", "models/status", headers=sent),

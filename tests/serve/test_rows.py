@@ -143,7 +143,7 @@ def test_four_hundred_columns_are_served(tmp_path: Path) -> None:
         ("Expected `array` of length >= 1", "a list of length >= 1 is expected"),
         ("Object missing required field `resource_id`", "resource_id is missing"),
         ("Object contains unknown field `x`", "unknown field x"),
-        ("Number out of range", "Number out of range"),
+        ("Number out of range", "the number is too large"),
     ],
 )
 def test_rules_are_said_in_plain_words(message: str, words: str) -> None:
