@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 import uvicorn
 import websocket
 from client import Client
-from conftest import Service, free_port
+from conftest import Service, free_port, point
 
+from aiops_core.facts import MODELS
+from serve_app.guard import keys
 from serve_app.http.docs import FILES
 from serve_app.http.routes import PREFIX, ROUTES
 
@@ -132,11 +135,11 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         process.wait(timeout=30)
 
 
-@pytest.fixture
-def address(shared: Service) -> Iterator[str]:
-    """The shared service on a port of the loopback interface."""
+@contextmanager
+def listening(service: Service) -> Iterator[str]:
+    """Put a service on a port of the loopback interface."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(shared.api, port=port, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(service.api, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -144,6 +147,13 @@ def address(shared: Service) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def address(shared: Service) -> Iterator[str]:
+    """Address of the shared service."""
+    with listening(shared) as found:
+        yield found
 
 
 @pytest.mark.slow
@@ -178,3 +188,43 @@ def test_a_browser_shows_every_route_breaks_no_policy_and_tries_a_prediction(bro
     browser.value("document.body.append(Object.assign(document.createElement('script'), {text: 'done = 1'}))")
     browser.wait("violations.includes('script-src-elem')")
     assert browser.value("typeof done") == "undefined"
+
+
+@pytest.fixture
+def guarded(make_service: Callable[..., Service], servables: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    """Address of a service that needs keys, and one that may read and predict."""
+    state = make_service().state
+    point(state, {MODELS["threat"]: (servables["threat"], "1")})
+    key = keys.add(state / "keys.json", "reader", ["read", "predict"])
+    with listening(make_service()) as found:
+        yield found, key
+
+
+@pytest.mark.slow
+def test_the_page_takes_a_key_and_sends_it_with_what_is_tried_out(browser: Browser, guarded: tuple[str, str]) -> None:
+    address, key = guarded
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        browser.call(f"{domain}.enable")
+    browser.call("Page.navigate", url=f"{address}/docs")
+    browser.wait("document.querySelectorAll('.opblock').length")
+    features = "JSON.stringify(page.specSelectors.specJson().toJS()).includes('port_scan_score')"
+    assert browser.value(features) is False
+    browser.value("document.querySelector('.btn.authorize').click()")
+    browser.wait("!!document.querySelector('.auth-container input')")
+    browser.value(
+        "(() => { const input = document.querySelector('.auth-container input');"
+        f"Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, '{key}');"
+        "input.dispatchEvent(new Event('input', {bubbles: true})) })()"
+    )
+    browser.value("document.querySelector('.auth-btn-wrapper .authorize').click()")
+    browser.wait(features)
+    browser.value("document.querySelector('.btn-done').click()")
+    block = f".opblock:has([data-path='{PREFIX}/models/status'])"
+    browser.value(f'document.querySelector("{block} .opblock-summary-control").click()')
+    browser.wait(f'!!document.querySelector("{block} .execute")')
+    browser.value(f'document.querySelector("{block} .execute").click()')
+    browser.wait(f'!!document.querySelector("{block} .live-responses-table .response-col_status")')
+    answer = browser.value(f'document.querySelector("{block} .live-responses-table").innerText')
+    assert re.search(r"\b200\b", answer) and "threat_detector" in answer
+    # Nowhere that outlives the page.
+    assert browser.value("JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie") == "{}{}"
