@@ -1,7 +1,7 @@
 """Requests per second of ``predict/threat`` side by side with two FastAPI apps, in one run on the same cores.
 
 Run ``python tests/benchmarks/serving.py``; everything stays on the loopback interface. The service runs as ``aiops serve``
-runs it, with everything switched on: validation, warnings, drivers, metrics, the registry's follower. The stacks are
+runs it, with everything switched on: a key with a rate, validation, warnings, drivers, metrics, the registry's follower. The stacks are
 measured one after the other, in several rounds, and the median round counts; wrk makes the load when it is installed,
 a small asyncio client otherwise (it takes more of the machine, so its absolute numbers are lower).
 """
@@ -63,16 +63,17 @@ def register(folder: Path, uri: str) -> None:
     tracking.register("threat", search.run_id, "champion", model_uri=tracking.log_servable(search.run_id, clean))
 
 
-def load(url: str, connections: int, seconds: float) -> dict[str, float]:
-    """Return requests per second, p50 and p99 in ms, and failed requests."""
+def load(url: str, connections: int, seconds: float, key: str) -> dict[str, float]:
+    """Return requests per second, p50 and p99 in ms, and failed requests; all stacks get the header that one looks at."""
     if shutil.which("wrk"):
-        return _wrk(url, connections, seconds)
-    return asyncio.run(_client(url, connections, seconds))
+        return _wrk(url, connections, seconds, key)
+    return asyncio.run(_client(url, connections, seconds, key))
 
 
-def _wrk(url: str, connections: int, seconds: float) -> dict[str, float]:
+def _wrk(url: str, connections: int, seconds: float, key: str) -> dict[str, float]:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(f'wrk.method="POST"\nwrk.body=\'{BODY}\'\nwrk.headers["Content-Type"]="application/json"\n')
+        script.write(f'wrk.headers["Authorization"]="Bearer {key}"\n')
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name, url]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -89,10 +90,11 @@ def _wrk(url: str, connections: int, seconds: float) -> dict[str, float]:
     return {"rps": rate, "p50_ms": percentile(50), "p99_ms": percentile(99), "failed": failed}
 
 
-async def _client(url: str, connections: int, seconds: float) -> dict[str, float]:
+async def _client(url: str, connections: int, seconds: float, key: str) -> dict[str, float]:
     host, port, path = re.match(r"http://([^:]+):(\d+)(.*)", url).groups()  # type: ignore[union-attr]
     request = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Length: {len(BODY)}\r\n\r\n{BODY}"
     ).encode()
     times: list[float] = []
     failed = 0
@@ -120,12 +122,13 @@ async def _client(url: str, connections: int, seconds: float) -> dict[str, float
     }
 
 
-def _wait(url: str, seconds: float = 60.0) -> None:
+def _wait(url: str, key: str, seconds: float = 60.0) -> None:
+    headers = ["-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {key}"]
     deadline = time.time() + seconds
     while time.time() < deadline:
         try:
-            load(url, 1, 0.2) if not shutil.which("wrk") else subprocess.run(
-                ["curl", "-sf", "-o", "/dev/null", "-H", "Content-Type: application/json", "-d", BODY, url], check=True
+            load(url, 1, 0.2, key) if not shutil.which("wrk") else subprocess.run(
+                ["curl", "-sf", "-o", "/dev/null", *headers, "-d", BODY, url], check=True
             )
             return
         except (OSError, subprocess.CalledProcessError, asyncio.IncompleteReadError):
@@ -135,8 +138,10 @@ def _wait(url: str, seconds: float = 60.0) -> None:
 
 def measure(rounds: int, seconds: float, folder: Path, replicas: int) -> dict[str, Any]:
     """Run all stacks, each alone, and return the median of every number."""
+    from serve_app.guard import keys
     from serve_app.run import RunningService
 
+    key = keys.add(folder / "state" / "keys.json", "benchmark", ["predict"], rate=1e6)
     uri = f"sqlite:///{folder}/mlflow.db"
     register(folder / "threat", uri)
     urls = {name: f"http://127.0.0.1:{PORTS[name]}{PATHS[name]}" for name in PORTS}
@@ -156,12 +161,12 @@ def measure(rounds: int, seconds: float, folder: Path, replicas: int) -> dict[st
         }
         try:
             for url in urls.values():
-                _wait(url)
-                load(url, 4, 1.0)
+                _wait(url, key)
+                load(url, 4, 1.0, key)
             for _ in range(rounds):
                 for name, url in urls.items():
                     for connections in (1, 16):
-                        found[name][str(connections)].append(load(url, connections, seconds))
+                        found[name][str(connections)].append(load(url, connections, seconds, key))
         finally:
             for app in apps.values():
                 app.terminate()
