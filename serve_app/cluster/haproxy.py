@@ -75,6 +75,8 @@ def _frontend() -> str:
     """Return lines for the section of the port that clients see."""
     foreign = f"!{{ res.hdr(content-type) -m str {_TYPE} }}"
     lines = [f"    errorfile {status} /dev/null" for status in _EARLY]
+    # Who is calling, for the audit log and the limit of wrong keys; on this machine a proxy in front tells it.
+    lines.append("    option forwardfor except 127.0.0.0/8")
     lines += [
         # An id for the pages: the client's if it is a plain one, as in `serve_app.http.request_ids`.
         "    http-request set-var(txn.rid) req.hdr(x-request-id) "

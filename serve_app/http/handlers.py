@@ -149,8 +149,14 @@ class Handlers:
         status = await self._services.backend.status()
         folder = self._services.folder
         reasons, warnings = await asyncio.to_thread(judge, status, folder)
+        guard = self._services.guard
+        if guard.closed:
+            reasons.append("the service is closed: its keys file is missing or damaged")
+        may = guard.may(request.scope, "read")
         if not reasons:
-            return _Json({"status": "ready", "warnings": warnings})
+            return _Json({"status": "ready", **({"warnings": warnings} if may else {})})
+        if not may:
+            raise Problem(503, "no requests should be sent here; a key that may read is told why")
         content = {
             **Problem(503, "; ".join(reasons)).content(request.url.path),
             "reasons": reasons,

@@ -91,5 +91,5 @@ def test_haproxys_extra_ports_are_bound_to_loopback_and_its_socket_is_private(tm
     binds = [line.split() for line in config.read_text().splitlines() if line.split()[:1] == ["bind"]]
     assert sum(words[1].startswith("127.0.0.1:") for words in binds) == 2
     assert "bind {{ config.frontend_host }}:{{ config.frontend_port }}" in config.read_text()
-    assert config.read_text().count("option forwardfor\n") == 1
+    assert config.read_text().count("option forwardfor except 127.0.0.0/8\n") == 1
     assert "mode 600 level admin" in config.read_text() and "mode 666" not in config.read_text()

@@ -244,7 +244,9 @@ def test_once_keys_were_read_a_file_that_goes_or_is_damaged_closes_the_service_u
         ):
             assert answer.status == 503 and answer.json()["title"] and answer.headers["x-request-id"]
             assert "keys" in answer.json()["detail"] and str(path) not in answer.body.decode()
-    assert service.client.get("health").status == 200
+    assert service.client.get("health/live").status == 200
+    unready = service.client.get("health/ready")
+    assert unready.status == 503 and "reasons" not in unready.json()
     if harm == "a folder":
         path.rmdir()
     path.write_bytes(content)
@@ -290,6 +292,8 @@ def test_the_description_is_public_and_names_features_only_to_those_who_may_read
     assert paths["/api/v3/aiops/models/promote"]["post"]["security"] == [{"key": ["operate"]}]
     assert paths["/docs"]["get"]["security"] == []
     assert service.client.get("health").json().keys() == {"status", "ready"}
+    assert service.client.get("health/ready").json().keys() == {"status"}
+    assert service.client.get("health/ready", headers=bearer(read)).json().keys() == {"status", "warnings"}
     assert service.client.get("health", headers=bearer(read)).json()["models_loaded"]
 
 

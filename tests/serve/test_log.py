@@ -17,7 +17,7 @@ from conftest import Disk, Service, point
 from aiops_core import settings
 from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
-from serve_app.guard.access import KEY
+from serve_app.guard import keys
 from serve_app.http.api import build_api
 from serve_app.operations import log, tracing
 from serve_app.operations.log import RequestLog
@@ -104,18 +104,19 @@ def test_all_requests_are_written_on_demand_and_none_when_it_is_off(logged: Any,
     assert lines() == []
 
 
-def test_the_name_of_the_key_is_written_and_counted(logged: Any) -> None:
+def test_the_name_of_the_key_is_written_and_counted(logged: Any, tmp_path: Path) -> None:
+    key = keys.add(tmp_path / "state" / "keys.json", "grafana", ["read"])
     service, lines = logged("all")
-    application = service.client.app
-
-    async def keyed(scope: Any, receive: Any, send: Any) -> None:
-        scope[KEY] = "grafana"
-        await application(scope, receive, send)
-
-    service.client.app = keyed
-    service.client.get("health")
-    assert [line["key"] for line in lines()] == ["grafana"]
-    assert service.total("aiops_key_requests_total", key="grafana") == 1
+    headers = {"authorization": f"Bearer {key}"}
+    statuses = [
+        service.client.get("actions", headers=headers).status,
+        service.client.post("predict/threat", {"xss_score": 0.5}, headers=headers).status,
+        service.client.get("actions").status,
+    ]
+    assert statuses == [200, 403, 401]
+    text = service.client.get("metrics", headers=headers).body.decode()
+    assert [line["key"] for line in lines()] == ["grafana", "grafana", "-", "grafana"]
+    assert 'aiops_key_requests_total{key="grafana"} 2.0' in text
 
 
 def test_a_full_disk_drops_lines_and_counts_them_and_no_request_notices(disk: Disk, logged: Any) -> None:
