@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def _audited(what: str, name: str, act: Callable[[Path], str | None], **more: An
     log = audit.Audit(state / audit.NAME)
     try:
         event = log.begin(
-            who=f"{getpass.getuser()} (shell)",
+            who=f"{_user()} (shell)",
             scope=None,
             address=None,
             method=None,
@@ -94,6 +95,14 @@ def _audited(what: str, name: str, act: Callable[[Path], str | None], **more: An
         raise
     log.end(event, "done", status=None, result=None)
     return key
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # Containers run as users without a name.
+        return f"user {os.getuid()}"
 
 
 def _add(options: argparse.Namespace) -> int:

@@ -411,11 +411,14 @@ def test_on_a_full_disk_nothing_is_begun(disk: Disk, make_service: Callable[...,
     disk.fill()
     before = (disk.path / "audit.jsonl").stat().st_size
     for route, body in (("models/train", {}), ("remediate", {"action": "scale_horizontal", "resource_id": "s"})):
-        answer = service.client.post(route, body)
-        assert answer.status == 503 and "nothing was done" in answer.json()["detail"]
-        assert answer.headers["retry-after"]
+        for headers in ({}, {"idempotency-key": "k"}):
+            answer = service.client.post(route, body, headers=headers)
+            assert answer.status == 503 and "nothing was done" in answer.json()["detail"]
+            assert answer.headers["retry-after"]
     assert not list(disk.path.glob("jobs/*/job.json"))
     assert (disk.path / "audit.jsonl").stat().st_size == before
+    disk.free()
+    assert service.client.post("models/train", {}, headers={"idempotency-key": "k"}).status == 202
 
 
 # Idempotency ---------------------------------------------------------------------------------------------------------
