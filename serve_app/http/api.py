@@ -161,7 +161,7 @@ class Api:
 
         # Makes Starlette raise what it does not find, instead of answering in plain text.
         scope["app"] = self
-        scope["request_id"] = request_id
+        scope["aiops.request_id"] = request_id
         scope["aiops.trace"] = trace = tracing.of(scope["headers"])
         failure: Exception | None = None
         before = tracing.current.set(trace)

@@ -65,7 +65,7 @@ def _endpoint(routes: Iterable[Route], handlers: Handlers, services: Services, b
         scope = needed.get(method, ANY)
         if scope != PUBLIC:
             # Before the body is read.
-            request.scope["caller"] = guard.check(request.scope, scope)
+            request.scope["aiops.caller"] = guard.check(request.scope, scope)
         if method == "OPTIONS":
             return Response(status_code=204, headers={"allow": allowed(request.scope["route"])})
         return await methods[method](request)

@@ -67,7 +67,7 @@ class Writes:
     async def _once(
         self, request: Request, route: Route, content: Any, act: Callable[[Any], Awaitable[Response]]
     ) -> Response:
-        caller: Caller = request.scope["caller"]
+        caller: Caller = request.scope["aiops.caller"]
         client = request.scope.get("client")
         what = request.path_params if content is request else msgspec.to_builtins(content)
         entry = {
@@ -77,7 +77,7 @@ class Writes:
             "method": route.method,
             "route": route.path,
             "what": _short(what),
-            "request_id": request.scope["request_id"],
+            "request_id": request.scope["aiops.request_id"],
         }
         key = request.headers.get(HEADER)
         if key is None:

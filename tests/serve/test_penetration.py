@@ -1,7 +1,13 @@
 """What an attacker would try, and what is answered: one row or short test for each attack.
 
-The service is the application itself, with keys on unless a test says otherwise. What needs the real proxy in front, such as
-a flood of half-open connections, is in `test_cluster` and in the faults.
+The service is the application itself, with keys on unless a test says otherwise. Other attacks have their tests elsewhere:
+
+- past the proxy, on the replicas' own ports, and behind TLS: `test_reachable`
+- ports, files, environments and sockets of the service's processes: `test_cluster`, `test_deploy`
+- broken, deep and hostile bodies: `test_bad_input`
+- damaged or hostile servables in the registry: `test_registry_faults`, `test_reload`
+- webhooks that answer strangely, or send elsewhere: `test_remediation`
+- a forged audit log, damaged keys files, full disks: `test_guard`
 """
 
 from __future__ import annotations
@@ -64,7 +70,7 @@ def refused(answer: Answer, status: int) -> dict[str, Any]:
     return content
 
 
-# A1: nobody is asked who they are --------------------------------------------------------------------------------------
+# Without a key, or with another one ----------------------------------------------------------------------------------------
 
 
 #: What the header Authorization may hold that is no valid key.
@@ -284,7 +290,7 @@ def test_keys_are_compared_by_digest_and_in_constant_time(monkeypatch: pytest.Mo
     assert compared == [(keys.digest(target.keys["read"].encode()),) * 2]
 
 
-# A2, A5, A11: what an operator's key may do -------------------------------------------------------------------------------
+# What an operator's key may do ---------------------------------------------------------------------------------------------
 
 
 def test_training_reads_no_folder_of_the_server_and_replaces_no_champion_unasked(target: Target) -> None:
@@ -361,7 +367,7 @@ def test_a_config_file_that_listens_everywhere_says_that_keys_are_needed() -> No
             assert "aiops keys add" in path.read_text(), path.name
 
 
-# E: headers that broke what stands in front -------------------------------------------------------------------------------
+# Headers that broke what stands in front ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
