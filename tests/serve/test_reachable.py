@@ -29,6 +29,8 @@ def guarded(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("guarded")
     made = {scope: keys.add(folder / "state" / "keys.json", scope, [scope]) for scope in keys.SCOPES}
     with serve(folder, registry, "--replicas", "1", AIOPS_ALLOWED_HOSTS=NAME) as found:
+        # Its models come from the registry, which takes a while on a busy machine.
+        until(lambda: httpx.get(f"{found.url}/api/v3/aiops/health", trust_env=False).json()["ready"], 120)
         yield found, made
 
 
