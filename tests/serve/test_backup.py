@@ -26,7 +26,10 @@ from aiops_core.errors import UsageError
 from serve_app.champions.follower import Follower
 from serve_app.champions.node import node_folder
 from serve_app.files import append_line, write_json
+from serve_app.guard import keys
 
+#: Of the service that is backed up.
+KEY = ""
 AUDIT = b'{"outcome": "executed"}\n'
 
 
@@ -50,8 +53,8 @@ def answers(state: Path) -> list[bytes]:
         ("predict/failure", {"resource_id": "a", "time_series": series}),
         ("predict/capacity", {"resource_id": "a", "historical_data": history}),
     ):
-        answer = client.post(route, body)
-        assert answer.status == 200
+        answer = client.post(route, body, headers={"authorization": f"Bearer {KEY}"})
+        assert answer.status == 200, answer.body
         content = answer.json()
         for key in ("request_id", "timestamp", "latency_ms"):
             content.pop(key, None)
@@ -81,7 +84,8 @@ def home(
     (state / "jobs" / "0123456789ab").mkdir(parents=True)
     write_json(state / "jobs" / "0123456789ab" / "job.json", {"job_id": "0123456789ab", "created": 1.0})
     write_json(state / "jobs" / "0123456789ab" / "status.json", {"status": "failed", "exit_code": 1})
-    write_json(state / "keys.json", {"keys": [{"name": "ci", "sha256": "0" * 64}]})
+    global KEY
+    KEY = keys.add(state / "keys.json", "ci", ("read", "predict"))
     return folder, state
 
 
@@ -118,9 +122,8 @@ def test_after_everything_was_destroyed_a_restored_service_answers_the_same(
     assert answers(state) == before
     assert aiops("models", "list") == versions and "champion" in versions
     assert (state / "audit.jsonl").read_bytes() == AUDIT
-    assert '"ci"' in (state / "keys.json").read_text()
-    job = Service(state).client.get("models/train/0123456789ab").json()
-    assert job["status"] == "failed"
+    job = Service(state).client.get("models/train/0123456789ab", headers={"authorization": f"Bearer {KEY}"}).json()
+    assert job["status"] == "failed" and Service(state).client.get("models/train").status == 401
     assert [p for p in (state, *state.rglob("*")) if p.stat().st_mode & 0o077 and "metrics" not in p.parts] == []
     # Nothing but the archive was needed: what is promoted next comes from the registry.
     shutil.rmtree(state / "nodes")
