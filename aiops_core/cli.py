@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiops_core import __version__
+from aiops_core.backup import commands
 from aiops_core.errors import AiopsError, DataError, UsageError
 from aiops_core.redact import redacted
 
@@ -272,6 +273,10 @@ def data_validate(source: str) -> None:
     from aiops_core.data import sources as datasets
 
     console.paragraphs(overview.lines(datasets.load(source)))
+
+
+app.command()(commands.backup)
+app.command()(commands.restore)
 
 
 def _assignment(text: str) -> tuple[str, str]:

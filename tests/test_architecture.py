@@ -57,7 +57,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors redact facts files settings servable data",
-        ". looks native registry runs scoring servables store",
+        ". looks native registry runs scoring servables snapshot store",
     ),
     "aiops_core.search": (
         "errors files settings data tracking judge",
@@ -74,7 +74,8 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". environment lanes notebooks workspace",
     ),
     "aiops_core.console": ("facts tracking study", "."),
-    "aiops_core.cli": ("errors redact files settings servable data tracking job console", "."),
+    "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore"),
+    "aiops_core.cli": ("backup errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",

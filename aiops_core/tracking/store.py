@@ -58,8 +58,13 @@ def check(uri: str | None = None) -> None:
 
 
 @contextmanager
-def open_client() -> Iterator[MlflowClient]:
-    """Yield a client of the store that the settings name; what MLflow refuses is raised as a `TrackingError`.
+def open_client(uri: str | None = None) -> Iterator[MlflowClient]:
+    """Yield a client of a store; what MLflow refuses is raised as a `TrackingError`.
+
+    Parameters
+    ----------
+    uri : str, optional
+        Of the store; by default the one that the settings name.
 
     Raises
     ------
@@ -69,7 +74,8 @@ def open_client() -> Iterator[MlflowClient]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = settings.load().mlflow_tracking_uri
+    ours = uri is None
+    uri = uri or settings.load().mlflow_tracking_uri
     check(uri)
     import logging
 
@@ -81,8 +87,10 @@ def open_client() -> Iterator[MlflowClient]:
     from mlflow.exceptions import MlflowException
 
     try:
-        mlflow.set_tracking_uri(uri)
-        yield mlflow.MlflowClient(uri)
+        if ours:
+            # For this process and, by its environment, for those that it starts.
+            mlflow.set_tracking_uri(uri)
+        yield mlflow.MlflowClient(uri, uri)
     except MlflowException as error:
         # What MLflow says may hold the address whole, and a notebook would show it as the cause.
         cause = None if redacted(uri) != uri else error

@@ -43,9 +43,9 @@ def verify(folder: str | Path, name: str, entry: Mapping[str, Any]) -> None:
     loaded = servable.load(folder)
     if loaded.task != BY_MODEL[name]:
         raise ServableError(f"the servable is for task '{loaded.task}', not '{BY_MODEL[name]}'")
-    # Nothing is answered and so nothing is counted: the service needs no metrics.
-    service = _SERVICES[loaded.task](None)  # type: ignore[arg-type]
     try:
+        # Nothing is answered and so nothing is counted: the service needs no metrics.
+        service = _SERVICES[loaded.task](None)  # type: ignore[arg-type]
         service.prepare(
             Champion(loaded, name, str(entry["version"]), entry["run_id"], entry["alias"], entry["created"])
         )

@@ -23,6 +23,7 @@ from aiops_core.tracking.store import open_client
 from serve_app.champions import follower as followers
 from serve_app.champions.follower import Follower
 from serve_app.champions.node import node_folder, read_pointer
+from serve_app.champions.verify import verify
 
 #: Promotes its versions one after another, with time for others between reading and writing.
 PROMOTER = """
@@ -82,6 +83,11 @@ def other_features(source: Path, target: Path) -> Path:
     card["features"][1]["dtype"] = "category"
     (target / "card.json").write_text(json.dumps(card))
     return target
+
+
+def test_the_follower_verifies_the_servables_of_every_task(servables: dict[str, Path]) -> None:
+    for task, folder in servables.items():
+        verify(folder, MODELS[task], {"version": "1", "run_id": "r", "alias": "champion", "created": None})
 
 
 def test_a_damaged_copy_is_seen_while_it_is_served_and_fetched_again(
@@ -250,7 +256,8 @@ def test_another_nodes_servable_is_verified_like_any_other(
 @pytest.mark.slow
 def test_two_who_promote_at_the_same_time_lose_no_champion_of_the_history(registered: Path) -> None:
     with open_client() as client:
-        versions = [str(client.create_model_version(THREAT, "models:/m-none", None).version) for _ in range(10)]
+        source = client.get_model_version(THREAT, "1").source
+        versions = [str(client.create_model_version(THREAT, source, None).version) for _ in range(10)]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROMOTER, ",".join(order)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
