@@ -51,10 +51,22 @@ for argument in "$@"; do
         -e '/^defaults/r {folder}/defaults.cfg' \\
         -e '/^frontend http_frontend/r {folder}/frontend.cfg' "$argument" ;;
     esac
+    # Until Ray has named a replica it says that nothing is found; a client would believe it.
+    case "$before" in
+    -f) sed -i -e '/return status 404 content-type text.plain/{' -e "r ${0%/*}/starting.cfg" -e d -e '}' "$argument" ;;
+    esac
     before=$argument
 done
 exec {binary} "$@"
 """
+
+#: What HAProxy answers while it knows no replica: just started, or started again.
+_STARTING = (
+    "    http-request return status 503 content-type application/problem+json lf-string "
+    """'{"type": "about:blank", "title": "Not available", "status": 503, """
+    """"detail": "the service is starting; try again", "instance": "%[path,bytes(0,512),json(utf8s)]"}' """
+    "hdr retry-after 1 hdr x-request-id %[uuid]\n"
+)
 
 
 def _page(status: int, title: str, detail: str) -> str:
@@ -121,6 +133,7 @@ def settings() -> tuple[str, dict[str, str]]:
         _SCRIPT.replace("{binary}", shlex.quote(binary)).replace("{folder}", str(folder)), encoding="utf-8"
     )
     script.chmod(0o700)
+    (folder / "starting.cfg").write_text(_STARTING, encoding="utf-8")
     return str(folder), {**found, BINARY: str(script)}
 
 

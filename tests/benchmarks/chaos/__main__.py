@@ -75,17 +75,15 @@ class Watch:
         return "; ".join([*self.said, *([f"log: {lines}"] if lines else [])][:5]) or "nothing, it went on"
 
 
-def run(scenario: Scenario, context: Context, receiver: Receiver, again: bool) -> dict[str, Any]:
+def run(scenario: Scenario, context: Context, receiver: Receiver) -> dict[str, Any]:
     """Do one fault under load and return its row."""
     stand = context.stand
     versions = [context.versions["first"], context.versions["second"]]
     if scenario.group != "process":
-        # The faults of the registry promote themselves.
+        # Elsewhere the faults promote by themselves.
         versions = []
-    if not scenario.writes:
-        again, versions = False, []
     found, error = "", ""
-    with Load(stand.port, headers=stand.headers) as load, Writes(stand, receiver, versions, again) as writes:
+    with Load(stand.port, headers=stand.headers) as load, Writes(stand, receiver, versions) as writes:
         with Watch(stand) as watch:
             threading.Event().wait(WARM_SECONDS)
             try:
@@ -167,8 +165,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     groups = list(dict.fromkeys(s.group for s in SCENARIOS))
     parser.add_argument("--only", action="append", choices=[*groups, *(s.name for s in SCENARIOS)], default=[])
-    parser.add_argument("--keys", action="store_true", help="with a keys file, for services that know keys")
-    parser.add_argument("--again", action="store_true", help="send writes without an answer again, with their key")
+    parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True, help="with a keys file")
     parser.add_argument("--folder", type=Path, help="kept, with the tiny models, for the next time")
     parser.add_argument("--report", type=Path, default=ROOT / "reports" / "reliability.md")
     options = parser.parse_args()
@@ -183,7 +180,7 @@ def main() -> int:
             try:
                 with prepared(group, folder, receiver, options.keys) as context:
                     for scenario in mine:
-                        rows[scenario.name] = run(scenario, context, receiver, options.again)
+                        rows[scenario.name] = run(scenario, context, receiver)
                         print(render({scenario.name: rows[scenario.name]}).splitlines()[-1], flush=True)
                         write(options.report, rows)
             except NotRun as reason:

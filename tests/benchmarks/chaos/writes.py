@@ -17,6 +17,8 @@ from chaos.stand import Stand
 __all__ = ["Receiver", "Writes"]
 
 PAUSE_SECONDS = 0.4
+#: How long a write is tried.
+AGAIN_SECONDS = 60.0
 THREAT = "threat_detector"
 
 
@@ -51,8 +53,7 @@ class Receiver:
 class Writes:
     """Execute a remediation and, now and then, a promotion, over and over, and keep what was answered.
 
-    Every remediation carries an ``Idempotency-Key``; one that got no answer is sent again with it where the service knows the
-    header (`again`).
+    Every write carries an ``Idempotency-Key``, and is sent again with it until it is answered.
 
     Parameters
     ----------
@@ -60,13 +61,12 @@ class Writes:
     receiver : Receiver
     versions : sequence of int
         Of the threat detector, promoted in turn; none for no promotions.
-    again : bool
     """
 
     _serial = count()
 
-    def __init__(self, stand: Stand, receiver: Receiver, versions: list[int], again: bool = False) -> None:
-        self._stand, self._receiver, self._versions, self._again = stand, receiver, versions, again
+    def __init__(self, stand: Stand, receiver: Receiver, versions: list[int]) -> None:
+        self._stand, self._receiver, self._versions = stand, receiver, versions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         #: Resource to whether the remediation was answered with success.
@@ -88,26 +88,28 @@ class Writes:
             number = next(self._serial)
             resource = f"write-{number}"
             body = {"action": "scale_horizontal", "resource_id": resource, "dry_run": False}
-            tries = 5 if self._again else 1
-            self.remediated[resource] = any(self._send("remediate", body, resource) for _ in range(tries))
+            self.remediated[resource] = self._send("remediate", body, resource)
             if self._versions and number % 4 == 0:
                 version = self._versions[(number // 4) % len(self._versions)]
                 done = self._send("models/promote", {"name": THREAT, "version": version}, f"promote-{number}")
                 self.promoted.append((version, done))
 
     def _send(self, path: str, body: dict[str, Any], key: str) -> bool:
-        try:
-            headers = {**self._stand.headers, "Idempotency-Key": key}
-            answer = httpx.post(
-                f"http://127.0.0.1:{self._stand.port}/api/v3/aiops/{path}", json=body, headers=headers, timeout=70,
-                trust_env=False,
-            )  # fmt: skip
-        except httpx.HTTPError:
-            time.sleep(0.2)
-            return False
-        if answer.status_code >= 400:
-            self.refused[answer.status_code] += 1
-        return answer.status_code < 400
+        """Send a write until it is answered one way or the other; says whether with success."""
+        headers = {**self._stand.headers, "Idempotency-Key": key}
+        options: Any = {"json": body, "headers": headers, "timeout": 70, "trust_env": False}
+        deadline = time.monotonic() + AGAIN_SECONDS
+        while time.monotonic() < deadline and not self._stop.is_set():
+            try:
+                answer = httpx.post(f"http://127.0.0.1:{self._stand.port}/api/v3/aiops/{path}", **options)
+            except httpx.HTTPError:
+                answer = None
+            if answer is not None and not (answer.status_code == 503 or "retry-after" in answer.headers):
+                if answer.status_code >= 400:
+                    self.refused[answer.status_code] += 1
+                return answer.status_code < 400
+            time.sleep(0.3)
+        return False
 
     def faults(self) -> list[str]:
         """Say what was lost or doubled; empty if nothing was."""
