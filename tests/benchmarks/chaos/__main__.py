@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="kept, with the tiny models, for the next time")
     parser.add_argument("--report", type=Path, default=ROOT / "reports" / "reliability.md")
     options = parser.parse_args()
+    # Ended from outside, it ends what it started all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [s for s in SCENARIOS if not options.only or {s.name, s.group} & set(options.only)]
     receiver, rows = Receiver(), {}
     with contextlib.ExitStack() as stack:

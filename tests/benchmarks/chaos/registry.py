@@ -92,7 +92,12 @@ class Registry:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "MLFLOW_TRACKING_URI": "", "MLFLOW_DISABLE_TELEMETRY": "true"},
+                env={
+                    **os.environ,
+                    "MLFLOW_TRACKING_URI": "",
+                    "MLFLOW_DISABLE_TELEMETRY": "true",
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                },
             )
         url = f"http://127.0.0.1:{self._port}/health"
         wait(lambda: httpx.get(url, trust_env=False, timeout=2).status_code == 200, 90, "the MLflow server")
