@@ -146,11 +146,31 @@ def prepared(group: str, folder: Path, receiver: Receiver, keys: bool) -> Iterat
             "AIOPS_WEBHOOK_SECRET": "chaos",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         }
+        clock = store / "clock" if group == "clock" else None
+        if clock is not None:
+            clock.write_text("+0")
+            environment |= faked(clock)
         stand = Stand(store, uri, state=state, **environment)
         if keys:
             stand.headers = {"Authorization": f"Bearer {key(state)}"}
         stack.enter_context(stand)
-        yield Context(stand, registry, store, versions, disk)
+        yield Context(stand, registry, store, versions, disk, clock)
+
+
+def faked(clock: Path) -> dict[str, str]:
+    """Return the environment of processes whose clock is off by what a file says."""
+    named = os.environ.get("CHAOS_FAKETIME")
+    found = [Path(named)] if named else sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        raise NotRun("libfaketime is not installed")
+    return {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        # A machine's clock that is set leaves the monotonic one alone.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def key(state: Path) -> str:

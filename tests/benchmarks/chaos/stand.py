@@ -105,6 +105,11 @@ class Stand:
         State folder, by default in `folder`.
     environment : str
         More variables.
+
+    Attributes
+    ----------
+    first : float
+        Seconds that the first start took.
     """
 
     def __init__(
@@ -121,7 +126,7 @@ class Stand:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v3/aiops/", timeout=90, trust_env=False)
 
     def __enter__(self) -> Stand:
-        self.start()
+        self.first = self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
