@@ -57,9 +57,13 @@ class Watch:
     def _run(self) -> None:
         url = f"http://127.0.0.1:{self.stand.port}/api/v3/aiops/"
         while not self._stop.wait(0.5):
-            with contextlib.suppress(httpx.HTTPError, ValueError):
-                options: Any = {"timeout": 3, "trust_env": False, "headers": self.stand.headers}
+            options: Any = {"timeout": 3, "trust_env": False, "headers": self.stand.headers}
+            try:
                 body = httpx.get(url + "health/ready", **options).json()
+            except (httpx.HTTPError, ValueError):
+                self.said["ready: no answer"] = None
+                continue
+            with contextlib.suppress(httpx.HTTPError, ValueError):
                 for text in (*body.get("reasons", []), *body.get("warnings", [])):
                     self.said[f"ready: {text[:70]}"] = None
                 for line in httpx.get(url + "metrics", **options).text.splitlines():
@@ -116,7 +120,7 @@ def row(scenario: Scenario, outcome: Outcome, faults: list[str], error: str) -> 
         "failed": failed,
         "statuses": {str(status): number for status, number in outcome.statuses.items()},
         "gap": round(outcome.gap, 1),
-        "lost": "; ".join(faults) or "nothing",
+        "lost": "; ".join(faults) or "none",
         "missed": "; ".join(missed),
     }
 

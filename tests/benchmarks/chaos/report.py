@@ -43,7 +43,7 @@ def render(rows: Mapping[str, Mapping[str, Any]]) -> str:
         failed = ", ".join(f"{number} {kind}" for kind, number in row["failed"].items()) or "0"
         if row["statuses"]:
             failed += " (" + ", ".join(f"{n} × {status}" for status, n in row["statuses"].items()) + ")"
-        lost = f"{row['lost']} of {row['writes']}"
+        lost = f"{row['lost']}; {row['writes']} done"
         cells = [row["title"], f"{row['requests']:,}", failed, f"{row['gap']:.1f}", lost, row["found"], row["seen"]]
         verdict = f"missed: {row['missed']}" if row["missed"] else "met"
         lines.append("| " + " | ".join(_cell(cell) for cell in [*cells, verdict]) + " |")
@@ -51,7 +51,9 @@ def render(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text.replace("|", "/"))
+    # Folders and ports are those of one run.
+    text = re.sub(r"(sqlite:///)?/\S*?/store-\w+/?", "", text)
+    return re.sub(r"\s+", " ", re.sub(r"(127\.0\.0\.1):\d+", r"\1", text).replace("|", "/"))
 
 
 def write(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
