@@ -204,10 +204,11 @@ def _refused(c: Context, what: str) -> str:
 
 
 def features(c: Context) -> str:
-    status, detail = _promote(c.stand, c.versions["other"])
+    answer = c.stand.post("models/promote", {"name": THREAT, "version": c.versions["other"]})
+    told = "; ".join(answer.json().get("changes") or ["nothing"])
     time.sleep(3)
     back = _promote(c.stand, c.versions["first"])[0]
-    return f"its promotion is answered {status} {detail[:160]}; the way back {back}"
+    return f"its promotion is answered {answer.status_code} and says: {told[:200]}; the way back {back}"
 
 
 def full(c: Context) -> str:
