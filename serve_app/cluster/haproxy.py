@@ -60,14 +60,6 @@ done
 exec {binary} "$@"
 """
 
-#: What HAProxy answers while it knows no replica: just started, or started again.
-_STARTING = (
-    "    http-request return status 503 content-type application/problem+json lf-string "
-    """'{"type": "about:blank", "title": "Not available", "status": 503, """
-    """"detail": "the service is starting; try again", "instance": "%[path,bytes(0,512),json(utf8s)]"}' """
-    "hdr retry-after 1 hdr x-request-id %[uuid]\n"
-)
-
 
 def _page(status: int, title: str, detail: str) -> str:
     """Return the part of a rule that says what to answer; ``%`` begins a variable."""
@@ -102,6 +94,11 @@ def _frontend() -> str:
     return "\n".join([*lines, ""])
 
 
+def _starting() -> str:
+    """Return the line for while no replica is known: HAProxy has just started, or started again."""
+    return f"    http-request return status {_page(503, 'Not available', 'the service is starting; try again')}\n"
+
+
 def settings() -> tuple[str, dict[str, str]]:
     """Make a fresh folder for HAProxy and return it, with the settings that put it there.
 
@@ -133,7 +130,7 @@ def settings() -> tuple[str, dict[str, str]]:
         _SCRIPT.replace("{binary}", shlex.quote(binary)).replace("{folder}", str(folder)), encoding="utf-8"
     )
     script.chmod(0o700)
-    (folder / "starting.cfg").write_text(_STARTING, encoding="utf-8")
+    (folder / "starting.cfg").write_text(_starting(), encoding="utf-8")
     return str(folder), {**found, BINARY: str(script)}
 
 
