@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench benchmark-data difficulty lint lock clean
+.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ lab: setup ## JupyterLab on the notebooks
 
 bench: setup ## throughput and latency side by side, as ratios, to reports/benchmark.md
 	$(BIN)/python tests/benchmarks/serving.py --write reports/benchmark.md $(ARGS)
+
+chaos: setup ## hurt a real service on purpose, fault by fault, to reports/reliability.md (ARGS="--only replica")
+	$(BIN)/python tests/benchmarks/chaos $(ARGS)
 
 benchmark-data: setup ## all real data sets against their floors, to reports/real-data.md
 	$(BIN)/python tests/benchmarks/real_data $(ARGS)

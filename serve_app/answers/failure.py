@@ -24,7 +24,7 @@ from serve_app.answers.envelope import (
 )
 from serve_app.answers.failure_input import FailureModel, Instance, read
 from serve_app.answers.service import Champion, Service, encode, legacy_block
-from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
+from serve_app.answers.windows import Unreachable, Windows
 from serve_app.wire.requests import FailureBatch
 from serve_app.wire.times import iso
 from serve_app.wire.wording import listed
@@ -52,11 +52,7 @@ class FailureService(Service):
 
     def __init__(self, metrics: Any, windows: Any | None = None) -> None:
         super().__init__(metrics)
-        if windows is None:
-            # Whoever only verifies a servable counts nothing.
-            forgotten = None if metrics is None else metrics.counter("aiops_windows_forgotten_total")
-            windows = Windows(MAX_RESOURCES, forgotten)
-        self._windows = windows
+        self._windows = Windows() if windows is None else windows
         self._rules = legacy_block(legacy.RULES, "rule_based")
 
     def prepare(self, champion: Champion) -> None:

@@ -18,7 +18,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 import numpy as np
@@ -54,14 +54,15 @@ class Journal:
         self._compact = 0
         #: Number of each signature in this file.
         self._numbers: dict[tuple[object, ...], int] = {}
-        self._failing = False
+        self._failing = self._read = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aiops-windows", daemon=True)
 
     def start(self) -> None:
-        """Read what is there, then keep it up to date; a file in use by another process is left to it."""
+        """Read what is there, then keep it up to date; a file in use by another process is left to it until that ends."""
         if self._owned():
-            self._restore()
+            self._restore(self._windows)
+            self._read = True
         self._windows.pending = []
         self._thread.start()
 
@@ -83,7 +84,7 @@ class Journal:
             self._lock = lock
         return True
 
-    def _restore(self) -> None:
+    def _restore(self, windows: Windows) -> None:
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
@@ -95,12 +96,12 @@ class Journal:
         count = 0
         try:
             for record in _records(content):
-                self._apply(record, signatures)
+                self._apply(record, signatures, windows)
                 count += 1
         except (ValueError, TypeError, LookupError, struct.error, msgspec.DecodeError) as error:
             _log.warning("the journal of snapshots is damaged after %d records, the rest is ignored: %s", count, error)
 
-    def _apply(self, record: list[Any], signatures: list[tuple[Any, ...]]) -> None:
+    def _apply(self, record: list[Any], signatures: list[tuple[Any, ...]], windows: Windows) -> None:
         """Take one record in."""
         if record[0] == "signature":
             names, window, step = record[1]
@@ -111,17 +112,32 @@ class Journal:
         names, window, step = signature
         if record[0] == "snapshot":
             row = np.frombuffer(rest[0], dtype=np.float32, count=len(names))
-            self._windows.put(resource_id, row, signature=signature, window=window, step=step, timestamp=stamp)
+            windows.put(resource_id, row, signature=signature, window=window, step=step, timestamp=stamp)
         else:
             timed, newest, first, slots = rest
             rows = {slot: np.frombuffer(row, dtype=np.float32, count=len(names)) for slot, row in slots}
-            self._windows.restore(resource_id, signature, timed, Buffer(rows, newest, first, stamp))
+            windows.restore(resource_id, signature, timed, Buffer(rows, newest, first, stamp))
+
+    def _adopt(self) -> None:
+        """Go on with the windows of a predecessor that has ended since, and what came here meanwhile."""
+        before = Windows()
+        self._restore(before)
+        with self._windows.lock:
+            for (resource_id, signature, timed), buffer in self._windows.items():
+                _, window, step = cast(tuple[Any, int, int], signature)
+                for slot, row in sorted(buffer.slots.items()):
+                    stamp = None if not timed else buffer.latest if slot == buffer.newest else float(slot * step)
+                    before.put(resource_id, row, signature=signature, window=window, step=step, timestamp=stamp)
+            self._windows.become(before)
 
     def _run(self) -> None:
         while True:
             stopping = self._stop.wait(WRITE_SECONDS)
             try:
                 if self._owned():
+                    if not self._read:
+                        self._adopt()
+                        self._read = True
                     self._write()
                 else:
                     self._windows.pending = []

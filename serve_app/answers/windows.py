@@ -79,6 +79,10 @@ class Windows:
         """Put a buffer back in its place."""
         self._buffers[resource_id, signature, timed] = buffer
 
+    def become(self, other: Windows) -> None:
+        """Take over the windows of another buffer, in place of those here."""
+        self._buffers = other._buffers
+
     def append(
         self,
         resource_id: str,

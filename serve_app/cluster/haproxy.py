@@ -51,6 +51,10 @@ for argument in "$@"; do
         -e '/^defaults/r {folder}/defaults.cfg' \\
         -e '/^frontend http_frontend/r {folder}/frontend.cfg' "$argument" ;;
     esac
+    # Until Ray has named a replica it says that nothing is found; a client would believe it.
+    case "$before" in
+    -f) sed -i -e '/return status 404 content-type text.plain/{' -e "r ${0%/*}/starting.cfg" -e d -e '}' "$argument" ;;
+    esac
     before=$argument
 done
 exec {binary} "$@"
@@ -92,6 +96,11 @@ def _frontend() -> str:
     return "\n".join([*lines, ""])
 
 
+def _starting() -> str:
+    """Return the line for while no replica is known: HAProxy has just started, or started again."""
+    return f"    http-request return status {_page(503, 'Not available', 'the service is starting; try again')}\n"
+
+
 def settings() -> tuple[str, dict[str, str]]:
     """Make a fresh folder for HAProxy and return it, with the settings that put it there.
 
@@ -123,6 +132,7 @@ def settings() -> tuple[str, dict[str, str]]:
         _SCRIPT.replace("{binary}", shlex.quote(binary)).replace("{folder}", str(folder)), encoding="utf-8"
     )
     script.chmod(0o700)
+    (folder / "starting.cfg").write_text(_starting(), encoding="utf-8")
     return str(folder), {**found, BINARY: str(script)}
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +24,12 @@ from prometheus_client.mmap_dict import MmapedDict
 
 from serve_app.files import read_json, write_json
 
-__all__ = ["counted", "fold", "living", "prepare", "reading"]
+__all__ = ["counted", "fold", "living", "memory_folder", "prepare", "reading"]
 
 _KINDS = ("counter", "histogram")
 _STATE = "folded.json"
 _LOCK = "folded.lock"
+_MEMORY = "aiops-metrics-"
 
 
 def living(path: Path) -> bool:
@@ -45,6 +48,16 @@ def prepare(folder: Path) -> None:
     """Make the lock of a folder while there is room for it."""
     with contextlib.suppress(OSError):
         (folder / _LOCK).touch()
+
+
+def memory_folder() -> Path:
+    """Make a folder in memory for the files of this process, and remove those of killed ones."""
+    place = Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir())
+    for old in place.glob(f"{_MEMORY}*"):
+        files = list(old.glob("*.db"))
+        if files and not any(living(path) for path in files):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_MEMORY}{os.getpid()}-", dir=place))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 import threading
 import time
 import weakref
@@ -157,11 +156,7 @@ class Metrics:
             _log.error(
                 "the numbers of this replica are counted in its memory only, %s cannot be written: %s", folder, error
             )
-            memory = Path(
-                tempfile.mkdtemp(
-                    prefix=f"aiops-metrics-{os.getpid()}-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
-                )
-            )
+            memory = ended.memory_folder()
             weakref.finalize(self, shutil.rmtree, memory, ignore_errors=True)
             self._folders.append(memory)
             self._files = self._own_files(memory)

@@ -20,6 +20,7 @@ from aiops_core.facts import MODELS
 from serve_app.champions.client import Registry
 from serve_app.champions.follower import Follower, listen
 from serve_app.champions.node import node_folder, read_pointer, socket_path
+from serve_app.champions.verify import verify
 from serve_app.wire.problems import Problem
 
 
@@ -417,3 +418,8 @@ def test_no_credentials_get_into_the_pointer_file_the_status_or_the_log(
         seen = [(folder / "champions.json").read_text(), status, json.dumps(told), caplog.text]
         assert [text for text in seen if "s3cret" in text] == []
         assert "***@db" in seen[0] and "***@db" in seen[1] and "***@db" in seen[2]
+
+
+@pytest.mark.parametrize("task", sorted(MODELS))
+def test_the_follower_can_verify_a_champion_of_every_task(servables: dict[str, Path], task: str) -> None:
+    verify(servables[task], MODELS[task], {"version": "1", "run_id": None, "alias": "champion", "created": None})

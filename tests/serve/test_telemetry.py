@@ -241,6 +241,33 @@ print(b'aiops_predictions_total{task="threat"} 7.0' in m.render(), b"aiops_regis
     assert not Path(memory).exists()
 
 
+def test_the_next_process_that_counts_in_memory_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    code = """
+import os, sys; from pathlib import Path; from serve_app.operations.telemetry import Metrics
+open(sys.argv[1], "w").close()
+m = Metrics(Path(sys.argv[1]))
+print(m._folders[-1], flush=True); sys.stdin.read()
+"""
+
+    def start(name: str) -> tuple[subprocess.Popen[bytes], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, cwd=ROOT,
+        )  # fmt: skip
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().decode().strip())
+
+    killed, first = start("a")
+    living, second = start("b")
+    killed.kill()
+    killed.wait()
+    third, folder = start("c")
+    assert not first.exists() and second.exists() and folder.exists()
+    for process in (living, third):
+        process.communicate()
+    assert not second.exists() and not folder.exists()
+
+
 def test_counting_is_cheap(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, flush=False)
     slot, histogram = metrics.counter("aiops_errors_total"), metrics.histogram("aiops_request_seconds", route="r")

@@ -311,6 +311,30 @@ def test_a_second_process_leaves_the_journal_to_the_first(tmp_path: Path) -> Non
         assert told(windows, [110])[1] == 11
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_process_that_starts_before_the_last_one_has_ended_goes_on_with_its_windows(
+    tmp_path: Path, timed: bool
+) -> None:
+    path = tmp_path / "windows.journal"
+    with kept(path) as windows:
+        told(windows, range(100, 120), timed=timed)
+        after = Windows()
+        journal = Journal(path, after)
+        journal.start()
+        assert told(after, [120, 121], timed=timed)[1] == 2
+    deadline = time.time() + 10
+    while len(dict(after.items())[("a", SIGNATURE, timed)].slots) < 22 and time.time() < deadline:
+        time.sleep(0.05)
+    window, have, newest = told(after, [122, 123], timed=timed)
+    assert have == WINDOW and window[:, 0].tolist() == list(range(100, 124))
+    assert newest == (123 * STEP if timed else None)
+    journal.close()
+    assert journal._lock is not None
+    journal._lock.close()
+    with kept(path) as windows:
+        assert told(windows, [124], timed=timed)[1] == WINDOW
+
+
 # Behind HTTP ---------------------------------------------------------------------------------------------------------
 
 SNAPSHOT = {"cpu_usage": 30.0, "memory_usage": 50.0}
