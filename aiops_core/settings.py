@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     source_roots : tuple of Path
         Folders below which training over HTTP may read tables, separated by colons; by default ``datasets`` in the state
         folder.
+    max_body_mb, max_answer_mb : int
+        Largest body of a request to the service, and largest answer.
+    max_held_mb : int
+        Bodies and large answers that one replica holds at a time.
+    max_requests : int
+        Requests that one replica has under way at a time; beyond, it answers 503.
     """
 
     model_config = SettingsConfigDict(env_prefix="AIOPS_", extra="ignore")
@@ -102,6 +108,11 @@ class Settings(BaseSettings):
     @classmethod
     def _folders(cls, value: object) -> object:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    max_body_mb: int = Field(default=16, ge=1)
+    max_answer_mb: int = Field(default=160, ge=1)
+    max_held_mb: int = Field(default=256, ge=1)
+    max_requests: int = Field(default=512, ge=1)
 
     @model_validator(mode="after")
     def _relative_to_home(self) -> Settings:

@@ -15,6 +15,7 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from aiops_core import settings
 from aiops_core.facts import MODELS
@@ -24,6 +25,7 @@ from serve_app.backends import LocalModels, RemoteModels
 from serve_app.guard import keys
 from serve_app.guard.access import Guard
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import MB, Limits
 
 __all__ = ["Args", "build"]
 
@@ -134,7 +136,7 @@ class TaskModels:
         buffer: Any = None if windows is None else RemoteWindows(windows)
         if buffer is None and task == "failure":
             buffer, self._journal = journalled(Path(config["state_dir"]), self._process.metrics)
-        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer)
+        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer, limits=config["limits"])
         self._models.start(30.0 if config["follow"] else 0.0)
 
     async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
@@ -231,11 +233,11 @@ class Ingress:
             buffer: Any = None if windows is None else RemoteWindows(windows)
             if buffer is None:
                 buffer, self._journal = journalled(state, process.metrics)
-            local = LocalModels(list(MODELS), process.folder, process.metrics, buffer)
+            local = LocalModels(list(MODELS), process.folder, process.metrics, buffer, limits=config["limits"])
             local.start(30.0 if config["follow"] else 0.0)
             backend: Any = local
         else:
-            backend = RemoteModels(models)
+            backend = RemoteModels(models, (BackPressureError, DeploymentUnavailableError))
         current = settings.load()
         self._services = Services(
             backend=backend,
@@ -256,6 +258,7 @@ class Ingress:
             audit=audit.Audit(state / audit.NAME),
             replays=Replays(state / "replays"),
             sources=Sources(current.source_roots or (state / "datasets",)),
+            limits=config["limits"],
         )
         self._services.guard.start()
 
@@ -304,6 +307,15 @@ def _listening() -> str:
         return "0.0.0.0"
 
 
+def _limits(current: settings.Settings) -> Limits:
+    return Limits(
+        body=current.max_body_mb * MB,
+        answer=current.max_answer_mb * MB,
+        held=current.max_held_mb * MB,
+        requests=current.max_requests,
+    )
+
+
 def build(args: Args | Mapping[str, Any]) -> Application:
     """Build the application.
 
@@ -330,6 +342,7 @@ def build(args: Args | Mapping[str, Any]) -> Application:
         "follow": args.follow,
         "keyed": keys.location(state).exists(),
         "replicas": args.replicas,
+        "limits": _limits(current),
     }
     common: dict[str, Any] = {
         "max_ongoing_requests": args.max_ongoing_requests,
@@ -339,7 +352,12 @@ def build(args: Args | Mapping[str, Any]) -> Application:
     }
 
     def place(cls: type, name: str, replicas: int) -> Any:
-        return serve.deployment(cls, name=name, num_replicas=replicas, ray_actor_options={"num_cpus": CPUS}, **common)
+        # Ray's own queue comes into play where fewer requests run at a time than our limit lets in.
+        queued = -1 if cls is SharedWindows else current.max_requests
+        return serve.deployment(
+            cls, name=name, num_replicas=replicas, max_queued_requests=queued,
+            ray_actor_options={"num_cpus": CPUS}, **common,
+        )  # fmt: skip
 
     apart = args.placement == "deployments"
     several = (args.model_replicas if apart else args.replicas) > 1

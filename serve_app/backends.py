@@ -23,7 +23,8 @@ from serve_app.answers.threat import ThreatService
 from serve_app.champions.watcher import ChampionWatcher
 from serve_app.http.routes import PREDICTIONS
 from serve_app.operations.telemetry import Metrics
-from serve_app.wire.problems import Problem
+from serve_app.wire.limits import Limits
+from serve_app.wire.problems import Problem, busy
 
 __all__ = ["LocalModels", "RemoteModels"]
 
@@ -45,6 +46,8 @@ class LocalModels:
         Buffer of snapshots, see `FailureService`.
     loader : callable, optional
         Folder to verified servable.
+    limits : Limits, optional
+        What one request may cost.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LocalModels:
         metrics: Metrics,
         windows: Any | None = None,
         loader: Callable[[str], Any] = servable.load,
+        limits: Limits | None = None,
     ) -> None:
         self._metrics = metrics
         self.services: dict[str, Service] = {}
@@ -66,6 +70,8 @@ class LocalModels:
             self.services["threat"] = self._routes["predict/threat"] = ThreatService(metrics)
         if "capacity" in tasks:
             self.services["capacity"] = self._routes["predict/capacity"] = CapacityService(metrics)
+        for service in {*self.services.values(), *self._routes.values()}:
+            service.limits = limits or Limits()
         by_name = {MODELS[task]: service for task, service in self.services.items()}
         self.watcher = ChampionWatcher(folder, by_name, metrics, loader)
 
@@ -148,9 +154,12 @@ class RemoteModels:
     ----------
     handles : mapping of str to DeploymentHandle
         By task; each is a deployed `LocalModels`.
+    full : tuple of exception types
+        What a handle raises for a deployment that takes no further request.
     """
 
-    def __init__(self, handles: Mapping[str, Any]) -> None:
+    def __init__(self, handles: Mapping[str, Any], full: tuple[type[Exception], ...] = ()) -> None:
+        self._full = full
         self._handles = dict(handles)
         self._route = {path: self._handles[route.task].call for path, route in PREDICTIONS.items()}
 
@@ -159,7 +168,10 @@ class RemoteModels:
 
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
         """See `serve_app.http.handlers.Backend`."""
-        status, content = await self._route[route].remote(route, body, request_id)
+        try:
+            status, content = await self._route[route].remote(route, body, request_id)
+        except self._full:
+            raise busy("the models of this route have no place for another request") from None
         if status == 200:
             return bytes(content)
         raise Problem(status, content[0], content[1])

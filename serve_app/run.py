@@ -36,6 +36,10 @@ FAST = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # HAProxy sends a log line for every request to a port where mostly nobody listens: one in ten thousand will do.
     "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:10000",
+    # A client that neither sends nor reads for so long is gone; Ray waits an hour.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
+    # Headers that are a little long are refused with a reason; the default of 16 KB would cut the connection.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "32768",
     # Three checks must fail before HAProxy is started again: a killed one is back within 5 s instead of 28.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     # Headers that Ray could not read would be answered by 500.

@@ -77,7 +77,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.cli": ("errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
-        ". decoding features problems requests responses times violations wording",
+        ". decoding features first limits problems requests responses times violations wording",
     ),
     "serve_app.files": ("", "."),
     "serve_app.cluster": ("files", ". haproxy leftovers"),
@@ -104,7 +104,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". api bodies components docs examples handlers meanings openapi ready request_ids router routes writes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
-    "serve_app.app": ("guard answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
+    "serve_app.app": ("wire guard answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
     "serve_app.run": (
         "app champions cluster guard operations aiops_core.errors aiops_core.files aiops_core.settings", "."
     ),

@@ -18,13 +18,14 @@ import numpy as np
 
 from aiops_core.rules import ANOMALY_THRESHOLD, Finding, StatisticalAnomalyDetector
 from serve_app.answers import legacy
-from serve_app.answers.batches import let_others_run
+from serve_app.answers.batches import Work
 from serve_app.answers.envelope import UNCALIBRATED, close, lowered, quality, severity, share
 from serve_app.answers.rows import RESERVED, ignored_of, is_nested, say_ignored
 from serve_app.answers.series import check_resource, row_times, step_notes
 from serve_app.answers.service import Champion, Service, encode, legacy_block
 from serve_app.wire.decoding import decode
-from serve_app.wire.features import MAX_SERIES, feature_range
+from serve_app.wire.features import feature_range
+from serve_app.wire.limits import MAX_METRICS, MAX_NAME, MAX_VALUES
 from serve_app.wire.problems import invalid
 from serve_app.wire.requests import AnomalyBatch, AnomalyRequest, Row
 from serve_app.wire.times import iso, parse_stamp
@@ -49,6 +50,11 @@ class Instance:
     series: dict[str, np.ndarray] = made(default_factory=dict)
     times: np.ndarray | None = None
     notes: list[str] = made(default_factory=list)
+
+    @property
+    def values(self) -> int:
+        """Values kept until the answer."""
+        return sum(len(values) for values in self.series.values())
 
 
 class AnomalyService(Service):
@@ -96,13 +102,13 @@ class AnomalyService(Service):
         return self._read(body, path)
 
     async def answer_each(
-        self, model: None, batch: AnomalyBatch, instances: list[Instance], ids: list[str]
-    ) -> list[Any]:
+        self, model: None, batch: AnomalyBatch, instances: list[Instance], ids: list[str], work: Work
+    ) -> list[bytes]:
         """See `Service.answer_each`."""
         answers = []
         for k, instance in enumerate(instances):
-            answers.append(self._envelope(instance, ids[k]))
-            await let_others_run(k)
+            answers.append(work.encode(self._envelope(instance, ids[k])))
+            await work.rest()
         return answers
 
     # Reading ---------------------------------------------------------------------------------------------------------
@@ -130,13 +136,18 @@ class AnomalyService(Service):
             instance.notes.append(say_ignored(sorted(passed)))
         skipped = self._ignored | {"resource_id", "timestamp"}
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in skipped]
-        if not names or len(names) * len(rows) > 20 * MAX_SERIES:
-            raise invalid(f"{path}.{field}", "needs at least one metric, and at most 400,000 values")
-        instance.series = {name: np.full(len(rows), np.nan) for name in names}
-        for k, row in enumerate(rows):
-            for name, value in row.items():
-                if value is not None and name not in skipped:
-                    instance.series[name][k] = self._value(name, value, places[k])
+        if not names or len(names) > MAX_METRICS or len(names) * len(rows) > MAX_VALUES:
+            rule = f"needs at least one metric, and at most {MAX_METRICS:,} metrics and {MAX_VALUES:,} values"
+            raise invalid(f"{path}.{field}", rule)
+        long = next((name for name in names if len(name) > MAX_NAME), None)
+        if long is not None:
+            raise invalid(f"{path}.{field}", f"names of metrics have at most {MAX_NAME} characters: {long[:64]!r}…")
+        instance.series = {
+            name: np.array(
+                [self._value(name, row.get(name), bounds, where) for row, where in zip(rows, places, strict=True)]
+            )
+            for name, bounds in ((name, feature_range(self._units.get(name, {"name": name}))) for name in names)
+        }
         self._time(instance, request, rows)
         return instance
 
@@ -167,12 +178,14 @@ class AnomalyService(Service):
             rule, _, where = str(error).partition(" - at `")
             raise invalid(path + where.rstrip("`").removeprefix("$"), plain_rule(rule)) from None
 
-    def _value(self, name: str, value: Any, path: str) -> float:
-        feature = self._units.get(name, {"name": name})
-        if type(value) is not float and not (isinstance(value, bool) and feature.get("boolean")):
-            got = "bool" if isinstance(value, bool) else "str"
-            raise invalid(f"{path}.{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
-        low, high = feature_range(feature)
+    def _value(self, name: str, value: Any, bounds: tuple[float, float], path: str) -> float:
+        if type(value) is not float:
+            if value is None:
+                return math.nan
+            if not (isinstance(value, bool) and self._units.get(name, {}).get("boolean")):
+                got = "bool" if isinstance(value, bool) else "str"
+                raise invalid(f"{path}.{name}", plain_rule(f"Expected `float | null`, got `{got}`"))
+        low, high = bounds
         if not low <= value <= high:
             raise invalid(f"{path}.{name}", f"{value:g} is not within {low:g} and {high:g}")
         return float(value)

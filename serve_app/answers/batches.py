@@ -3,35 +3,99 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from serve_app.wire.decoding import check_values
+from serve_app.wire.limits import MAX_BATCH_VALUES, MAX_VALUES, MB
 from serve_app.wire.problems import Problem
 
-__all__ = ["CHUNK", "let_others_run", "place", "read_each", "refuse", "said"]
+__all__ = ["CHUNK", "Work", "encode", "place", "read_each", "refuse", "said"]
 
-#: Rows of a batch answered before other requests get a turn.
+#: Rows that go through a model together.
 CHUNK = 256
-#: Errors that one answer lists.
-MAX_ERRORS = 100
+#: Seconds of work after which other requests get a turn.
+SLICE = 0.003
+#: Errors that one answer lists, and those of an instance when there are more.
+MAX_ERRORS, FEW_ERRORS = 100, 5
 
+encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
 
 
-async def let_others_run(done: int) -> None:
-    """Let other requests run after every `CHUNK` rows of a batch."""
-    if done % CHUNK == 0:
-        await asyncio.sleep(0)
+class Work:
+    """A batch on its way: lets other requests run, and keeps its answer within bounds.
+
+    Parameters
+    ----------
+    most : int
+        Bytes of the answer.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._values = 0
+        self._since = time.perf_counter()
+
+    async def rest(self) -> None:
+        """Let other requests run if it is their turn; here a batch that nobody waits for any more is cancelled."""
+        if time.perf_counter() - self._since > SLICE:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()
+
+    def take(self, values: int) -> None:
+        """Count what an instance became.
+
+        Raises
+        ------
+        Problem
+            413 beyond `MAX_BATCH_VALUES`.
+        """
+        self._values += values
+        if self._values > MAX_BATCH_VALUES:
+            raise Problem(
+                413,
+                f"the windows and series of the batch have more than {MAX_BATCH_VALUES:,} values: send fewer instances",
+            )
+
+    def expect(self, size: int) -> None:
+        """Refuse an answer before it is computed.
+
+        Raises
+        ------
+        Problem
+            413 if it would be too large.
+        """
+        if size > self._most:
+            raise self._too_large(size)
+
+    def encode(self, answer: Any) -> bytes:
+        """Return one answer as JSON.
+
+        Raises
+        ------
+        Problem
+            413 if all answers together are too large.
+        """
+        part = encode(answer)
+        self._size += len(part)
+        if self._size > self._most:
+            raise self._too_large(self._size)
+        return part
+
+    def _too_large(self, size: int) -> Problem:
+        return Problem(
+            413,
+            f"the answer would have {-(-size // MB)} MB or more, and at most {self._most // MB} MB are sent: "
+            "send fewer instances, or ask for fewer days",
+        )
 
 
-def place(index: int) -> str:
-    """Return the path of an instance."""
-    return f"$.instances[{index}]"
-
-
-async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T]) -> list[T | Problem]:
+async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T], work: Work) -> list[T | Problem]:
     """Read every instance; a bad one becomes the problem that it raised.
 
     Parameters
@@ -39,22 +103,37 @@ async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T])
     raw : sequence of msgspec.Raw
     read : callable
         Called with the JSON of an instance and its path.
+    work : Work
 
     Raises
     ------
     Problem
-        400 if an instance is not JSON at all.
+        400 if an instance is not JSON at all, 413 if it or all of them are too large.
     """
     found: list[T | Problem] = []
+    errors = 0
     for i, instance in enumerate(raw):
         try:
-            found.append(read(bytes(instance), place(i)))
+            body = bytes(instance)
+            check_values(body, MAX_VALUES, place(i))
+            item = read(body, place(i))
+            work.take(getattr(item, "values", 0))
+            found.append(item)
         except Problem as problem:
             if problem.status != 422:
                 raise
-            found.append(problem)
-        await let_others_run(i)
+            if errors >= MAX_ERRORS:
+                del problem.errors[FEW_ERRORS:]
+            errors += len(problem.errors)
+            # Its frames would keep the instance and all that was made of it.
+            found.append(problem.with_traceback(None))
+        await work.rest()
     return found
+
+
+def place(index: int) -> str:
+    """Return the path of an instance."""
+    return f"$.instances[{index}]"
 
 
 def refuse(found: Sequence[Any], partial: bool) -> None:

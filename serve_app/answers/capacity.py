@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from serve_app.answers.batches import let_others_run
+from serve_app.answers.batches import Work
 from serve_app.answers.capacity_input import Instance, read
 from serve_app.answers.envelope import between, lowered, quality, severity, share
 from serve_app.answers.outlook import LIKELY, Outlook, default_threshold, recommend, warn
 from serve_app.answers.service import Champion, Service, encode
-from serve_app.wire.problems import invalid
 from serve_app.wire.requests import CapacityBatch
 from serve_app.wire.wording import span
 
@@ -23,9 +22,10 @@ __all__ = ["CapacityService"]
 
 #: A crossing within a day is critical.
 SOON_HOURS = 24.0
-MAX_POINTS = 2_000_000
+#: Bytes of a step in an answer, about.
+_STEP_BYTES = 90
 #: (series, step) pairs forecast before other requests get a turn.
-_CHUNK_PAIRS = 8_192
+_CHUNK_PAIRS = 4_096
 #: Recommendation to the action of the catalogue.
 _ACTIONS = {
     "scale_up": "scale_up",
@@ -53,7 +53,7 @@ class CapacityService(Service):
     async def answer_one(self, model: Champion, body: bytes, request_id: str) -> bytes:
         """See `Service.answer_one`."""
         instance = read(model.servable, body, "$")
-        await self._forecast(model.servable, [instance])
+        await self._forecast(model.servable, [instance], Work(self.limits.answer))
         return encode(self._envelope(model, instance, request_id, instance.request.explain is not False))
 
     def read(self, model: Champion, batch: CapacityBatch, body: bytes, path: str) -> Instance:
@@ -61,22 +61,24 @@ class CapacityService(Service):
         return read(model.servable, body, path)
 
     async def answer_each(
-        self, model: Champion, batch: CapacityBatch, instances: list[Instance], ids: list[str]
-    ) -> list[Any]:
+        self, model: Champion, batch: CapacityBatch, instances: list[Instance], ids: list[str], work: Work
+    ) -> list[bytes]:
         """See `Service.answer_each`."""
-        if sum(instance.steps * len(instance.history) for instance in instances) > MAX_POINTS:
-            raise invalid("$.instances", f"ask for at most {MAX_POINTS} forecast points in one request")
-        await self._forecast(model.servable, instances)
+        targets = model.servable.targets
+        steps = sum(instance.steps * sum(name in targets for name in instance.history) for instance in instances)
+        work.expect(_STEP_BYTES * steps)
+        await self._forecast(model.servable, instances, work)
         answers = []
         for k, instance in enumerate(instances):
             own = instance.request.explain
-            answers.append(self._envelope(model, instance, ids[k], batch.explain if own is None else own))
-            await let_others_run(k)
+            answer = self._envelope(model, instance, ids[k], batch.explain if own is None else own)
+            answers.append(work.encode(answer))
+            await work.rest()
         return answers
 
     # Forecasting -----------------------------------------------------------------------------------------------------
 
-    async def _forecast(self, servable: Any, instances: list[Instance]) -> None:
+    async def _forecast(self, servable: Any, instances: list[Instance], work: Work) -> None:
         """Forecast all instances, series of one target and length of forecast together."""
         groups: dict[tuple[str, int], list[Instance]] = {}
         for instance in instances:
@@ -98,7 +100,7 @@ class CapacityService(Service):
                 bands = servable.forecast(history, last, ahead, name, others or None)
                 for instance, band in zip(part, bands, strict=True):
                     instance.forecast[name] = band
-                await let_others_run(0)
+                await work.rest()
 
     def _envelope(self, champion: Champion, instance: Instance, request_id: str, explain: bool) -> dict[str, Any]:
         servable, request = champion.servable, instance.request

@@ -40,6 +40,11 @@ class Instance:
     warnings: list[str] = field(default_factory=list)
     forecast: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def values(self) -> int:
+        """Values kept until the answer."""
+        return sum(len(values) for values in self.history.values())
+
 
 def read(servable: Any, body: bytes, path: str) -> Instance:
     """Put every accepted form of history on the model's grid."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from aiops_core.rules import failure_actions
 from serve_app.answers import legacy
-from serve_app.answers.batches import CHUNK, let_others_run
+from serve_app.answers.batches import CHUNK, Work
 from serve_app.answers.envelope import (
     UNCALIBRATED,
     close,
@@ -86,13 +86,13 @@ class FailureService(Service):
         return read(model, body, path, batch.decision)
 
     async def answer_each(
-        self, model: FailureModel | None, batch: FailureBatch, instances: list[Instance], ids: list[str]
-    ) -> list[Any]:
+        self, model: FailureModel | None, batch: FailureBatch, instances: list[Instance], ids: list[str], work: Work
+    ) -> list[bytes]:
         """See `Service.answer_each`; windows are predicted together."""
-        answers: list[Any] = [None] * len(instances)
+        answers = [b""] * len(instances)
         waiting: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-        def predict() -> None:
+        async def predict() -> None:
             if model is None or not waiting:
                 return
             last = np.concatenate([when for _, _, when in waiting])
@@ -100,19 +100,20 @@ class FailureService(Service):
             for (k, window, when), p in zip(waiting, probabilities.tolist(), strict=True):
                 own = instances[k].explain
                 shown = batch.explain if own is None else own
-                answers[k] = self._decided(model, instances[k], window, when, p, shown, ids[k])
+                answers[k] = work.encode(self._decided(model, instances[k], window, when, p, shown, ids[k]))
+                await work.rest()
             waiting.clear()
 
         for k, instance in enumerate(instances):
             window, last = await self._window(model, instance)
             if model is None or window is None:
-                answers[k] = self._by_rules(instance, ids[k])
+                answers[k] = work.encode(self._by_rules(instance, ids[k]))
             else:
                 waiting.append((k, window, last))
             if len(waiting) == CHUNK:
-                predict()
-            await let_others_run(k)
-        predict()
+                await predict()
+            await work.rest()
+        await predict()
         return answers
 
     def _decided(

@@ -48,6 +48,11 @@ class Instance:
     stamp: float | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def values(self) -> int:
+        """Values kept until the answer."""
+        return 0 if self.window is None else self.window.size
+
 
 class FailureModel:
     """Everything about one model that requests need, swapped as a whole."""

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from serve_app.wire.features import MAX_TEXT, feature_range
+from serve_app.wire.features import feature_range
+from serve_app.wire.limits import MAX_TEXT
 from serve_app.wire.wording import listed
 
 __all__ = ["RESERVED", "RowReader", "Scalar", "ignored_of", "is_nested", "say_ignored"]

@@ -11,15 +11,14 @@ from typing import Any
 import msgspec
 
 from aiops_core.facts import MODELS
-from serve_app.answers.batches import read_each, refuse, said
+from serve_app.answers.batches import Work, encode, read_each, refuse, said
 from serve_app.operations.telemetry import Metrics, Slot
-from serve_app.wire.decoding import BATCH_MARK, decode, is_batch
+from serve_app.wire.decoding import BATCH_MARK, check_values, decode, is_batch
+from serve_app.wire.limits import MAX_BATCH_VALUES, MAX_VALUES, Limits
 from serve_app.wire.problems import Problem
 from serve_app.wire.times import iso
 
 __all__ = ["Champion", "Service", "encode", "legacy_block"]
-
-encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,8 @@ class Service:
     task = ""
     #: Decoder of a batch: a struct with ``instances`` and ``partial``.
     batch_decoder: msgspec.json.Decoder[Any]
+    #: Set by the one that the service belongs to.
+    limits = Limits()
     #: What `prepare` made of the model in service.
     _model: Any = None
 
@@ -131,7 +132,10 @@ class Service:
         # Not a coroutine itself: one less to run for every request.
         model = self.current()
         if BATCH_MARK in body and is_batch(body, self.names_instances(model)):
+            check_values(body, MAX_BATCH_VALUES, "the body")
             return self._answer_batch(model, body, request_id)
+        if len(body) > MAX_VALUES:
+            check_values(body, MAX_VALUES, "the body")
         return self.answer_one(model, body, request_id)
 
     def names_instances(self, model: Any) -> bool:
@@ -146,7 +150,9 @@ class Service:
         """Read one instance of a batch."""
         raise NotImplementedError
 
-    async def answer_each(self, model: Any, batch: Any, instances: list[Any], ids: list[str]) -> list[Any]:
+    async def answer_each(
+        self, model: Any, batch: Any, instances: list[Any], ids: list[str], work: Work
+    ) -> list[bytes]:
         """Answer the good instances of a batch.
 
         Parameters
@@ -158,27 +164,31 @@ class Service:
             As from `read_batch`.
         ids : list of str
             Request id of each.
+        work : Work
 
         Returns
         -------
-        list of dict
+        list of bytes
+            JSON.
         """
         raise NotImplementedError
 
-    async def read_batch(self, model: Any, batch: Any) -> list[Any]:
+    async def read_batch(self, model: Any, batch: Any, work: Work) -> list[Any]:
         """Read every instance; a bad one becomes the problem that it raised."""
-        return await read_each(batch.instances, lambda body, path: self.read(model, batch, body, path))
+        return await read_each(batch.instances, lambda body, path: self.read(model, batch, body, path), work)
 
     async def _answer_batch(self, model: Any, body: bytes, request_id: str) -> bytes:
         batch = decode(self.batch_decoder, body)
-        found = await self.read_batch(model, batch)
+        work = Work(self.limits.answer)
+        found = await self.read_batch(model, batch, work)
         refuse(found, batch.partial)
-        answers: list[Any] = [said(item) if isinstance(item, Problem) else None for item in found]
+        answers = [work.encode(said(item)) if isinstance(item, Problem) else b"" for item in found]
         good = [i for i, item in enumerate(found) if not isinstance(item, Problem)]
-        given = await self.answer_each(model, batch, [found[i] for i in good], [f"{request_id}-{i}" for i in good])
+        ids = [f"{request_id}-{i}" for i in good]
+        given = await self.answer_each(model, batch, [found[i] for i in good], ids, work)
         for i, answer in zip(good, given, strict=True):
             answers[i] = answer
-        return encode({"predictions": answers})
+        return b'{"predictions":[%s]}' % b",".join(answers)
 
     def count(self, kind: str, label: str, amount: int = 1) -> None:
         """Count predictions in ``aiops_predictions_total``."""

@@ -12,11 +12,12 @@ import numpy as np
 from aiops_core.errors import DataError
 from aiops_core.rules import threat_actions
 from aiops_core.servable.threat import NORMAL, cost_matrix
-from serve_app.answers.batches import CHUNK, let_others_run, place
+from serve_app.answers.batches import CHUNK, Work, place
 from serve_app.answers.envelope import Ranges, lowered, quality, say_missing, severity, share
 from serve_app.answers.rows import RowReader, ignored_of, say_ignored
 from serve_app.answers.service import Champion, Service, encode
 from serve_app.wire.decoding import decode
+from serve_app.wire.limits import MAX_ID
 from serve_app.wire.problems import Problem, invalid
 from serve_app.wire.requests import Costs, ThreatBatch
 from serve_app.wire.wording import listed
@@ -26,7 +27,9 @@ __all__ = ["ThreatService"]
 #: Attack probability from which a `normal` row carries a warning, and from which an attack is critical.
 NEAR, CRITICAL = 0.25, 0.9
 
-_Named = Annotated[str, msgspec.Meta(max_length=256)] | int | float | None
+_Named = (
+    Annotated[str, msgspec.Meta(max_length=MAX_ID)] | Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] | float | None
+)
 #: Fields of a row beside its features.
 CONTROLS: dict[str, tuple[Any, Any]] = {
     "source_ip": (_Named, None),
@@ -171,20 +174,28 @@ class ThreatService(Service):
             raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
         return request
 
-    async def read_batch(self, model: ThreatModel, batch: ThreatBatch) -> list[Any]:
+    async def read_batch(self, model: ThreatModel, batch: ThreatBatch, work: Work) -> list[Any]:
         """See `Service.read_batch`; a good instance comes with its row."""
         # Wrong costs are named before wrong rows.
         model.matrix(batch.costs)
-        found = await super().read_batch(model, batch)
-        good = [i for i, request in enumerate(found) if not isinstance(request, Problem)]
-        rows = model.rows([found[i] for i in good]).reshape(len(good), model.width)
-        for i, row, empty in zip(good, rows, np.isnan(rows).all(axis=1).tolist(), strict=True):
-            found[i] = model.nothing(place(i)) if empty else (found[i], row)
+        found = await super().read_batch(model, batch, work)
+        every = [i for i, request in enumerate(found) if not isinstance(request, Problem)]
+        for start in range(0, len(every), CHUNK):
+            good = every[start : start + CHUNK]
+            rows = model.rows([found[i] for i in good]).reshape(len(good), model.width)
+            for i, row, empty in zip(good, rows, np.isnan(rows).all(axis=1).tolist(), strict=True):
+                found[i] = model.nothing(place(i)) if empty else (found[i], row)
+            await work.rest()
         return found
 
     async def answer_each(
-        self, model: ThreatModel, batch: ThreatBatch, instances: list[tuple[Any, np.ndarray]], ids: list[str]
-    ) -> list[Any]:
+        self,
+        model: ThreatModel,
+        batch: ThreatBatch,
+        instances: list[tuple[Any, np.ndarray]],
+        ids: list[str],
+        work: Work,
+    ) -> list[bytes]:
         """See `Service.answer_each`."""
         costs = model.matrix(batch.costs)
         thresholds = model.thresholds_of(costs)
@@ -197,8 +208,9 @@ class ThreatService(Service):
                 explain = getattr(request, "explain", None)
                 wanted = batch.explain if explain is None else explain
                 drivers = model.servable.occlude(row, costs=costs)[2] if wanted else []
-                answers.append(self._envelope(model, request, row, p, label, thresholds, drivers, name))
-            await let_others_run(0)
+                answer = self._envelope(model, request, row, p, label, thresholds, drivers, name)
+                answers.append(work.encode(answer))
+                await work.rest()
         return answers
 
     def _envelope(

@@ -3,6 +3,8 @@ export RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 export RAY_SERVE_ENABLE_HA_PROXY=1
 export RAY_SERVE_HAPROXY_NBTHREAD=1
 export RAY_SERVE_HAPROXY_METRICS_ENABLED=0
+export RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=30
+export RAY_SERVE_HAPROXY_TUNE_BUFSIZE=32768
 export RAY_SERVE_HAPROXY_LOG_TARGET="127.0.0.1:514 sample 1:10000"
 # HAProxy's files lie in a fresh folder that only this user can enter, and its metrics and stats ports are closed to others.
 eval "$(python -m serve_app.cluster.haproxy)"

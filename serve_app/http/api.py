@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from serve_app.guard.access import ANY, KEY
-from serve_app.http.bodies import read_body
+from serve_app.http.bodies import HELD, Bodies
 from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
 from serve_app.http.router import allowed, router
@@ -23,7 +23,8 @@ from serve_app.http.routes import PREDICTIONS, PREFIX, ROUTES
 from serve_app.operations import tracing
 from serve_app.operations.load import Load
 from serve_app.operations.telemetry import Metrics, Slot
-from serve_app.wire.problems import TYPE, Problem
+from serve_app.wire.limits import LARGE
+from serve_app.wire.problems import TYPE, Problem, busy
 
 __all__ = ["Api", "build_api"]
 
@@ -85,7 +86,10 @@ class Api:
         changing = {route.path for route in ROUTES if route.method != "GET" and not route.task}
         self._counts = {name: _Counts(name, self._metrics, name in changing) for name in names}
         self._predictions = {f"{PREFIX}/{path}": self._counts[path] for path in PREDICTIONS}
-        self._router = router(services)
+        self._bodies = Bodies(services.limits)
+        self._most = services.limits.requests
+        self._under_way = 0
+        self._router = router(services, self._bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
@@ -98,25 +102,17 @@ class Api:
         request_id = self._ids.of(scope["headers"])
         counts = self._predictions.get(scope["path"]) if method == "POST" else None
         self._load.begin()
+        self._under_way += 1
         try:
             if counts is None:
                 counts, status, size = await self._other(scope, receive, send, request_id)
             else:
-                try:
-                    # Before the body is read.
-                    self._check(scope, "predict")
-                    content = await self._backend.answer(counts.name, await read_body(scope, receive), request_id)
-                    status, headers = 200, [(b"content-type", _JSON)]
-                except Exception as error:
-                    status, content, headers = self._problem(error, counts.name, request_id, scope)
-                size = len(content)
-                headers.append((b"content-length", b"%d" % size))
-                if self._header:
-                    headers.append((HEADER, request_id.encode()))
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await send({"type": "http.response.body", "body": content})
+                status, size = await self._predict(scope, receive, send, request_id, counts.name)
         finally:
             self._load.end()
+            self._under_way -= 1
+            if HELD in scope:
+                self._bodies.release(scope)
         seconds = counts.count(method, status, started)
         if (key := scope.get(KEY)) is not None:
             self._load.let_in(key)
@@ -125,6 +121,26 @@ class Api:
             self._log.note(
                 scope, request_id, counts.name, status, seconds, size, changing=counts.changing, version=version
             )
+
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, request_id: str, name: str) -> tuple[int, int]:
+        """Answer a prediction; return the status, and the size of the answer."""
+        try:
+            # Before the body is read.
+            self._check(scope, "predict")
+            if self._under_way > self._most:
+                raise busy(f"{self._most} requests are under way")
+            body = await self._bodies.read(scope, receive)
+            answering = self._backend.answer(name, body, request_id)
+            content = await (answering if len(body) <= LARGE else self._bodies.answer(answering, receive))
+            status, headers = 200, [(b"content-type", _JSON)]
+        except Exception as error:
+            status, content, headers = self._problem(error, name, request_id, scope)
+        headers.append((b"content-length", b"%d" % len(content)))
+        if self._header:
+            headers.append((HEADER, request_id.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._bodies.send(scope, send, content)
+        return status, len(content)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[_Counts, int, int]:
         """Have Starlette answer; return whose request it was, the status, and the size of the answer."""

@@ -12,7 +12,8 @@ from serve_app.answers import legacy
 from serve_app.answers.envelope import between
 from serve_app.answers.rows import ignored_of
 from serve_app.wire import requests, responses
-from serve_app.wire.features import MAX_INSTANCES, MAX_NUMBER, MAX_TEXT, feature_range, feature_unit
+from serve_app.wire.features import MAX_NUMBER, feature_range, feature_unit
+from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_TEXT
 from serve_app.wire.wording import span
 
 __all__ = ["components"]
@@ -75,7 +76,7 @@ def _unused(card: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_ID = {"type": ["string", "integer"], "minLength": 1, "maxLength": 256, "description": "Name of the resource."}
+_ID = {"type": ["string", "integer"], "minLength": 1, "maxLength": MAX_ID, "description": "Name of the resource."}
 _STAMP = {
     "type": ["string", "number", "null"],
     "description": "Time: ISO 8601 with an offset, such as 2026-01-31T12:00:00Z, or seconds since 1970.",
@@ -151,7 +152,7 @@ def _instance_error() -> dict[str, Any]:
 def _activity(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
     """Describe a row of activity, and a batch of them."""
     row = {**_unused(cards["threat"]), **_features(cards["threat"])} if "threat" in cards else {}
-    named = {"type": ["string", "number", "null"], "maxLength": 256}
+    named = {"type": ["string", "number", "null"], "maxLength": MAX_ID}
     cost = {"type": "number", "minimum": 0, "maximum": MAX_NUMBER}
     classes = {"propertyNames": {"enum": cards["threat"]["classes"]}} if "threat" in cards else {}
     derives = _derived(cards["threat"]) if "threat" in cards else ""

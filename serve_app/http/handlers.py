@@ -28,6 +28,7 @@ from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import Limits
 from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
     PromoteRequest,
@@ -85,6 +86,7 @@ class Services:
         Writes nothing by default.
     folder : Path, optional
         Of the node, for ``health/ready``.
+    limits : Limits
     """
 
     backend: Backend
@@ -98,6 +100,7 @@ class Services:
     sources: Sources
     log: RequestLog = field(default_factory=RequestLog)
     folder: Path | None = None
+    limits: Limits = Limits()
 
 
 class Handlers:

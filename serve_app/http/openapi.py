@@ -12,6 +12,7 @@ from serve_app.http.docs import FILES
 from serve_app.http.examples import EXAMPLES
 from serve_app.http.meanings import explain
 from serve_app.http.routes import ROUTES, Route
+from serve_app.wire.limits import TABLE
 
 __all__ = ["describe"]
 
@@ -23,15 +24,16 @@ _PROBLEMS: dict[int, str] = {
     403: "The key lacks the scope.",
     404: "Unknown model, version, job, action or path.",
     405: "Another method is meant.",
+    408: "The body did not arrive in time.",
     409: "Not possible in the present state, or the version could not be served: nothing was changed.",
-    413: "The body is too large.",
+    413: "The body, or what it asks for, is too large.",
     415: "The body is not application/json in UTF-8.",
     421: "The service is not called by this name.",
     422: "The body breaks a rule, `errors` lists paths and rules; or the idempotency key came with another request.",
     429: "The key asks too often, or too many wrong keys came from the address: see `Retry-After`.",
     502: "The webhook failed.",
-    503: "No model has been promoted yet, the registry cannot be reached, the state folder cannot be written, or the "
-    "service is closed because its keys cannot be read. With `Retry-After` nothing was done.",
+    503: "No model has been promoted yet, the registry cannot be reached, the state folder cannot be written, the service "
+    "is closed because its keys cannot be read, or there is too much to do at once. With `Retry-After` nothing was done.",
 }
 
 _KEY = (
@@ -79,7 +81,8 @@ def describe(cards: Mapping[str, Any]) -> dict[str, Any]:
             "title": "AIOps workbench",
             "version": "3",
             "description": "Failure, threat and capacity predictions by the registered champions. Numbers are finite JSON "
-            'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details.',
+            'numbers; a batch is `{"instances": [...]}` with up to 10,000 instances; errors are RFC 9457 problem details. Of a '
+            f"key given twice in an object the last value counts. Limits: {'; '.join(f'{w}: {m}' for w, m, *_ in TABLE)}.",
         },
         "paths": paths,
         "components": {

@@ -1,9 +1,9 @@
-"""One id for each request, from the client or made here, on every answer exactly once.
+"""What stands in front of Ray Serve's own part of a replica: one id for each request, and problems in place of plain text.
 
 Ray Serve wraps the application in a middleware that makes an id where the client sends none and puts ``X-Request-ID`` on
 every answer, its own plain-text errors included. So under Ray the application leaves the header to it
-(``build_api(…, header=False)``), and `PlainHeaders` stands in front of both: Ray decodes several headers as UTF-8,
-unchecked, and answers 500 where that fails.
+(``build_api(…, header=False)``), and `Border` stands in front of both. Ray decodes several headers as UTF-8, unchecked,
+and answers 500 where that fails; it takes a time-out from the client, and answers 408 in plain text when it is over.
 """
 
 from __future__ import annotations
@@ -14,10 +14,24 @@ import re
 from collections.abc import MutableMapping
 from typing import Any
 
-__all__ = ["HEADER", "Ids", "PlainHeaders", "middlewares"]
+from serve_app.wire.limits import MAX_HEADER
+from serve_app.wire.problems import TYPE, Problem
+
+__all__ = ["HEADER", "Border", "Ids", "middlewares"]
 
 HEADER = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+#: Headers by which a client could change how Ray Serve treats its request.
+_RAYS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+_CONTENT = (b"content-type", b"content-length")
+#: What Ray Serve's answers mean here; it gives no others.
+_SAID = {
+    404: "there is nothing here yet: the service is starting",
+    408: "the request took too long",
+    499: "the client hung up before the answer",
+    500: "internal error",
+    503: "too much at once, or the service is starting or stopping; try again",
+}
 
 
 class Ids:
@@ -35,8 +49,8 @@ class Ids:
         return f"{self._start}-{next(self._serial):x}"
 
 
-class PlainHeaders:
-    """ASGI middleware: take away headers that are not ASCII, and request ids that are not plain.
+class Border:
+    """ASGI middleware: no header reaches Ray Serve that it cannot read, and none of its errors leaves as plain text.
 
     Parameters
     ----------
@@ -48,17 +62,65 @@ class PlainHeaders:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Hand the request on."""
-        if "headers" in scope:
-            scope["headers"] = [
-                (name, value)
-                for name, value in scope["headers"]
-                if value.isascii() and (name != HEADER or _ID.fullmatch(value))
-            ]
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, named = [], False
+        for header in scope["headers"]:
+            name, value = header
+            if len(value) > MAX_HEADER:
+                await _refuse(scope, name, send)
+                return
+            elif name == HEADER:
+                # Of several ids the first plain one counts, as in `Ids`.
+                if not named and _ID.fullmatch(value):
+                    named = True
+                    headers.append(header)
+            elif value.isascii() and name not in _RAYS:
+                headers.append(header)
+        scope["headers"] = headers
+        await self._app(scope, receive, _Replaced(send, scope["path"]))
+
+
+async def _refuse(scope: MutableMapping[str, Any], name: bytes, send: Any) -> None:
+    """Answer 431 for a header that is too long; what makes ids stands behind."""
+    shown = name[:64].decode("latin-1")
+    problem = Problem(431, f"the header {shown!r} is longer than {MAX_HEADER // 1024} KB")
+    content = problem.body(scope["path"][:512])
+    headers = [(b"content-type", TYPE), (b"content-length", b"%d" % len(content))]
+    headers.append((HEADER, Ids().of(scope["headers"]).encode()))
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+class _Replaced:
+    """``send`` of one request, with a problem in place of an error that is none."""
+
+    __slots__ = ("_content", "_path", "_send")
+
+    def __init__(self, send: Any, path: str) -> None:
+        self._send = send
+        self._path = path
+        self._content: bytes | None = None
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            if status >= 400 and (b"content-type", TYPE) not in message["headers"]:
+                problem = Problem(status, _SAID.get(status, "the request was refused"))
+                self._content = problem.body(self._path[:512])
+                message["headers"] = [
+                    *((name, value) for name, value in message["headers"] if name.lower() not in _CONTENT),
+                    (b"content-type", TYPE),
+                    (b"content-length", b"%d" % len(self._content)),
+                ]
+        elif self._content is not None:
+            message["body"] = b"" if message.get("more_body") else self._content
+        await self._send(message)
 
 
 def middlewares() -> list[Any]:
     """Return what Ray Serve puts in front of its own middleware, named in ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``."""
     from starlette.middleware import Middleware
 
-    return [Middleware(PlainHeaders)]
+    return [Middleware(Border)]

@@ -13,7 +13,7 @@ from starlette.routing import Route as Place
 from starlette.routing import Router
 
 from serve_app.guard.access import ANY, PUBLIC
-from serve_app.http.bodies import read_body
+from serve_app.http.bodies import Bodies
 from serve_app.http.handlers import Handlers, Services
 from serve_app.http.routes import PREFIX, ROUTES, Route
 from serve_app.http.writes import Writes
@@ -24,7 +24,7 @@ __all__ = ["allowed", "router"]
 Handler = Callable[[Any], Awaitable[Response]]
 
 
-def router(services: Services) -> Router:
+def router(services: Services, bodies: Bodies) -> Router:
     """Return the router; what its handlers raise, and Starlette for unknown paths and methods, reaches the caller."""
     handlers = Handlers(services)
     by_path: dict[str, list[Route]] = {}
@@ -32,7 +32,8 @@ def router(services: Services) -> Router:
         by_path.setdefault(route.path, []).append(route)
     places = []
     for path, routes in by_path.items():
-        endpoint, methods = _endpoint(routes, handlers, services), ["OPTIONS", *(route.method for route in routes)]
+        endpoint = _endpoint(routes, handlers, services, bodies)
+        methods = ["OPTIONS", *(route.method for route in routes)]
         for at in dict.fromkeys((f"{PREFIX}/{path}", routes[0].shown)):
             places.append(Place(at, endpoint, methods=methods, name=path))
 
@@ -51,10 +52,10 @@ def allowed(place: Place) -> str:
     return ", ".join(sorted(place.methods or ()))
 
 
-def _endpoint(routes: Iterable[Route], handlers: Handlers, services: Services) -> Handler:
+def _endpoint(routes: Iterable[Route], handlers: Handlers, services: Services, bodies: Bodies) -> Handler:
     """Return what answers all methods of one path."""
     guard, writes = services.guard, Writes(services.audit, services.replays)
-    methods = {route.method: _handler(route, handlers, writes) for route in routes if route.handler}
+    methods = {route.method: _handler(route, handlers, writes, bodies) for route in routes if route.handler}
     needed = {route.method: route.scope for route in routes}
     if "metrics" in (route.path for route in routes) and guard.metrics_open:
         needed["GET"] = PUBLIC
@@ -72,13 +73,15 @@ def _endpoint(routes: Iterable[Route], handlers: Handlers, services: Services) -
     return endpoint
 
 
-def _handler(route: Route, handlers: Handlers, writes: Writes) -> Handler:
+def _handler(route: Route, handlers: Handlers, writes: Writes, bodies: Bodies) -> Handler:
     """Return what answers one entry of the table; a body is decoded before."""
     handler: Handler = getattr(handlers, route.handler)
     decoder = None if route.request is None else msgspec.json.Decoder(route.request)
 
     async def read_and_handle(request: Request) -> Response:
-        content = request if decoder is None else decode(decoder, await read_body(request.scope, request.receive))
+        content: Any = request
+        if decoder is not None:
+            content = decode(decoder, await bodies.read(request.scope, request.receive, order=True))
         if route.scope == "operate":
             return await writes.carry_out(request, route, content, handler)
         return await handler(content)

@@ -28,7 +28,7 @@ PREFIX = "/api/v3/aiops"
 #: The path of one training job.
 JOB = "models/train/{job_id}"
 _OBJECT = {"type": "object"}
-_BODY = (400, 413, 415, 422)
+_BODY = (400, 408, 413, 415, 422)
 _CHANGE = (*_BODY, 404, 409, 503)
 
 

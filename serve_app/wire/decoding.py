@@ -7,17 +7,23 @@ from typing import TypeVar
 
 import msgspec
 
+from serve_app.wire.first import first_violation
 from serve_app.wire.problems import Problem
 from serve_app.wire.violations import violations
 from serve_app.wire.wording import listed
 
-__all__ = ["BATCH_MARK", "decode", "is_batch", "unknown_names"]
+__all__ = ["BATCH_MARK", "check_values", "decode", "is_batch", "unknown_names"]
 
 T = TypeVar("T")
 #: In every body that is a batch; looked for before `is_batch` decodes anything.
 BATCH_MARK = b'"instances"'
+#: Bytes up to which every broken rule of a body is named; beyond, the first one.
+_ALL_NAMED = 64 * 1024
 #: Plain values of any JSON; a number beyond float64 becomes infinite, which breaks the same rule.
 _anything = msgspec.json.Decoder(float_hook=float)
+#: Any JSON, checked and left as it is.
+_unread = msgspec.json.Decoder(msgspec.Raw)
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str = "$") -> T:
@@ -39,17 +45,38 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str = "$") -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         message = str(error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
+    except _BROKEN as error:
+        raise _broken(error) from None
     try:
         # A schema error may hide broken JSON further on, which comes first.
-        content = _anything.decode(body)
+        content = (_unread if len(body) > _ALL_NAMED else _anything).decode(body)
     except msgspec.ValidationError:
         content = None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
+    except _BROKEN as error:
+        raise _broken(error) from None
+    if len(body) > _ALL_NAMED:
+        raise first_violation(decoder.type, body, message, path)
     rename = getattr(decoder, "rename", None)
     raise violations(decoder.type, content if rename is None else rename(content), message, path)
+
+
+def _broken(error: Exception) -> Problem:
+    if isinstance(error, RecursionError):
+        return Problem(400, "the body is nested too deeply: no request has more than 5 levels")
+    return Problem(400, f"the body is not JSON: {error}")
+
+
+def check_values(body: bytes, most: int, path: str) -> None:
+    """Refuse a body of more values than a request may have, before they are built.
+
+    Raises
+    ------
+    Problem
+        413.
+    """
+    # As many commas as values, one less for each list or object; those in texts hardly count.
+    if len(body) > most and body.count(b",") >= most:
+        raise Problem(413, f"{path} holds more than {most:,} values: send fewer rows or instances")
 
 
 class _Peek(msgspec.Struct):
@@ -70,7 +97,7 @@ def is_batch(body: bytes, named: bool = False) -> bool:
     """
     try:
         found = bytes(_PEEK.decode(body).instances)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _BROKEN:
         return False
     return found.startswith(b"[") if named else bool(found)
 

@@ -1,4 +1,4 @@
-"""Limits of what a request may hold: sizes, and the hard bounds of a feature by its unit."""
+"""The hard bounds of a feature by its unit."""
 
 from __future__ import annotations
 
@@ -7,23 +7,8 @@ from typing import Any
 
 from aiops_core.units import UNITS
 
-__all__ = [
-    "MAX_BODY",
-    "MAX_INSTANCES",
-    "MAX_NUMBER",
-    "MAX_SERIES",
-    "MAX_TEXT",
-    "UNIT_RANGE",
-    "feature_range",
-    "feature_unit",
-]
+__all__ = ["MAX_NUMBER", "UNIT_RANGE", "feature_range", "feature_unit"]
 
-MAX_BODY = 64 * 1024 * 1024
-MAX_INSTANCES = 10_000
-#: Rows of a time series or history.
-MAX_SERIES = 20_000
-#: Characters of a category.
-MAX_TEXT = 10_000
 #: Any number beyond this is a mistake, and would not survive float32.
 MAX_NUMBER = 1e15
 #: Hard bounds by unit: what the quantity cannot exceed. Training ranges only warn.

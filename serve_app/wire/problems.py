@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["TYPE", "Problem", "invalid"]
+__all__ = ["TYPE", "Problem", "busy", "invalid"]
 
 TYPE = b"application/problem+json"
 
@@ -16,12 +16,15 @@ _TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Conflict",
     413: "Body too large",
     415: "Unsupported content type",
     421: "Wrong host",
     422: "Invalid request",
     429: "Too many requests",
+    431: "Header too large",
+    499: "Client hung up",
     500: "Internal error",
     502: "Webhook failed",
     503: "Not available",
@@ -82,6 +85,11 @@ class Problem(Exception):
         if self.errors:
             content["errors"] = self.errors
         return content
+
+
+def busy(why: str) -> Problem:
+    """Return the 503 that asks to come again."""
+    return Problem(503, f"too much at once: {why}; try again", headers=[(b"retry-after", b"1")])
 
 
 def invalid(path: str, rule: str) -> Problem:

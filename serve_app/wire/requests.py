@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from aiops_core.facts import MODELS
-from serve_app.wire.features import MAX_INSTANCES, MAX_NUMBER, MAX_SERIES
+from serve_app.wire.features import MAX_NUMBER
+from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_METRICS, MAX_SERIES, MAX_STAMP
 
 __all__ = [
     "AnomalyBatch",
@@ -41,19 +42,19 @@ __all__ = [
 ]
 
 
-Id = Annotated[str, Meta(min_length=1, max_length=256, description="Name of the resource.", examples=["server-01"])]
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, description="Name of the resource.", examples=["server-01"])]
 #: Tables may name their resources by number; the answer then holds it as text.
 ResourceId = Annotated[
-    Annotated[str, Meta(min_length=1, max_length=256)] | int,
+    Annotated[str, Meta(min_length=1, max_length=MAX_ID)] | Annotated[int, Meta(ge=-(2**53), le=2**53)],
     Meta(description="Name of the resource.", examples=["server-01"]),
 ]
 Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Stamp = Annotated[
-    str | float,
+    Annotated[str, Meta(max_length=MAX_STAMP)] | float,
     Meta(description="Time: ISO 8601 with an offset, such as 2026-01-31T12:00:00Z, or seconds since 1970."),
 ]
 #: A row of a table: metrics, and beside them `resource_id`, `timestamp` and columns that the model does not use.
-Row = dict[str, float | str | bool | None]
+Row = Annotated[dict[str, float | str | bool | None], Meta(max_length=MAX_METRICS)]
 Partial = Annotated[bool, Meta(description="Answer the good instances, and say in place of the others what is wrong.")]
 
 
@@ -117,7 +118,7 @@ class CapacityRequest(Struct, forbid_unknown_fields=True):
 
 
 class CapacityBatch(Struct, forbid_unknown_fields=True):
-    """Up to 10,000 resources; at most 2,000,000 forecast points in all."""
+    """Up to 10,000 resources; the answer may have 160 MB, about 1,700,000 forecast points."""
 
     instances: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_INSTANCES)]
     explain: Annotated[bool, Meta(description="Name the drivers of every prediction.")] = False

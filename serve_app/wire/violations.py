@@ -16,7 +16,7 @@ import msgspec
 from serve_app.wire.problems import Problem
 from serve_app.wire.wording import listed, plain_rule
 
-__all__ = ["violations"]
+__all__ = ["NAME", "branches_of", "split_message", "violations"]
 
 #: Errors named in one answer.
 LIMIT = 100
@@ -71,13 +71,19 @@ def violations(kind: Any, content: Any, message: str, path: str = "$") -> Proble
     if content is not None:
         _visit(kind, content, path, found)
     if not found.errors:
-        match = _AT.match(message)
-        place = (match and match["path"]) or "$"
-        found.add(path + place.removeprefix("$"), plain_rule(match["rule"] if match else message))
+        place, rule = split_message(message)
+        found.add(path + place.removeprefix("$"), rule)
     detail = "; ".join(found.sentences[:SENTENCES])
     if len(found.sentences) > SENTENCES:
         detail += "; and more, see errors"
     return Problem(422, detail, found.errors)
+
+
+def split_message(message: str) -> tuple[str, str]:
+    """Return place and rule of what msgspec said."""
+    match = _AT.match(message)
+    place = (match and match["path"]) or "$"
+    return place, plain_rule(match["rule"] if match else message)
 
 
 def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
@@ -88,7 +94,7 @@ def _visit(kind: Any, value: Any, path: str, found: _Found) -> None:
     else:
         return
     before = len(found.errors)
-    branches = _branches(kind)
+    branches = branches_of(kind)
     if isinstance(value, dict):
         # A union has one branch at most for each kind of JSON.
         for branch in branches:
@@ -140,13 +146,13 @@ def _each(kind: Any, items: list[tuple[str, Any]], found: _Found) -> None:
                 _visit(kind, value, path, found)
 
 
-def _branches(kind: Any) -> list[Any]:
+def branches_of(kind: Any) -> list[Any]:
     """Return the types of a union, without their constraints; a type that is none, alone."""
     origin = get_origin(kind)
     if origin is Annotated:
-        return _branches(get_args(kind)[0])
+        return branches_of(get_args(kind)[0])
     if origin in (Union, UnionType):
-        return [part for branch in get_args(kind) for part in _branches(branch)]
+        return [part for branch in get_args(kind) for part in branches_of(branch)]
     return [kind]
 
 
@@ -154,5 +160,4 @@ def _rule(message: str, value: Any, branches: Sequence[Any]) -> str:
     choices = [str(choice) for branch in branches if get_origin(branch) is Literal for choice in get_args(branch)]
     if choices and isinstance(value, str):
         return f"{value[:NAME]!r} is not one of {listed(choices)}"
-    match = _AT.match(message)
-    return plain_rule(match["rule"] if match else message)
+    return split_message(message)[1]

@@ -20,7 +20,13 @@ _TYPES = {
     "object": "an object",
 }
 _EXPECTED = re.compile(r"^Expected `(?P<want>[^`]*)`(?P<limit>.*?)(?:, got `(?P<got>[^`]*)`)?$", re.DOTALL)
+#: Rules of msgspec that name no type.
+_OTHERS = {
+    "Integer value out of range": "the number is too large",
+    "Number out of range": "the number is too large",
+}
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
+_MEMBERS = re.compile(r" of length <= (\d+)")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
 
 
@@ -51,13 +57,14 @@ def plain_rule(message: str) -> str:
     found = _EXPECTED.match(message)
     if found:
         limit = re.sub(r"(\d)\.0\b", r"\1", found["limit"])
+        limit = _MEMBERS.sub(r" with at most \1 members", limit) if found["want"] == "object" else limit
         got = "" if found["got"] is None else f", not {_kinds(found['got'])}"
         return f"{_kinds(found['want'])}{limit} is expected{got}"
     found = _MISSING.match(message)
     if found:
         return f"{found['name']} is missing"
     found = _UNKNOWN.match(message)
-    return f"unknown field {found['name']}" if found else message
+    return f"unknown field {found['name'][:64]}" if found else _OTHERS.get(message, message)
 
 
 def listed(names: Iterable[str], limit: int = MAX_LISTED) -> str:

@@ -50,7 +50,11 @@ class Client:
         outgoing: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
-            return incoming.pop(0) if incoming else {"type": "http.disconnect"}
+            if incoming:
+                return incoming.pop(0)
+            # Like a server with a client that waits for its answer.
+            await asyncio.Event().wait()
+            raise AssertionError
 
         async def send(message: dict[str, Any]) -> None:
             outgoing.append(dict(message))

@@ -39,6 +39,7 @@ from serve_app.http.handlers import Services
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator
 from serve_app.operations.telemetry import Metrics
+from serve_app.wire.limits import Limits
 
 RUN = "0123456789abcdef0123456789abcdef"
 ROW = {"failed_auth_count": 25}
@@ -140,7 +141,8 @@ class Service:
     def __init__(self, state: Path, **options: Any) -> None:
         self.state = state
         self.metrics = Metrics(state / "metrics", flush=False)
-        self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"))
+        limits = options.get("limits", Limits())
+        self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"), limits=limits)
         self.models.watcher.look()
         self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"), options.get("keep_jobs", 50))
         self.remediator = Remediator(options.get("webhooks", {}), options.get("secret"), self.metrics)
@@ -157,6 +159,7 @@ class Service:
             Replays(state / "replays"),
             Sources([state / "datasets"]),
             folder=node_folder(state),
+            limits=limits,
         )
         self.api = build_api(self.services)
         self.client = Client(self.api)
