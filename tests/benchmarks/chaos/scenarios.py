@@ -25,6 +25,8 @@ __all__ = ["SCENARIOS", "Context", "NotRun", "Scenario"]
 
 THREAT = "threat_detector"
 INGRESS, WINDOWS = ("ray::ServeReplica", "ingress"), ("ray::ServeReplica", "windows")
+#: A small training job.
+JOB = {"models": [THREAT], "use_synthetic_data": True, "n_samples": 600, "trials": 1}
 CONTROLLER, FOLLOWER = ("ray::ServeController",), ("serve_app.champions.follower",)
 
 
@@ -227,8 +229,7 @@ def full(c: Context) -> str:
 
 
 def _job(c: Context) -> str:
-    body = {"models": [THREAT], "use_synthetic_data": True, "n_samples": 600, "trials": 1}
-    answer = c.stand.post("models/train", body)
+    answer = c.stand.post("models/train", JOB)
     assert answer.status_code == 202, answer.text
     found: str = answer.json()["job_id"]
     wait(lambda: _processes(found, "aiops_core.cli"), 30, "the pipeline")
@@ -263,13 +264,15 @@ def runner(c: Context) -> str:
     found = _job(c)
     for pid in _processes(found, "serve_app.operations.jobs"):
         os.kill(pid, signal.SIGKILL)
+    time.sleep(2)
+    state, again = _state(c, found), c.stand.post("models/train", JOB).status_code
+    c.stand.http.delete(f"models/train/{found}", headers=c.stand.headers)
     took = wait(lambda: _state(c, found) not in ("queued", "running"), 90, "the end of the job")
-    state = _state(c, found)
-    left = _processes(found, "aiops_core.cli")
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return f"the job is '{state}' after {took:.1f} s; its pipeline {'goes on' if left else 'has ended'}"
+    left = "goes on" if _processes(found, "aiops_core.cli") else "has ended"
+    return (
+        f"its pipeline counts as '{state}', a second job is answered {again}; cancelled it is '{_state(c, found)}' after "
+        f"{took:.1f} s, and the pipeline {left}"
+    )
 
 
 def half_open(c: Context) -> str:
