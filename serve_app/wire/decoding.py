@@ -63,6 +63,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, path: str = "$") -> T:
 def _broken(error: Exception) -> Problem:
     if isinstance(error, RecursionError):
         return Problem(400, "the body is nested too deeply: no request has more than 5 levels")
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(
+            400, f"the body is not JSON in UTF-8: it holds a byte 0x{error.object[error.start]:02x} that is no text"
+        )
     return Problem(400, f"the body is not JSON: {error}")
 
 
