@@ -52,9 +52,15 @@ def check_problem(answer: tuple[int, dict[str, str], bytes], status: int) -> Non
     assert content["status"] == status and content["title"] and content["detail"] and "instance" in content
 
 
+def configuration(running: Running) -> Path:
+    """HAProxy's configuration; while it changes hands, two of its processes have the same."""
+    (config,) = set(haproxies(running.process.pid).values())
+    return config
+
+
 def replica_ports(running: Running) -> list[int]:
     """Ports of the replicas, from HAProxy's configuration."""
-    (config,) = haproxies(running.process.pid).values()
+    config = configuration(running)
     return [int(p) for p in re.findall(r"^ *server .*:(3\d{4}) check", config.read_text(), re.MULTILINE)]
 
 
@@ -193,7 +199,6 @@ def test_without_replicas_the_port_still_answers_problems(running: Running) -> N
 
 
 def test_the_configuration_of_haproxy_has_its_time_outs(running: Running) -> None:
-    (config,) = haproxies(running.process.pid).values()
-    text = Path(config).read_text()
+    text = configuration(running).read_text()
     assert "timeout http-request 10s" in text and "timeout client 30s" in text
     assert not re.search(r"errorfile 50[234]", text)
