@@ -25,17 +25,24 @@ def run(examples: int) -> tuple[str, bool]:
     from fuzzing import NOT_CHECKED, fuzz
 
     from aiops_core.facts import MODELS
+    from serve_app.guard import keys
+    from serve_app.guard.rates import Failures
 
     folder = Path(tempfile.mkdtemp())
     point(folder / "state", {MODELS[task]: (tiny.train(task, folder / task), "1") for task in MODELS})
     service = Service(folder / "state")
     # Fuzzed jobs must not train.
     service.jobs.start = lambda *_, **__: {"job_id": "0123456789ab"}  # type: ignore[method-assign]
-    schema = schemathesis.openapi.from_asgi("/schema", service.api)
+    path = folder / "state" / "keys.json"
+    headers = {"Authorization": f"Bearer {keys.add(path, 'fuzz', keys.SCOPES)}"}
+    service.guard.look()
+    # Wrong keys are meant to be answered 401 here, however many there are.
+    service.guard._failures = Failures(rate=1e9, burst=1e9)
+    schema = schemathesis.openapi.from_asgi("/schema", service.api, headers=headers)
     lines = ["| operation | requests | answers | broken |", "| --- | --- | --- | --- |"]
     total = broken = 0
     # 503 is a state of the service (no registry here), not a reaction to what was sent.
-    for row in fuzz(schema, examples, allowed=frozenset({503})):
+    for row in fuzz(schema, examples, call=lambda case: case.call(headers=headers), allowed=frozenset({503})):
         answers = ", ".join(f"{n} × {status}" for status, n in sorted(row.statuses.items()))
         found = ", ".join(f"{n} × {check}" for check, n in row.broken.items()) or "none"
         lines.append(f"| `{row.operation}` | {row.requests} | {answers} | {found} |")
