@@ -20,10 +20,10 @@ from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.servable.failure import FailureServable, apply_calibration, choose_threshold, clock_of, fit_to_window
 from aiops_core.tasks import failure
 from aiops_core.tasks.failure.data import PARTS
-from aiops_core.tasks.failure.model import platt
 from aiops_core.tasks.failure.network import MULTIPLES, summarise_patches
 from aiops_core.tasks.failure.recurrence import recurrence
 from aiops_core.tasks.failure.split import near, on_one_calendar, steps_to_next, stretches
+from aiops_core.tasks.failure.stack import platt
 from aiops_core.tasks.failure.training import draw_epoch, patch_ends, patch_summaries, targets, train_network
 from aiops_core.tasks.failure.trees import fit_trees, learning_rows, tree_probability
 from aiops_core.tasks.failure.window_statistics import window_statistics

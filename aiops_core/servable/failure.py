@@ -16,6 +16,10 @@ from aiops_core.errors import ServableError
 from aiops_core.servable.folder import Driver, Servable
 
 GRAPH = "lstm"
+#: Logits of the trees, (n, n_families), in the order of the members after the first.
+TREES = "trees"
+#: The share of positive votes is kept this far from 0 and 1 before its log odds are taken.
+LEAST_VOTE = 1e-3
 #: Windows a call of the graph: keeps memory flat in batch scoring.
 CHUNK = 4096
 DAY_SECONDS = 86_400
@@ -156,6 +160,12 @@ class FailureServable(Servable):
         self.threshold = float(card["decision"]["threshold"])
         parameters = card["calibration"]["parameters"]
         self._slope, self._offset = float(parameters["slope"]), float(parameters["offset"])
+        members = card.get("members") or [{"name": GRAPH, "weight": 1.0, "slope": 1.0, "offset": 0.0}]
+        self.members: list[str] = [member["name"] for member in members]
+        weight = np.array([member["weight"] for member in members])
+        self._counts = weight * [member["slope"] for member in members]
+        self._level = float(weight @ [member["offset"] for member in members])
+        self._scales = np.array([[member["slope"], member["offset"]] for member in members])
         self._clocked = bool(card.get("uses_time_of_day", False))
         self._reference = np.array([f["reference"]["median"] for f in card["features"]], dtype=np.float32)
 
@@ -230,12 +240,26 @@ class FailureServable(Servable):
         last = inputs["last"].astype("datetime64[s]")
         return {"probability": self.predict(inputs["windows"], last)}
 
+    def alone(self, windows: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
+        """Return what each member says by itself, (n, n_members), float64, in [0, 1]; arguments as in `predict`."""
+        windows = np.asarray(windows)
+        logits = self._logits(fit_to_window(windows, self.window), clock_of(last, len(windows)))
+        return np.asarray(apply_calibration(logits * self._scales[:, 0] + self._scales[:, 1], 1.0, 0.0))
+
     def _probability(self, windows: np.ndarray, clock: np.ndarray) -> np.ndarray:
+        logits = self._logits(windows, clock) @ self._counts + self._level
+        return apply_calibration(logits, self._slope, self._offset)
+
+    def _logits(self, windows: np.ndarray, clock: np.ndarray) -> np.ndarray:
+        """Return the logits of the members, (n, n_members), float64."""
         session = self.session(GRAPH)
-        logits = np.empty(len(windows), dtype=np.float64)
+        trees = self.session(TREES) if len(self.members) > 1 else None
+        logits = np.empty((len(windows), len(self.members)))
         for at in range(0, len(windows), CHUNK):
             feed = {"window": np.ascontiguousarray(windows[at : at + CHUNK])}
+            if trees is not None:
+                logits[at : at + CHUNK, 1:] = trees.run(None, feed)[0]
             if self._clocked:
                 feed["clock"] = clock[at : at + CHUNK]
-            logits[at : at + CHUNK] = session.run(None, feed)[0].reshape(-1)
-        return apply_calibration(logits, self._slope, self._offset)
+            logits[at : at + CHUNK, 0] = session.run(None, feed)[0].reshape(-1)
+        return logits

@@ -155,6 +155,8 @@ class FailureData:
     #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     derived: Derived = field(default_factory=Derived)
+    #: What `aiops_core.tasks.failure.trees` has fitted: baselines and members of the final model share it.
+    trees: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
