@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from aiops_core import rules
-from aiops_core.data import splits
 from aiops_core.tasks.failure.data import FailureData, Prediction
 from aiops_core.tasks.failure.decision import highest_f1
-from aiops_core.tasks.failure.recurrence import BANDWIDTHS, recurrence
-from aiops_core.tasks.failure.split import steps_to_next
+from aiops_core.tasks.failure.recurrence import choose_bandwidth, recurrence
+from aiops_core.tasks.failure.split import rows_before_test
 from aiops_core.tasks.failure.trees import chosen_trees, final_trees, tree_probability
 from aiops_core.tasks.failure.window_statistics import window_statistics
 
@@ -26,9 +25,6 @@ def baselines(data: FailureData, *, seed: int) -> dict[str, Prediction]:
     labelled rows. Validation chooses a point of a small grid and the threshold of highest F1; then training and
     validation rows are learned together.
     """
-    train = np.flatnonzero((data.part == splits.TRAIN) & data.example)
-    both = np.flatnonzero((data.fold >= 0) & data.example)
-    both = both[steps_to_next(data, data.part == splits.TEST)[both] > data.horizon]
     n = len(data.ends["test"])
     out: dict[str, Prediction] = {
         "class_prior": {
@@ -39,7 +35,7 @@ def baselines(data: FailureData, *, seed: int) -> dict[str, Prediction]:
     ruled = _rules(data)
     if ruled is not None:
         out["rules"] = ruled
-    out["recurrence"] = _recurrence(data, train, both)
+    out["recurrence"] = _recurrence(data, rows_before_test(data))
     return out | _trees(data, seed=seed)
 
 
@@ -65,12 +61,7 @@ def _rules(data: FailureData) -> Prediction | None:
     return {"probability": found, "alarm": found >= threshold}
 
 
-def _recurrence(data: FailureData, train: np.ndarray, both: np.ndarray) -> Prediction:
-    from sklearn.metrics import average_precision_score
-
-    check = data.ends["validation"]
-    truth = data.label(check)
-    tried = [recurrence(data, train, check, bandwidth) for bandwidth in BANDWIDTHS]
-    best = int(np.argmax([average_precision_score(truth, found) for found in tried]))
-    found = recurrence(data, both, data.ends["test"], BANDWIDTHS[best])
-    return {"probability": found, "alarm": found >= highest_f1(truth, tried[best])}
+def _recurrence(data: FailureData, both: np.ndarray) -> Prediction:
+    bandwidth, tried = choose_bandwidth(data)
+    found = recurrence(data, both, data.ends["test"], bandwidth)
+    return {"probability": found, "alarm": found >= highest_f1(data.truth("validation"), tried)}

@@ -200,6 +200,10 @@ class FailureData:
         """Return the labels of a part's examples, (n,), int64."""
         return self.label(self.ends[part])
 
+    def names(self, ends: np.ndarray) -> list[str]:
+        """Return the names of the resources of rows."""
+        return [self.resources[i] for i in self.resource[ends]]
+
     def keys(self, part: str) -> pd.DataFrame:
         """Return ``resource_id`` and ``timestamp`` of a part's examples."""
         ends = self.ends[part]

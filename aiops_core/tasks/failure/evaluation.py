@@ -122,9 +122,8 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
     chosen = np.unique(np.r_[order[: rows // 2], thin_rows(order, rows - rows // 2)])
     totals = {name: np.zeros(2) for name in model.features}
     for end in data.ends["test"][chosen]:
-        for driver in model.explain(
-            data.served_windows(np.array([end]))[0], top=len(model.features), last=data.time[end]
-        ):
+        window, owner = data.served_windows(np.array([end]))[0], data.resources[data.resource[end]]
+        for driver in model.explain(window, top=len(model.features), last=data.time[end], resource=owner):
             totals[driver["feature"]] += [abs(driver["contribution"]), driver["contribution"]]
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
     means = [(name, *(total / len(chosen)).tolist()) for name, total in ranked]

@@ -10,11 +10,12 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from aiops_core.data import splits
-from aiops_core.servable.failure import apply_calibration, choose_threshold, clock_of
+from aiops_core.servable.failure import apply_calibration, choose_threshold, clock_of, log_odds
 from aiops_core.tasks.failure.data import CHUNK, MODEL, FailureData, Params, Prediction, Report
 from aiops_core.tasks.failure.decision import policies
 from aiops_core.tasks.failure.network import MAIN, import_tensorflow, patch_size, summarise_patches
-from aiops_core.tasks.failure.split import near, steps_to_next, stretches, thin_rows
+from aiops_core.tasks.failure.recurrence import choose_bandwidth, looked_up, recurrence, recurrence_table, recurs
+from aiops_core.tasks.failure.split import near, rows_before_test, steps_to_next, stretches, thin_rows
 from aiops_core.tasks.failure.stack import ALONE, Member, combined, platt, stack_of
 from aiops_core.tasks.failure.training import train_network
 from aiops_core.tasks.failure.trees import chosen_trees, final_trees, tree_logits, trees_of
@@ -84,6 +85,8 @@ class FailureModel:
         The combined Keras model under its name.
     trees : dict
         Fitted trees by family; none in a trial.
+    table : ndarray or None
+        See `recurrence_table`; None where the time of day says nothing.
     members : list of Member
         What the networks' mean and each family of trees count.
     """
@@ -97,6 +100,7 @@ class FailureModel:
     curve: dict[str, list[float]] = field(default_factory=dict)
     native: dict[str, Any] = field(default_factory=dict)
     trees: dict[str, Any] = field(default_factory=dict)
+    table: np.ndarray | None = None
     members: list[Member] = field(default_factory=lambda: list(ALONE))
 
 
@@ -140,6 +144,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     common = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
     points = {family: point for family, (point, _) in chosen_trees(data, seed=seed).items()}
+    model_recurs, bandwidth = recurs(data), choose_bandwidth(data)[0]
     networks, used, outputs, owner = [], [], [], []
     examples: list[np.ndarray] = []
     watched: list[np.ndarray] = []
@@ -161,6 +166,8 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
             outputs.append((check, logits))
             owner.append(len(examples))
         votes.append(tree_logits(trees_of(data, rows, points, seed=seed), window_statistics(data, heard[-1])))
+        if model_recurs:
+            votes[-1] = np.column_stack([votes[-1], log_odds(recurrence(data, rows, heard[-1], bandwidth))])
         examples.append(scored)
         watched.append(steps_of)
     if not networks:
@@ -173,6 +180,8 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         mine = [i for i, o in enumerate(owner) if o == k]
         means.append(np.mean([scaled[i][np.searchsorted(outputs[i][0], rows)] for i in mine], axis=0))
     model.trees = final_trees(data, seed=seed)
+    if model_recurs:
+        model.table = recurrence_table(data, rows_before_test(data), bandwidth)
     logits = np.column_stack([np.concatenate(means), np.concatenate(votes)])
     _weigh(model, data, np.concatenate(heard), logits, np.concatenate(examples), np.concatenate(watched))
     return model
@@ -190,7 +199,8 @@ def _weigh(
     order, examples = np.argsort(rows, kind="stable"), np.sort(examples)
     own = logits[order][np.searchsorted(rows[order], examples)]
     count = incidents_of(data, examples)
-    model.members = stack_of(["lstm", *model.trees], own, data.label(examples), count)
+    names = ["lstm", *model.trees, *(["recurrence"] if model.table is not None else [])]
+    model.members = stack_of(names, own, data.label(examples), count)
     _decide(model, data, rows, combined(model.members, logits), examples=examples, watched=watched)
 
 
@@ -276,6 +286,8 @@ def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
     logits = _logits(model, data, ends)[:, None]
     if model.trees:
         logits = np.column_stack([logits, tree_logits(model.trees, window_statistics(data, ends))])
+    if model.table is not None:
+        logits = np.column_stack([logits, log_odds(looked_up(model.table, data.resource[ends], data.time[ends]))])
     probability = apply_calibration(combined(model.members, logits), model.slope, model.offset)
     return {"probability": probability, "alarm": probability >= model.threshold}
 

@@ -1,4 +1,4 @@
-"""The trees as an ONNX graph: raw windows to window statistics to the logits of every family."""
+"""The trees as an ONNX graph, raw windows to window statistics to logits; and the table of past incidents as another."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from aiops_core.servable.failure import LEAST_VOTE
+from aiops_core.servable.failure import LEAST_VOTE, log_odds
 from aiops_core.tasks.failure.window_statistics import STATISTICS
 
-__all__ = ["graph_of_trees", "statistics_of"]
+__all__ = ["graph_of_table", "graph_of_trees", "statistics_of"]
 
 #: A spread below this share of a window's mean is rounding.
 ROUNDING = 1e-6
@@ -47,6 +47,26 @@ def graph_of_trees(models: Mapping[str, Any], window: int, width: int) -> bytes:
         [helper.make_tensor_value_info("window", TensorProto.FLOAT, [None, window, width])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, len(models)])],
         constants,
+    )
+    return _model(graph)
+
+
+def graph_of_table(table: np.ndarray) -> bytes:
+    """Return the ONNX model that looks log odds up: ``place`` (n, 2) int64, row and column, to ``logits`` (n,).
+
+    Parameters
+    ----------
+    table : ndarray, (n_rows, n_columns)
+        Probabilities.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("GatherND", ["table", "place"], ["logits"])],
+        "failure_recurrence",
+        [helper.make_tensor_value_info("place", TensorProto.INT64, [None, 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(log_odds(table).astype(np.float32), "table")],
     )
     return _model(graph)
 

@@ -12,9 +12,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from aiops_core.data import splits
-from aiops_core.servable.failure import LEAST_VOTE
+from aiops_core.servable.failure import log_odds
 from aiops_core.tasks.failure.data import FailureData
-from aiops_core.tasks.failure.split import steps_to_next, thin_rows
+from aiops_core.tasks.failure.split import rows_before_test, thin_rows
 from aiops_core.tasks.failure.window_statistics import window_statistics
 
 #: By family, the points that validation chooses from: one that fits closely, one for few incidents in many metrics.
@@ -166,9 +166,9 @@ def final_trees(data: FailureData, *, seed: int) -> dict[str, Any]:
     """
     if seed not in data.trees:
         chosen = chosen_trees(data, seed=seed)
-        both = np.flatnonzero((data.fold >= 0) & data.example)
-        both = both[steps_to_next(data, data.part == splits.TEST)[both] > data.horizon]
-        data.trees[seed] = trees_of(data, both, {family: params for family, (params, _) in chosen.items()}, seed=seed)
+        data.trees[seed] = trees_of(
+            data, rows_before_test(data), {family: params for family, (params, _) in chosen.items()}, seed=seed
+        )
     return data.trees[seed]  # type: ignore[no-any-return]
 
 
@@ -182,9 +182,7 @@ def trees_of(
 
 def tree_logits(models: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
     """Return the log odds that fitted models give to rows of `window_statistics`, (n, n_models), float64."""
-    share = np.stack([tree_probability(model, x) for model in models.values()], axis=1)
-    share = np.clip(share, LEAST_VOTE, 1 - LEAST_VOTE)
-    return np.asarray(np.log(share / (1 - share)))
+    return log_odds(np.stack([tree_probability(model, x) for model in models.values()], axis=1))
 
 
 def _learned(data: FailureData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
