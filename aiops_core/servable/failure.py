@@ -84,9 +84,9 @@ def apply_calibration(logits: np.ndarray, slope: float, offset: float) -> np.nda
     return 1.0 / (1.0 + np.exp(-np.clip(slope * np.asarray(logits, dtype=np.float64) + offset, -40.0, 40.0)))
 
 
-def log_odds(share: np.ndarray) -> np.ndarray:
-    """Return log odds of probabilities that are kept `LEAST_VOTE` away from 0 and 1, float64."""
-    share = np.clip(np.asarray(share, dtype=np.float64), LEAST_VOTE, 1 - LEAST_VOTE)
+def log_odds(share: np.ndarray, least: float = LEAST_VOTE) -> np.ndarray:
+    """Return log odds of probabilities that are kept ``least`` away from 0 and 1, float64."""
+    share = np.clip(np.asarray(share, dtype=np.float64), least, 1 - least)
     return np.asarray(np.log(share / (1 - share)))
 
 

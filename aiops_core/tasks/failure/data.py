@@ -79,7 +79,7 @@ class Effort:
     pool_rows: int = 400_000
     watched_rows: int = 20_000
     folds: int = 3
-    networks: int = 2
+    networks: int = 1
     finalists: int = 2
     align_rows: int = 4_000
     clock: bool = True

@@ -132,7 +132,7 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
 def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> FailureModel:
     """Train the final model: ``networks`` for each of ``folds`` blocks of the training and validation data, without it.
 
-    The networks of a block take the best ``finalists`` parameter sets in turn; trees are fitted without it as well, and once
+    The networks take the best ``finalists`` parameter sets in turn; trees are fitted without it as well, and once
     on all rows. What the mean of the networks and the trees predict for the blocks says what each of them counts,
     calibrates their sum and gives the policy curve; of these rows, those of validation also ranked the parameter sets.
 
@@ -144,7 +144,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     common = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
     points = {family: point for family, (point, _) in chosen_trees(data, seed=seed).items()}
-    model_recurs, bandwidth = recurs(data), choose_bandwidth(data)[0]
+    bandwidth = choose_bandwidth(data)[0] if recurs(data) else None
     networks, used, outputs, owner = [], [], [], []
     examples: list[np.ndarray] = []
     watched: list[np.ndarray] = []
@@ -158,7 +158,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         bound = steps_to_next(data, (data.fold == k) | (data.part == splits.TEST))
         heard.append(np.union1d(scored, steps_of))
         for j in range(data.effort.networks):
-            params = distinct[j % len(distinct)]
+            params = distinct[(k * data.effort.networks + j) % len(distinct)]
             check = np.union1d(heard[-1], common)
             network, logits = train_network(params, data, rows, bound, check, seed=seed + k * data.effort.networks + j)
             networks.append(network)
@@ -166,7 +166,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
             outputs.append((check, logits))
             owner.append(len(examples))
         votes.append(tree_logits(trees_of(data, rows, points, seed=seed), window_statistics(data, heard[-1])))
-        if model_recurs:
+        if bandwidth is not None:
             votes[-1] = np.column_stack([votes[-1], log_odds(recurrence(data, rows, heard[-1], bandwidth))])
         examples.append(scored)
         watched.append(steps_of)
@@ -180,7 +180,7 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         mine = [i for i, o in enumerate(owner) if o == k]
         means.append(np.mean([scaled[i][np.searchsorted(outputs[i][0], rows)] for i in mine], axis=0))
     model.trees = final_trees(data, seed=seed)
-    if model_recurs:
+    if bandwidth is not None:
         model.table = recurrence_table(data, rows_before_test(data), bandwidth)
     logits = np.column_stack([np.concatenate(means), np.concatenate(votes)])
     _weigh(model, data, np.concatenate(heard), logits, np.concatenate(examples), np.concatenate(watched))
