@@ -18,6 +18,7 @@ from aiops_core.tasks.failure.recurrence import choose_bandwidth, looked_up, rec
 from aiops_core.tasks.failure.split import near, rows_before_test, steps_to_next, stretches, thin_rows
 from aiops_core.tasks.failure.stack import ALONE, Member, combined, platt, stack_of
 from aiops_core.tasks.failure.training import train_network
+from aiops_core.tasks.failure.tree_graph import statistics_of
 from aiops_core.tasks.failure.trees import chosen_trees, final_trees, tree_logits, trees_of
 from aiops_core.tasks.failure.units import incidents_of
 from aiops_core.tasks.failure.window_statistics import window_statistics
@@ -285,11 +286,17 @@ def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
     ends = data.ends[part]
     logits = _logits(model, data, ends)[:, None]
     if model.trees:
-        logits = np.column_stack([logits, tree_logits(model.trees, window_statistics(data, ends))])
+        logits = np.column_stack([logits, tree_logits(model.trees, _as_served(data, ends))])
     if model.table is not None:
         logits = np.column_stack([logits, log_odds(looked_up(model.table, data.resource[ends], data.time[ends]))])
     probability = apply_calibration(combined(model.members, logits), model.slope, model.offset)
     return {"probability": probability, "alarm": probability >= model.threshold}
+
+
+def _as_served(data: FailureData, ends: np.ndarray) -> np.ndarray:
+    """Return window statistics by the graph that is served: of the fast ones, last digits differ."""
+    chunks = [ends[i : i + CHUNK] for i in range(0, len(ends), CHUNK)]
+    return np.concatenate([statistics_of(data.windows(some)) for some in chunks])
 
 
 def _logits(model: FailureModel, data: FailureData, ends: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ __all__ = ["graph_of_table", "graph_of_trees", "statistics_of"]
 
 #: A spread below this share of a window's mean is rounding.
 ROUNDING = 1e-6
+#: A change below this share of the mean is rounding: the sums are in double precision.
+ROUNDING_OF_MEANS = 1e-12
 _OPSETS = {"": 17, "ai.onnx.ml": 3}
 
 
@@ -124,9 +126,12 @@ class _Statistics:
         negative = self.constant(np.float32(-np.inf))
         least = self.add("ReduceMin", self.add("Where", missing, inf, "window"), axes=[1], keepdims=0)
         greatest = self.add("ReduceMax", self.add("Where", missing, negative, "window"), axes=[1], keepdims=0)
-        single = [self.add("Cast", x, to=1) for x in (mean, spread, mean_late)]
-        change = self.add("Sub", single[2], self.add("Cast", mean_early, to=1) if early else nan)
-        found = [single[0], single[1], least, greatest, single[2], change]
+        change = self.add("Sub", mean_late, mean_early) if early else self.constant(np.float64(np.nan))
+        least_change = self.add("Mul", self.add("Abs", mean), self.constant(np.float64(ROUNDING_OF_MEANS)))
+        still = self.add("Less", self.add("Abs", change), least_change)
+        change = self.add("Where", still, self.constant(np.float64(0.0)), change)
+        single = [self.add("Cast", x, to=1) for x in (mean, spread, mean_late, change)]
+        found = [single[0], single[1], least, greatest, single[2], single[3]]
         held = [self.add("Where", some, x, nan) for x in found]
         self.output = self.add("Concat", last, *held, axis=1)
 
