@@ -142,14 +142,63 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     ranked : list of dict
         Parameter sets of the search, best first.
     """
+    found = held_out(ranked, data, seed=seed)
+    if found is None:
+        return fit(ranked[0], data, seed=seed)
+    model, bandwidth = found.model, found.bandwidth
+    model.trees = final_trees(data, seed=seed)
+    if bandwidth is not None:
+        model.table = recurrence_table(data, rows_before_test(data), bandwidth)
+    own = found.logits[np.searchsorted(found.rows, found.examples)]
+    count = incidents_of(data, found.examples)
+    model.members = stack_of(found.names, own, data.label(found.examples), count)
+    logits = combined(model.members, found.logits)
+    _decide(model, data, found.rows, logits, examples=found.examples, watched=found.watched)
+    return model
+
+
+@dataclass
+class HeldOut:
+    """What members say of blocks that they have not seen.
+
+    Attributes
+    ----------
+    model : FailureModel
+        With the networks only.
+    bandwidth : float or None
+        Of past incidents; None where the time of day says nothing.
+    names : list of str
+        Of the members.
+    rows : ndarray, (n,)
+        Positions, ascending.
+    logits : ndarray, (n, n_members)
+    examples, watched : ndarray
+        Which rows are examples, and which are rows of every step; ascending.
+    """
+
+    model: FailureModel
+    bandwidth: float | None
+    names: list[str]
+    rows: np.ndarray
+    logits: np.ndarray
+    examples: np.ndarray
+    watched: np.ndarray
+
+
+def held_out(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> HeldOut | None:
+    """Train the members without each block and let them predict it; None where no block can be left out.
+
+    Parameters
+    ----------
+    ranked : list of dict
+        Parameter sets of the search, best first.
+    """
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     common = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
     points = {family: point for family, (point, _) in chosen_trees(data, seed=seed).items()}
     bandwidth = choose_bandwidth(data)[0] if recurs(data) else None
     networks, used, outputs, owner = [], [], [], []
-    examples: list[np.ndarray] = []
-    watched: list[np.ndarray] = []
-    heard: list[np.ndarray] = []
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     votes: list[np.ndarray] = []
     for k in range(data.effort.folds):
         rows, scored, steps_of = _block(data, k)
@@ -157,52 +206,36 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
         if len(rows) == 0 or data.label(rows).sum() == 0 or truth.sum() in (0, len(truth)):
             continue
         bound = steps_to_next(data, (data.fold == k) | (data.part == splits.TEST))
-        heard.append(np.union1d(scored, steps_of))
-        for j in range(data.effort.networks):
-            params = distinct[(k * data.effort.networks + j) % len(distinct)]
-            check = np.union1d(heard[-1], common)
-            network, logits = train_network(params, data, rows, bound, check, seed=seed + k * data.effort.networks + j)
+        heard = np.union1d(scored, steps_of)
+        check = np.union1d(heard, common)
+        for j in range(k * data.effort.networks, (k + 1) * data.effort.networks):
+            params = distinct[j % len(distinct)]
+            network, logits = train_network(params, data, rows, bound, check, seed=seed + j)
             networks.append(network)
             used.append(params)
             outputs.append((check, logits))
-            owner.append(len(examples))
-        votes.append(tree_logits(trees_of(data, rows, points, seed=seed), window_statistics(data, heard[-1])))
+            owner.append(len(parts))
+        votes.append(tree_logits(trees_of(data, rows, points, seed=seed), window_statistics(data, heard)))
         if bandwidth is not None:
-            votes[-1] = np.column_stack([votes[-1], log_odds(recurrence(data, rows, heard[-1], bandwidth))])
-        examples.append(scored)
-        watched.append(steps_of)
+            votes[-1] = np.column_stack([votes[-1], log_odds(recurrence(data, rows, heard, bandwidth))])
+        parts.append((heard, scored, steps_of))
     if not networks:
-        return fit(ranked[0], data, seed=seed)
+        return None
     aligned = _alignment([x[np.searchsorted(check, common)] for check, x in outputs])
-    model = FailureModel(networks, used, aligned)
     scaled = [factor * x + shift for (_, x), (factor, shift) in zip(outputs, aligned, strict=True)]
-    means = []
-    for k, rows in enumerate(heard):
-        mine = [i for i, o in enumerate(owner) if o == k]
-        means.append(np.mean([scaled[i][np.searchsorted(outputs[i][0], rows)] for i in mine], axis=0))
-    model.trees = final_trees(data, seed=seed)
-    if bandwidth is not None:
-        model.table = recurrence_table(data, rows_before_test(data), bandwidth)
-    logits = np.column_stack([np.concatenate(means), np.concatenate(votes)])
-    _weigh(model, data, np.concatenate(heard), logits, np.concatenate(examples), np.concatenate(watched))
-    return model
-
-
-def _weigh(
-    model: FailureModel,
-    data: FailureData,
-    rows: np.ndarray,
-    logits: np.ndarray,
-    examples: np.ndarray,
-    watched: np.ndarray,
-) -> None:
-    """Weigh the members by their held-out logits (n, n_members) of examples, then calibrate and decide by their sum."""
-    order, examples = np.argsort(rows, kind="stable"), np.sort(examples)
-    own = logits[order][np.searchsorted(rows[order], examples)]
-    count = incidents_of(data, examples)
-    names = ["lstm", *model.trees, *(["recurrence"] if model.table is not None else [])]
-    model.members = stack_of(names, own, data.label(examples), count)
-    _decide(model, data, rows, combined(model.members, logits), examples=examples, watched=watched)
+    means = [
+        np.mean(
+            [x[np.searchsorted(c, heard)] for x, (c, _), o in zip(scaled, outputs, owner, strict=True) if o == i],
+            axis=0,
+        )
+        for i, (heard, _, _) in enumerate(parts)
+    ]
+    heard, examples, watched = (np.concatenate(found) for found in zip(*parts, strict=True))
+    order = np.argsort(heard, kind="stable")
+    logits = np.column_stack([np.concatenate(means), np.concatenate(votes)])[order]
+    names = ["lstm", *points, *([] if bandwidth is None else ["recurrence"])]
+    model = FailureModel(networks, used, aligned)
+    return HeldOut(model, bandwidth, names, heard[order], logits, np.sort(examples), np.sort(watched))
 
 
 def _block(data: FailureData, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

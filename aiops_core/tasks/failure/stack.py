@@ -25,7 +25,9 @@ class Member(TypedDict):
 ALONE: list[Member] = [{"name": "lstm", "weight": 1.0, "slope": 1.0, "offset": 0.0}]
 
 
-def stack_of(names: list[str], logits: np.ndarray, truth: np.ndarray, incidents: int) -> list[Member]:
+def stack_of(
+    names: list[str], logits: np.ndarray, truth: np.ndarray, incidents: int, *, prior: float = PRIOR_INCIDENTS
+) -> list[Member]:
     """Return what each member counts, from logits of rows that none of them has learned.
 
     Every member is first brought to the scale of log odds (Platt 1999): one that knows nothing says the base rate then,
@@ -40,10 +42,12 @@ def stack_of(names: list[str], logits: np.ndarray, truth: np.ndarray, incidents:
     truth : ndarray, (n,), 0 or 1
     incidents : int
         Different incidents ahead of the positive rows.
+    prior : float
+        Incidents at which a fitted weight counts as much as an equal one.
     """
     scales = [platt(logits[:, j], truth) for j in range(len(names))]
     scaled = np.stack([a * logits[:, j] + b for j, (a, b) in enumerate(scales)], axis=1)
-    trust = incidents / (incidents + PRIOR_INCIDENTS)
+    trust = incidents / (incidents + prior)
     weight = trust * _fitted(scaled, truth) + (1 - trust) / len(names)
     return [
         {"name": name, "weight": float(w), "slope": a, "offset": b}
