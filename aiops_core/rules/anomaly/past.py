@@ -135,8 +135,9 @@ def _marks(n: int, step: int = STEP) -> np.ndarray:
 def _shape(values: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """Return the season's part of each value, (n,): around zero, and zero while the past shows no season."""
     shape = np.zeros(len(values))
-    marks = [int(m) for m in _marks(len(values), step=len(values))]
-    for mark, end in zip(marks, [*marks[1:], len(values)], strict=True):
+    # Fewer rows do not cover the hours of the day.
+    marks = [int(m) for m in _marks(len(values), step=len(values)) if m >= 24 * POINTS_PER_SLOT]
+    for mark, end in zip(marks, [*marks, len(values)][1:], strict=True):
         profile = profile_of(values[:mark], slots[:mark])
         if profile is None:
             continue
@@ -169,15 +170,10 @@ def _spread(history: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndar
     sample = np.where(place < size[:, None], history[:, np.maximum(rows, 0)], np.inf)
     sample.sort(axis=-1)
 
-    def quantile(share: float) -> np.ndarray:
-        position = share * (size - 1)
-        low = position.astype(int)
-        first, second = (
-            np.take_along_axis(sample, k[None, :, None], -1)[..., 0] for k in (low, np.ceil(position).astype(int))
-        )
-        return np.asarray(first + (position - low) * (second - first))
-
-    centre = quantile(0.5)
-    above = np.max([(quantile(share) - centre) / unit for share, unit in TAILS], axis=0)
-    below = np.max([(centre - quantile(1 - share)) / unit for share, unit in TAILS], axis=0)
-    return centre, above, below
+    upper, unit = np.array(TAILS).T
+    position = np.concatenate([[0.5], upper, 1 - upper]) * (size[:, None] - 1)
+    low = position.astype(int)
+    first, second = (np.take_along_axis(sample, k[None], -1) for k in (low, np.minimum(low + 1, size[:, None] - 1)))
+    found = first + (position - low) * (second - first)
+    centre, above, below = found[..., :1], found[..., 1 : len(unit) + 1], found[..., len(unit) + 1 :]
+    return centre[..., 0], ((above - centre) / unit).max(axis=-1), ((centre - below) / unit).max(axis=-1)
