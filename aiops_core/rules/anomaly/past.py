@@ -77,7 +77,7 @@ def judge(values: np.ndarray, slots: np.ndarray | None = None) -> Past:
     Past
     """
     n = len(values)
-    marks = _marks(n)
+    marks = _marks(n, STEP)
     block = np.maximum(np.searchsorted(marks, np.arange(n), side="right") - 1, 0)
     shape = np.zeros(n) if slots is None else _shape(values, slots)
     level = values - shape
@@ -124,7 +124,7 @@ def _medians(observed: np.ndarray, slots: np.ndarray, count: int) -> np.ndarray 
     return np.asarray((ordered[first + (sizes - 1) // 2] + ordered[first + sizes // 2]) / 2)
 
 
-def _marks(n: int, step: int = STEP) -> np.ndarray:
+def _marks(n: int, step: int) -> np.ndarray:
     """Rows before which the statistics are taken anew, (m,); the same whatever follows them."""
     marks = [min(FIRST, n)]
     while (following := min(int(marks[-1] * GROWTH), marks[-1] + step)) < n:
