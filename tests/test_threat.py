@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import optuna
 import pandas as pd
 import pytest
@@ -545,6 +546,23 @@ def test_the_graph_is_the_native_model_for_categories_too(grouped: threat.Threat
     through = threat.score(opened(tmp_path / "s"), grouped, "test")
     np.testing.assert_allclose(through["probability"], native["probability"], atol=1e-5)
     assert (through["label"] == native["label"]).mean() > 0.99
+
+
+@pytest.mark.parametrize("kinds", [["normal", "scan"], ["normal", "scan", "flood"]])
+def test_the_graph_holds_no_votes_of_zero(kinds: list[str], tmp_path: Path) -> None:
+    frame = campaigns()
+    data = threat.prepare(
+        dataset(frame[frame["threat_type"].isin(kinds)]), seed=0, effort=threat.Effort(final_trees=10)
+    )
+    model = threat.finish(threat.defaults(data)[:1], data, seed=0)
+    nodes = onnx.load_from_string(build_graph(model)).graph.node
+    (trees,) = (node for node in nodes if node.op_type == "TreeEnsembleClassifier")
+    (votes,) = (list(a.floats) for a in trees.attribute if a.name == "class_weights")
+    assert votes and 0.0 not in votes
+    threat.export(model, data, tmp_path / "s")
+    native = threat.predict(model, data, "test")
+    through = threat.score(opened(tmp_path / "s"), data, "test")
+    np.testing.assert_allclose(through["probability"], native["probability"], atol=1e-5)
 
 
 def test_unknown_categories_are_answered_like_rare_ones(grouped: threat.ThreatData, tmp_path: Path) -> None:

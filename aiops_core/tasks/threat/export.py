@@ -85,6 +85,7 @@ def build_graph(model: ThreatModel) -> bytes:
         options={id(model.forest): {"zipmap": False}},
         target_opset={"": 17, "ai.onnx.ml": 3},
     )
+    _drop_zero_votes(forest)
     votes = forest.graph.output[1].name
 
     before = [
@@ -123,6 +124,18 @@ def build_graph(model: ThreatModel) -> bytes:
     built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
     checker.check_model(built)
     return bytes(built.SerializeToString())
+
+
+def _drop_zero_votes(forest: Any) -> None:
+    """Leave out the votes of 0 that leaves hold for most classes: half of a row's time goes into adding them up."""
+    (trees,) = (node for node in forest.graph.node if node.op_type == "TreeEnsembleClassifier")
+    held = {attribute.name: attribute for attribute in trees.attribute}
+    votes = held["class_weights"].floats
+    cast = [i for i, vote in enumerate(votes) if vote != 0]
+    for name in ("class_ids", "class_nodeids", "class_treeids"):
+        numbers = held[name].ints
+        numbers[:] = [numbers[i] for i in cast]
+    votes[:] = [votes[i] for i in cast]
 
 
 def _golden_rows(data: ThreatData) -> np.ndarray:
