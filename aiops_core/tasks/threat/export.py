@@ -52,7 +52,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
             "method": "temperature",
             "temperature": model.temperature,
             "floor": model.floor,
-            "parameters": {"temperature": model.temperature, "floor": model.floor, "offset": model.offset.tolist()},
+            "parameters": {"temperature": model.temperature, "floor": model.floor},
         },
         "prior": model.prior.tolist(),
         "missing": "filled with the training median inside the graph, with indicators; trained with masked features",
@@ -99,7 +99,6 @@ def build_graph(model: ThreatModel) -> bytes:
         "fill": inputs.fill[None, :],
         "axis": np.array([1], dtype=np.int64),
         "floor": np.array([model.floor], dtype=np.float32),
-        "offset": model.offset.astype(np.float32)[None, :],
         "temperature": np.array([model.temperature], dtype=np.float32),
     }
     if len(inputs.flagged):
@@ -110,8 +109,7 @@ def build_graph(model: ThreatModel) -> bytes:
     after = [
         helper.make_node("Add", [votes, "floor"], ["raised"]),
         helper.make_node("Log", ["raised"], ["logs"]),
-        helper.make_node("Add", ["logs", "offset"], ["logits"]),
-        helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+        helper.make_node("Div", ["logs", "temperature"], ["scaled"]),
         helper.make_node("Softmax", ["scaled"], ["probability"], axis=1),
     ]
     whole = helper.make_graph(
