@@ -150,8 +150,9 @@ def table(found: dict[str, Any]) -> list[str]:
     """Return the table of a store: macro-F1 and log loss of each source, and the mean rank in both."""
     scores = np.array([[_mean(found, source, name) for source in SOURCES] for name in IDEAS])
     losses = np.concatenate([-scores[:, :, 0], scores[:, :, 1]], axis=1)
-    # What has not been measured has no rank, and beats nothing.
-    ranks = (1 + (losses[:, None, :] > losses[None, :, :]).sum(axis=1)).mean(axis=1)
+    # What has not been measured on every set has no rank, and moves none.
+    losses[np.isnan(losses).any(axis=1)] = np.nan
+    ranks = (1.0 + (losses[:, None, :] > losses[None, :, :]).sum(axis=1)).mean(axis=1)
     ranks[np.isnan(losses).any(axis=1)] = np.nan
     head = ["idea", *(f"{source}: macro-F1, log loss" for source in SOURCES), "mean rank"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
