@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import optuna
 import pandas as pd
 import pytest
@@ -35,6 +36,7 @@ from aiops_core.tasks.threat.decision import (
     fit_calibration,
 )
 from aiops_core.tasks.threat.export import build_graph
+from aiops_core.tasks.threat.forest import grow, new_forest
 from aiops_core.tasks.threat.rows import NOVEL_SHARE, class_prior, fold_inputs, held_out, training_rows
 from aiops_core.tasks.threat.split import sample
 
@@ -347,6 +349,18 @@ def test_a_share_of_the_rows_is_repeated_with_masked_features(default_data: thre
     np.testing.assert_array_equal(X[n:][known], default_data.X[default_data.rows[rows[n:]]][known])
 
 
+def test_half_of_the_trees_cut_at_random_thresholds_however_a_forest_is_grown(grouped: threat.ThreatData) -> None:
+    params = threat.defaults(grouped)[0]
+    rows, X, weight = training_rows(params, grouped, np.ones(len(grouped.rows), dtype=bool), 0)
+    forest = new_forest(params, 0)
+    for size in (1, 5, 10):
+        grow(forest, size, grouped.inputs.expand(X), grouped.y[grouped.rows[rows]], weight, len(grouped.classes))
+        assert len(forest.estimators_) == size
+    assert sorted(tree.splitter for tree in forest.estimators_) == ["best"] * 6 + ["random"] * 4
+    model = threat.finish(threat.defaults(grouped), grouped, seed=0)
+    assert sum(tree.splitter == "random" for tree in model.forest.estimators_) == 45
+
+
 def test_fit_reports_every_step_and_stops_when_told(grouped: threat.ThreatData) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     threat.fit(threat.defaults(grouped)[0], grouped, seed=0, report=lambda step, values: seen.append((step, values)))
@@ -457,7 +471,7 @@ def test_calibration_finds_the_temperature_that_was_applied() -> None:
     probability = rng.dirichlet([0.5, 0.5, 0.5], 20_000) * 0.998 + 0.002 / 3
     truth = (rng.random((20_000, 1)) > probability.cumsum(axis=1)).sum(axis=1).clip(max=2)
     votes = curves.apply_temperature(np.log(probability), 2.0)
-    temperature, _ = fit_calibration(votes, np.zeros(3), truth, np.ones(20_000))
+    temperature, _ = fit_calibration(votes, truth, np.ones(20_000))
     assert temperature == pytest.approx(0.5, rel=0.1)
 
 
@@ -545,6 +559,23 @@ def test_the_graph_is_the_native_model_for_categories_too(grouped: threat.Threat
     through = threat.score(opened(tmp_path / "s"), grouped, "test")
     np.testing.assert_allclose(through["probability"], native["probability"], atol=1e-5)
     assert (through["label"] == native["label"]).mean() > 0.99
+
+
+@pytest.mark.parametrize("kinds", [["normal", "scan"], ["normal", "scan", "flood"]])
+def test_the_graph_holds_no_votes_of_zero(kinds: list[str], tmp_path: Path) -> None:
+    frame = campaigns()
+    data = threat.prepare(
+        dataset(frame[frame["threat_type"].isin(kinds)]), seed=0, effort=threat.Effort(final_trees=10)
+    )
+    model = threat.finish(threat.defaults(data)[:1], data, seed=0)
+    nodes = onnx.load_from_string(build_graph(model)).graph.node
+    (trees,) = (node for node in nodes if node.op_type == "TreeEnsembleClassifier")
+    (votes,) = (list(a.floats) for a in trees.attribute if a.name == "class_weights")
+    assert votes and 0.0 not in votes
+    threat.export(model, data, tmp_path / "s")
+    native = threat.predict(model, data, "test")
+    through = threat.score(opened(tmp_path / "s"), data, "test")
+    np.testing.assert_allclose(through["probability"], native["probability"], atol=1e-5)
 
 
 def test_unknown_categories_are_answered_like_rare_ones(grouped: threat.ThreatData, tmp_path: Path) -> None:
@@ -884,11 +915,11 @@ def test_a_learned_baseline_is_calibrated_on_the_rows_of_all_folds_even_if_one_c
         fitted = learner(data, {"leaf": best}, X[~mine], y[~mine], data.weight[~mine], 0)
         votes[mine] = fitted.predict_proba(X[mine])
     final = learner(data, {"leaf": best}, X[everything], y, data.weight, 0).predict_proba(data.X[data.index("test")])
-    temperature, floor = fit_calibration(votes, np.zeros(3), y, data.weight)
-    expected = calibrate(final, np.zeros(3), temperature, floor)
+    temperature, floor = fit_calibration(votes, y, data.weight)
+    expected = calibrate(final, temperature, floor)
     np.testing.assert_allclose(found["probability"], expected, rtol=1e-6)
     prior = class_prior(data)
-    alpha, _ = choose_alpha(y, calibrate(votes, np.zeros(3), temperature, floor), data.weight, prior)
+    alpha, _ = choose_alpha(y, calibrate(votes, temperature, floor), data.weight, prior)
     np.testing.assert_array_equal(found["label"], (expected * decision_weights(prior, alpha)).argmax(axis=1))
 
 

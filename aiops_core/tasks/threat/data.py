@@ -64,7 +64,7 @@ class Effort:
 
     max_steps: int = 4
     trees_per_step: int = 20
-    final_trees: int = 100
+    final_trees: int = 90
     best: int = 3
     max_rows: int = 20_000
     folds: int = 3

@@ -14,14 +14,13 @@ LOSS_SHARE = 0.1
 TEMPERATURES = (0.3, 3.0)
 
 
-def calibrate(votes: np.ndarray, offset: np.ndarray, temperature: float, floor: float) -> np.ndarray:
+def calibrate(votes: np.ndarray, temperature: float, floor: float) -> np.ndarray:
     """Return probabilities (n, n_classes) from mean votes (n, n_classes), as `ThreatModel` describes."""
-    return curves.apply_temperature(np.log(votes + floor) + offset, temperature)
+    return curves.apply_temperature(np.log(votes + floor), temperature)
 
 
 def fit_calibration(
     votes: np.ndarray,
-    offset: np.ndarray,
     truth: np.ndarray,
     weight: np.ndarray,
     floors: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2),
@@ -30,7 +29,7 @@ def fit_calibration(
     rows = np.arange(len(truth))
     found = []
     for floor in floors:
-        logits = np.log(votes + floor) + offset
+        logits = np.log(votes + floor)
 
         def loss(log_temperature: float, logits: np.ndarray = logits) -> float:
             probability = curves.apply_temperature(logits, float(np.exp(log_temperature)))[rows, truth]
@@ -53,12 +52,17 @@ def _weighted_macro_f1(truth: np.ndarray, label: np.ndarray, weight: np.ndarray,
     return float(np.mean(f1[~np.isnan(f1)]))
 
 
+#: Exponents that reach the best macro-F1 but for this are as good: which of them is best, a few rows of rare classes say.
+AS_GOOD = 0.01
+
+
 def choose_alpha(
     truth: np.ndarray, probability: np.ndarray, weight: np.ndarray, prior: np.ndarray
 ) -> tuple[float, float]:
-    """Return the exponent of the prior in the decision weights, in [0, 1], and the macro-F1 it reaches.
+    """Return the exponent of the prior in the decision weights, in [0, 1], and the best macro-F1 of any.
 
-    The curve is smoothed over neighbouring exponents, because a single point of it is noisy where classes are rare.
+    The curve is smoothed over neighbouring exponents, because a single point of it is noisy where classes are rare; the
+    exponent is the mean of all that are `AS_GOOD` as the best.
     """
     alphas = np.linspace(0.0, 1.0, 21)
     scores = np.array(
@@ -69,8 +73,8 @@ def choose_alpha(
     )
     padded = np.pad(scores, 2, mode="edge")
     smooth = np.convolve(padded, np.full(5, 0.2), mode="valid")
-    best = int(smooth.argmax())
-    return float(alphas[best]), float(smooth[best])
+    best = float(smooth.max())
+    return float(alphas[smooth >= best - AS_GOOD].mean()), best
 
 
 #: A weight that is not worth this much macro-F1 in validation follows its noise, and makes the test worse.
@@ -97,12 +101,10 @@ def best_weights(truth: np.ndarray, probability: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.mean())
 
 
-def selection(
-    votes: np.ndarray, offset: np.ndarray, truth: np.ndarray, weight: np.ndarray, prior: np.ndarray
-) -> dict[str, float]:
+def selection(votes: np.ndarray, truth: np.ndarray, weight: np.ndarray, prior: np.ndarray) -> dict[str, float]:
     """Return what a choice on validation rows goes by: ``selection, macro_f1, accuracy, log_loss``, weighted."""
-    temperature, floor = fit_calibration(votes, offset, truth, weight, floors=(1e-3,))
-    probability = calibrate(votes, offset, temperature, floor)
+    temperature, floor = fit_calibration(votes, truth, weight, floors=(1e-3,))
+    probability = calibrate(votes, temperature, floor)
     _, macro_f1 = choose_alpha(truth, probability, weight, prior)
     hit = probability.argmax(axis=1) == truth
     losses = -np.log(probability[np.arange(len(truth)), truth])

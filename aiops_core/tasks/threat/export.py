@@ -52,7 +52,7 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
             "method": "temperature",
             "temperature": model.temperature,
             "floor": model.floor,
-            "parameters": {"temperature": model.temperature, "floor": model.floor, "offset": model.offset.tolist()},
+            "parameters": {"temperature": model.temperature, "floor": model.floor},
         },
         "prior": model.prior.tolist(),
         "missing": "filled with the training median inside the graph, with indicators; trained with masked features",
@@ -85,6 +85,7 @@ def build_graph(model: ThreatModel) -> bytes:
         options={id(model.forest): {"zipmap": False}},
         target_opset={"": 17, "ai.onnx.ml": 3},
     )
+    _drop_zero_votes(forest)
     votes = forest.graph.output[1].name
 
     before = [
@@ -98,7 +99,6 @@ def build_graph(model: ThreatModel) -> bytes:
         "fill": inputs.fill[None, :],
         "axis": np.array([1], dtype=np.int64),
         "floor": np.array([model.floor], dtype=np.float32),
-        "offset": model.offset.astype(np.float32)[None, :],
         "temperature": np.array([model.temperature], dtype=np.float32),
     }
     if len(inputs.flagged):
@@ -109,8 +109,7 @@ def build_graph(model: ThreatModel) -> bytes:
     after = [
         helper.make_node("Add", [votes, "floor"], ["raised"]),
         helper.make_node("Log", ["raised"], ["logs"]),
-        helper.make_node("Add", ["logs", "offset"], ["logits"]),
-        helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+        helper.make_node("Div", ["logs", "temperature"], ["scaled"]),
         helper.make_node("Softmax", ["scaled"], ["probability"], axis=1),
     ]
     whole = helper.make_graph(
@@ -123,6 +122,18 @@ def build_graph(model: ThreatModel) -> bytes:
     built = helper.make_model(whole, opset_imports=forest.opset_import, ir_version=8)
     checker.check_model(built)
     return bytes(built.SerializeToString())
+
+
+def _drop_zero_votes(forest: Any) -> None:
+    """Leave out the votes of 0 that leaves hold for most classes: half of a row's time goes into adding them up."""
+    (trees,) = (node for node in forest.graph.node if node.op_type == "TreeEnsembleClassifier")
+    held = {attribute.name: attribute for attribute in trees.attribute}
+    votes = held["class_weights"].floats
+    cast = [i for i, vote in enumerate(votes) if vote != 0]
+    for name in ("class_ids", "class_nodeids", "class_treeids"):
+        numbers = held[name].ints
+        numbers[:] = [numbers[i] for i in cast]
+    votes[:] = [votes[i] for i in cast]
 
 
 def _golden_rows(data: ThreatData) -> np.ndarray:

@@ -45,18 +45,18 @@ def tuned(data: ThreatData, learner: Learner, grid: Sequence[Point], *, seed: in
     point is chosen on the folds that score a trial, and calibration and decision weights come from the rows of all.
     """
     prior, held = class_prior(data), held_out(data, data.effort.folds)
-    truth, offset = data.y[data.rows[held.row]], np.zeros(len(prior))
+    truth = data.y[data.rows[held.row]]
     tried = held.fold < trial_folds(data)
     found = [_out_of_fold(data, learner, point, held, range(trial_folds(data)), seed) for point in grid]
-    values = [selection(scores[tried], offset, truth[tried], held.weight[tried], prior) for scores in found]
+    values = [selection(scores[tried], truth[tried], held.weight[tried], prior) for scores in found]
     best = int(np.argmax([value["selection"] for value in values]))
     rest = range(trial_folds(data), data.effort.folds)
     scores = found[best] + _out_of_fold(data, learner, grid[best], held, rest, seed)
-    temperature, floor = fit_calibration(scores, offset, truth, held.weight)
-    alpha, _ = choose_alpha(truth, calibrate(scores, offset, temperature, floor), held.weight, prior)
+    temperature, floor = fit_calibration(scores, truth, held.weight)
+    alpha, _ = choose_alpha(truth, calibrate(scores, temperature, floor), held.weight, prior)
     final = _fitted(data, learner, grid[best], np.ones(len(data.rows), dtype=bool), data.inputs, seed)
     votes = _columns(final, data.X[data.index("test")], len(prior))
-    probability = calibrate(votes, offset, temperature, floor)
+    probability = calibrate(votes, temperature, floor)
     label = expected_cost_label(probability, weights=decision_weights(prior, alpha), costs=data.costs)
     return {"probability": probability, "label": label}
 

@@ -30,9 +30,7 @@ class ThreatModel:
         Over the expanded features of `Inputs`; knows every class.
     inputs : Inputs
     temperature, floor : float
-        Probability is ``softmax((log(votes + floor) + offset) / temperature)``.
-    offset : ndarray, (n_classes,)
-        Undoes the class balancing of training.
+        Probability is ``softmax(log(votes + floor) / temperature)``.
     prior : ndarray, (n_classes,)
         Weighted class shares of the training rows.
     alpha : float
@@ -48,7 +46,6 @@ class ThreatModel:
     inputs: Inputs
     temperature: float
     floor: float
-    offset: np.ndarray
     prior: np.ndarray
     alpha: float
     validation: dict[str, np.ndarray]
@@ -62,7 +59,7 @@ class ThreatModel:
 
     def calibrated(self, votes: np.ndarray) -> np.ndarray:
         """Return probabilities (n, n_classes) from the forest's mean votes."""
-        return calibrate(votes, self.offset, self.temperature, self.floor)
+        return calibrate(votes, self.temperature, self.floor)
 
 
 def space(data: ThreatData) -> dict[str, BaseDistribution]:
@@ -70,11 +67,11 @@ def space(data: ThreatData) -> dict[str, BaseDistribution]:
     return {
         "max_features": FloatDistribution(0.1, 0.7),
         "min_samples_leaf": IntDistribution(1, 8, log=True),
-        "max_depth": IntDistribution(8, 18),
+        "max_depth": IntDistribution(8, 30),
         "max_samples": FloatDistribution(0.4, 1.0),
         "criterion": CategoricalDistribution(["gini", "entropy"]),
         "balance": FloatDistribution(0.0, 0.8),
-        "mask_share": FloatDistribution(0.1, 0.5),
+        "mask_share": FloatDistribution(0.1, 0.8),
     }
 
 
@@ -82,16 +79,16 @@ def defaults(data: ThreatData) -> list[dict[str, Any]]:
     """Return the points tried first."""
     base = {
         "max_features": 0.4,
-        "min_samples_leaf": 2,
-        "max_depth": 14,
-        "max_samples": 0.9,
+        "min_samples_leaf": 1,
+        "max_depth": 30,
+        "max_samples": 1.0,
         "criterion": "gini",
         "balance": 0.1,
-        "mask_share": 0.25,
+        "mask_share": 0.5,
     }
     return [
         base,
-        {**base, "min_samples_leaf": 4},
+        {**base, "min_samples_leaf": 2},
         {**base, "criterion": "entropy", "max_features": 0.25, "balance": 0.25},
     ]
 
@@ -139,8 +136,7 @@ def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> Thre
     ThreatModel
     """
     effort = data.effort
-    # One forest has one balance: votes of differently balanced trees cannot be averaged.
-    chosen = [{**params, "balance": ranked[0]["balance"]} for params in ranked[: effort.best]]
+    chosen = [dict(params) for params in ranked[: effort.best]]
     counts = [len(part) for part in np.array_split(np.arange(effort.final_trees), len(chosen))]
     held = held_out(data, effort.folds)
     votes = np.zeros((len(held.row), len(data.classes)))
@@ -150,8 +146,8 @@ def finish(ranked: list[dict[str, Any]], data: ThreatData, *, seed: int) -> Thre
         _, some = cross_fit(params, data, held, seed=seed + i, sizes=[trees])
         votes += some * trees / effort.final_trees
         rows, X, weight = training_rows(params, data, np.ones(len(data.rows), dtype=bool), seed + i)
-        forest = new_forest(params, trees, seed + i)
-        forests.append(grow(forest, data.inputs.expand(X), data.y[data.rows[rows]], weight, len(data.classes)))
+        Z, y = data.inputs.expand(X), data.y[data.rows[rows]]
+        forests.append(grow(new_forest(params, seed + i), trees, Z, y, weight, len(data.classes)))
     return _assemble(chosen, data, forests, held, votes, data.inputs)
 
 
@@ -164,10 +160,9 @@ def _assemble(
     inputs: Inputs,
 ) -> ThreatModel:
     prior = class_prior(data)
-    offset = float(params[0]["balance"]) * np.log(prior)
     truth = data.y[data.rows[held.row]]
-    temperature, floor = fit_calibration(votes, offset, truth, held.weight)
-    probability = calibrate(votes, offset, temperature, floor)
+    temperature, floor = fit_calibration(votes, truth, held.weight)
+    probability = calibrate(votes, temperature, floor)
     alpha, macro_f1 = choose_alpha(truth, probability, held.weight, prior)
     loss = float(np.average(-np.log(probability[np.arange(len(truth)), truth]), weights=held.weight))
     if loss > INFORMED * float(-(prior * np.log(prior)).sum()):
@@ -179,7 +174,6 @@ def _assemble(
         inputs=inputs,
         temperature=temperature,
         floor=floor,
-        offset=offset,
         prior=prior,
         alpha=alpha,
         validation={
