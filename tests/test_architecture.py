@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks.capacity": (
         "errors facts units judge rules servable data tasks.cards derive",
         ". backbone band baselines booster data evaluation export findings model naive pairs prediction prepare "
-        "seen split theta units validated",
+        "scale seen split theta units validated",
     ),
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,11 @@ from aiops_core.data import tables
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.capacity_features import Rows, assemble
 from aiops_core.servable.capacity_layout import Layout
+from aiops_core.tasks import capacity
 from aiops_core.tasks.capacity import band
 from aiops_core.tasks.capacity.band import bucket_edges, upper_quantile
 from aiops_core.tasks.capacity.data import Pairs
+from aiops_core.tasks.capacity.scale import naive_scale
 from aiops_core.tasks.capacity.split import aligned, fitted_resources, split_origins
 
 
@@ -182,3 +185,49 @@ def test_groups_of_a_target_without_a_series_part_where_those_of_all_do() -> Non
     restless = np.array([0.0, 1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
     found = band._cuts(restless, np.array([0, 0, 0, 0, 2, 2, 2]), 3)
     np.testing.assert_allclose(found, [[1, 2], [2, 10], [10 + 20 / 3, 10 + 40 / 3]])
+
+
+def waking(*, hosts: int = 12, hours: int = 480, asleep: int = 320) -> tables.Dataset:
+    """Hosts that move alike, but for the first: nearly still until ``asleep`` hours, then twice as restless as others."""
+    rng = np.random.default_rng(4)
+    frame = frame_of(*((f"host-{i:02d}", "2026-01-01", list(20 + rng.normal(0, 2, hours))) for i in range(hosts)))
+    first = frame["resource_id"] == "host-00"
+    move = np.where(np.arange(hours) < asleep, 0.01, 2.0) * (frame["x"][first] - 20)
+    frame.loc[first, "x"] = 20 + move
+    config = {"capacity": {"season": 24, "horizon": 12, "origins": 6, "origin_step": 12}}
+    return tables.Dataset("x", "x", "x", {"usage": frame}, config)
+
+
+LEAST = capacity.Effort(search_rows=100, linear_rows=100, scored_rows=100)
+
+
+def test_an_error_counts_in_units_of_what_was_known_of_its_series_at_its_origin() -> None:
+    data = capacity.prepare(waking(), seed=1, effort=LEAST)
+    pairs, found = data.parts["test"], naive_scale(data, "test")
+    rows = zip(pairs.flat(pairs.resource), pairs.flat(pairs.origin), found, strict=True)
+    for resource, origin, scale in list(rows)[::7]:
+        x = data.values[resource, 0, : origin + 1].astype(float)
+        assert scale == pytest.approx(np.abs(x[24:] - x[:-24]).mean())
+    later = replace(data, values=data.values.copy())
+    later.values[:, 0, pairs.origin.max() + 1 :] += 100
+    np.testing.assert_array_equal(naive_scale(later, "test"), found)
+
+
+def test_a_series_that_never_moved_counts_in_units_of_a_tenth_of_what_others_move() -> None:
+    data = capacity.prepare(waking(asleep=480), seed=1, effort=LEAST)
+    data.values[0] = 20.0
+    still = replace(data, naive_error=np.r_[[[0.0]], data.naive_error[1:]])
+    first = still.parts["test"].flat(still.parts["test"].resource) == 0
+    np.testing.assert_allclose(naive_scale(still, "test")[first], 0.1 * np.median(data.naive_error[1:]))
+
+
+def test_one_series_that_has_begun_to_move_does_not_decide_whether_a_forecast_is_better() -> None:
+    data = capacity.prepare(waking(), seed=1, effort=LEAST)
+    pairs = data.parts["test"]
+    truth, rng = pairs.truth[pairs.known], np.random.default_rng(0)
+    # Far better on eleven hosts, and on the first one as good as the other.
+    first = pairs.flat(pairs.resource) == 0
+    error = rng.normal(0, 2, len(truth))
+    own = {"p50": truth + np.where(first, rng.permutation(error), 0.7 * error)}
+    gain = capacity.compare(data, own, {"other": {"p50": truth + error}}, seed=0)["other"]["mase"]
+    assert gain["low"] > 0.1 * gain["other"]

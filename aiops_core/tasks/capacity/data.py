@@ -185,7 +185,7 @@ class CapacityData(Usage):
         Backbone fitted on the rows before validation.
     ridge : float
     naive_error : ndarray, (resources, targets)
-        In-sample seasonal-naive MAE on rows before the calibration origins.
+        Seasonal-naive MAE of each series on rows before the calibration origins: how much it moves.
     oracle : ndarray or None
         Expected value of every scored test row; None for real data.
     info : dict

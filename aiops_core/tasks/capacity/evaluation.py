@@ -13,6 +13,7 @@ from aiops_core.tasks.capacity.band import bucket_edges
 from aiops_core.tasks.capacity.data import GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, CapacityData
 from aiops_core.tasks.capacity.findings import by_size, by_time, exceedance, first_screen, scored, sentences
 from aiops_core.tasks.capacity.pairs import keys_of
+from aiops_core.tasks.capacity.scale import naive_scale
 from aiops_core.tasks.capacity.units import units
 
 
@@ -24,11 +25,10 @@ def oracle(data: CapacityData) -> dict[str, np.ndarray] | None:
 def _context(data: CapacityData, part: str) -> dict[str, np.ndarray]:
     """Truth and what the metrics need beside a prediction, by scored row."""
     pairs = data.parts[part]
-    r, t = pairs.flat(pairs.resource), pairs.flat(pairs.target)
     return {
         "truth": pairs.truth[pairs.known],
-        "scale": data.naive_error[r, t],
-        "target": t,
+        "scale": naive_scale(data, part),
+        "target": pairs.flat(pairs.target),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from aiops_core.tasks.capacity.data import CapacityData
+from aiops_core.tasks.capacity.scale import naive_scale
 
 #: A warning is asked for at this share of a target's upper bound.
 LIMIT = 0.9
@@ -31,7 +32,7 @@ class Scored:
     low, high : ndarray or None
         Edges of the band.
     scale : ndarray
-        In-sample seasonal-naive MAE of the row's series; 0 where unknown.
+        Of the error, see `scale.naive_scale`; 0 where unknown.
     resource, target, origin, step : ndarray, int
     """
 
@@ -77,7 +78,7 @@ def scored(data: CapacityData, prediction: Mapping[str, np.ndarray]) -> Scored:
     r, t = pairs.flat(pairs.resource), pairs.flat(pairs.target)
     low, high = (prediction.get("p10"), prediction.get("p90")) if "p10" in prediction else (None, None)
     return Scored(
-        pairs.truth[pairs.known], prediction["p50"], low, high, data.naive_error[r, t], r, t,
+        pairs.truth[pairs.known], prediction["p50"], low, high, naive_scale(data, "test"), r, t,
         pairs.flat(pairs.origin), pairs.steps[pairs.known],
     )  # fmt: skip
 
@@ -101,7 +102,7 @@ def by_size(data: CapacityData, rows: Scored) -> list[dict[str, Any]]:
         if len(np.unique(rows.resource[mine])) < 6:
             continue
         cuts = np.quantile(data.naive_error[np.unique(rows.resource[mine]), j], [1 / 3, 2 / 3])
-        third = np.searchsorted(cuts, rows.scale)
+        third = np.searchsorted(cuts, data.naive_error[rows.resource, rows.target])
         for k, words in enumerate(("moves least", "between", "moves most")):
             if (mask := mine & (third == k)).any():
                 found.append({"target": name, **rows.group("series", words, mask)})
