@@ -308,6 +308,16 @@ def test_conformal_offsets_repair_a_band_that_is_far_too_narrow(
     assert after["coverage_80"]["value"] == pytest.approx(0.8, abs=0.07)  # finite samples err on the wide side
 
 
+@pytest.mark.parametrize("ranked", [slice(0, 2), slice(0, 1), slice(1, 2)])
+def test_the_median_is_the_mean_of_trees_alone_and_trees_on_the_backbone(
+    data: capacity.CapacityData, ranked: slice
+) -> None:
+    quick = replace(data, effort=replace(data.effort, final_rows=800, edge_rows=400, max_steps=1, edge_steps=1))
+    found = capacity.finish(capacity.defaults(data)[ranked], quick, seed=0)
+    assert len(found.boosters[1]) == 2
+    assert found.shares[1] == 0.5
+
+
 def test_the_origins_that_choose_a_model_do_not_move_its_band_nor_do_those_of_the_band_choose(
     model: capacity.CapacityModel, data: capacity.CapacityData
 ) -> None:

@@ -7,7 +7,7 @@ ideas make it hold on series it has not seen:
   Validation rows weigh as much as their spread, so the measure is still the absolute error in units of the target;
   training rows weigh its square root.
 - *A linear backbone*, fitted to the absolute error, with coefficients that fade along the horizon. It extrapolates,
-  which trees cannot. The search tries trees on it and trees alone; the final median is one of them or their mean.
+  which trees cannot. The search tries trees on it and trees alone; the final median is the mean of both.
 - *Truncated histories, missing columns and missing clocks are training conditions*, because requests look like that.
 - *Conformal offsets* by target, steps ahead and restlessness of the series, from origins that chose nothing else
   (Romano, Patterson and Candes 2019, "Conformalized quantile regression"), each edge of the band on its own.

@@ -57,7 +57,7 @@ def fit_backbone(
     if checked is None or len(fits) == 1:
         best = next(iter(fits))
         return best, fits[best]
-    error = {s: block_error(checked, backbone_of(checked, w, layout)) for s, w in fits.items()}
+    error = {s: _block_error(checked, backbone_of(checked, w, layout)) for s, w in fits.items()}
     best = min(error, key=lambda s: error[s])
     return best, fits[best]
 
@@ -72,6 +72,6 @@ def backbone_of(block: Block, linear: np.ndarray, layout: Layout) -> np.ndarray:
     return out
 
 
-def block_error(block: Block, scaled: np.ndarray) -> float:
+def _block_error(block: Block, scaled: np.ndarray) -> float:
     """Return the weighted absolute error in units of the scale: proportional to the MAE within a target, equal between them."""
     return float(np.average(np.abs(block.y - scaled), weights=block.weight))

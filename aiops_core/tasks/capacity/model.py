@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from aiops_core.judge import metrics
 from aiops_core.servable.capacity_layout import Layout
-from aiops_core.tasks.capacity.backbone import CUT, backbone_of, block_error, fit_backbone
+from aiops_core.tasks.capacity.backbone import CUT, backbone_of, fit_backbone
 from aiops_core.tasks.capacity.band import conformal
 from aiops_core.tasks.capacity.data import OBJECTIVE, Block, CapacityData, Effort
 from aiops_core.tasks.capacity.pairs import block_of, sample
@@ -76,12 +76,13 @@ def fit(params: Mapping[str, Any], data: CapacityData, *, seed: int, report: Rep
 
 
 def finish(ranked: list[dict[str, Any]], data: CapacityData, *, seed: int) -> CapacityModel:
-    """Fit the final model: choices and conformal offsets from a first pass, then again on all rows before the test.
+    """Fit the final model: rounds and conformal offsets from a first pass, then again on all rows before the test.
 
-    The first pass trains on rows before the validation origins. These fix the number of rounds, and the median: the
-    best parameter set, the best one of the other kind (with or without the backbone) or their mean. How far the band
-    then misses is measured on the calibration origins. The second pass adds both periods, the most recent knowledge
-    of every series, and keeps choices and offsets.
+    The median is the mean of two: the best parameter set, and the best one of the other kind (with or without the
+    backbone). Which of them is better changes from set to set and from month to month; their mean is as good as the
+    better one (``reports/ablation-capacity.md``). The first pass trains on rows before the validation origins, which fix
+    the number of rounds. How far the band then misses is measured on the calibration origins. The second pass adds both
+    periods, the most recent knowledge of every series, and keeps rounds and offsets.
 
     Parameters
     ----------
@@ -93,22 +94,19 @@ def finish(ranked: list[dict[str, Any]], data: CapacityData, *, seed: int) -> Ca
     CapacityModel
     """
     rng = np.random.default_rng([seed, 1])
-    other = next((p for p in ranked if p["backbone"] != ranked[0]["backbone"]), None)
-    medians = [ranked[0]] if other is None else [ranked[0], other]
-    edge = {"backbone": ranked[0]["backbone"], **EDGE}
-    jobs = [(0.5, p) for p in medians] + [(0.1, edge), (0.9, edge)]
+    best, flipped = ranked[0], 1 - ranked[0]["backbone"]
+    other = next((p for p in ranked if p["backbone"] == flipped), {**best, "backbone": flipped})
+    edge = {"backbone": best["backbone"], **EDGE}
+    jobs = [(0.5, best), (0.5, other), (0.1, edge), (0.9, edge)]
     with threadpool_limits(1):
         train = block_of(data, sample(data, data.limits["train"], data.effort.final_rows, rng), rng)
         first = _boost_all(jobs, train, data.linear, data, seed=seed)
-        kept = _choose(jobs, first, data)
-        model = _assembled(jobs, first, kept, data.linear, None, ranked[0], data.layout)
-        calibration = conformal(model, data)
+        calibration = conformal(_assembled(jobs, first, data.linear, None, data.layout), data)
         again = block_of(data, sample(data, data.limits["validation"], data.effort.final_rows, rng), rng)
         _, linear = fit_backbone(again, None, data.layout, data.ridge, rows=data.effort.linear_rows)
-        jobs = [jobs[i] for i in kept]
-        rounds = [first[i].num_boosted_rounds() for i in kept]
+        rounds = [booster.num_boosted_rounds() for booster in first]
         second = _boost_all(jobs, again, linear, data, seed=seed, rounds=rounds)
-    return _assembled(jobs, second, list(range(len(jobs))), linear, calibration, ranked[0], data.layout)
+    return _assembled(jobs, second, linear, calibration, data.layout)
 
 
 def _boost_all(
@@ -219,29 +217,15 @@ def _part_of(block: Block, rows: int, seed: int) -> Block:
     return Block(block.x[chosen], block.y[chosen], block.weight[chosen], block.target[chosen])
 
 
-def _choose(jobs: list[tuple[float, Any]], boosters: list[xgb.Booster], data: CapacityData) -> list[int]:
-    """Return which boosters to keep: the medians whose mean has the smallest validation error, and the band edges."""
-    medians = [i for i, (q, _) in enumerate(jobs) if q == 0.5]
-    matrix = xgb.DMatrix(data.checked.x)
-    backbone = backbone_of(data.checked, data.linear, data.layout)
-    scaled = {i: jobs[i][1]["backbone"] * backbone + boosters[i].predict(matrix) for i in medians}
-    options = [[i] for i in medians] + ([medians] if len(medians) > 1 else [])
-    best = min(options, key=lambda o: block_error(data.checked, np.mean([scaled[i] for i in o], axis=0)))
-    return best + [i for i, (q, _) in enumerate(jobs) if q != 0.5]
-
-
 def _assembled(
     jobs: list[tuple[float, Any]],
     boosters: list[xgb.Booster],
-    kept: list[int],
     linear: np.ndarray,
     calibration: dict[str, Any] | None,
-    params: Mapping[str, Any],
     layout: Layout,
 ) -> CapacityModel:
-    of = {q: [i for i in kept if jobs[i][0] == q] for q in (0.1, 0.5, 0.9)}
+    of = {q: [i for i, (quantile, _) in enumerate(jobs) if quantile == q] for q in (0.1, 0.5, 0.9)}
     low, middle, high = ([boosters[i] for i in of[q]] for q in of)
     shares = [float(np.mean([jobs[i][1]["backbone"] for i in of[q]])) for q in of]
-    return CapacityModel(
-        (low, middle, high), (shares[0], shares[1], shares[2]), linear, calibration, dict(params), layout
-    )
+    params = dict(jobs[of[0.5][0]][1])
+    return CapacityModel((low, middle, high), (shares[0], shares[1], shares[2]), linear, calibration, params, layout)
