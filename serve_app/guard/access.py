@@ -193,16 +193,11 @@ class Guard:
             421 for a name that is not this service's, 401 without a valid key, 403 if it lacks the scope, 429 if it asks too
             often, 503 while the service is closed.
         """
-        host = token = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                if token is not None:
-                    raise Problem(400, "send one header Authorization, not several")
-                token = value
-            elif name == b"host":
-                if host is not None:
-                    raise Problem(400, "send one header Host, not several")
-                host = value
+        headers = scope["headers"]
+        given = dict(headers)
+        if len(given) < len(headers):
+            _check_single(headers)
+        host, token = given.get(b"host"), given.get(b"authorization")
         if host not in self._spellings:
             self._check_host(host)
         state = self._state
@@ -260,6 +255,14 @@ class Guard:
         if wait:
             raise _too_often("too many wrong keys from this address", wait)
         raise _unknown()
+
+
+def _check_single(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a header that decides and comes twice: whoever stands in front may have believed the other one."""
+    names = [name for name, _ in headers]
+    for name in (b"authorization", b"host"):
+        if names.count(name) > 1:
+            raise Problem(400, f"send one header {name.decode().title()}, not several")
 
 
 def _unknown() -> Problem:
