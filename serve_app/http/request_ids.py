@@ -48,6 +48,10 @@ class Ids:
         for name, value in headers:
             if name == HEADER and _ID.fullmatch(value):
                 return bytes(value).decode()
+        return self.new()
+
+    def new(self) -> str:
+        """Return an id that no other request has."""
         return f"{self._start}-{next(self._serial):x}"
 
 
@@ -61,6 +65,7 @@ class Border:
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._ids = Ids()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Hand the request on."""
@@ -73,6 +78,9 @@ class Border:
                 if not await self._clear(scope, send):
                     return
                 break
+        else:
+            # Ray Serve would make one, which takes longer.
+            scope["headers"].append((HEADER, self._ids.new().encode()))
         await self._app(scope, receive, _replacing(send, scope["path"]))
 
     async def _clear(self, scope: MutableMapping[str, Any], send: Any) -> bool:
