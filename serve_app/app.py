@@ -23,7 +23,7 @@ from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.backends import LocalModels, RemoteModels
 from serve_app.guard import keys
-from serve_app.guard.access import Guard
+from serve_app.guard.access import MARKER, Guard
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import MB, Limits
 
@@ -288,6 +288,7 @@ def _guard(config: Mapping[str, Any], current: settings.Settings) -> Guard:
         host=_listening(),
         allowed=current.allowed_hosts or (socket.gethostname(),),
         keyed=config["keyed"],
+        marker=Path(config["state_dir"]) / MARKER,
         replicas=config["replicas"],
         metrics_open=current.metrics_open,
     )

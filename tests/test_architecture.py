@@ -75,7 +75,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.console": ("facts tracking study", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore"),
-    "aiops_core.cli": ("backup errors redact files settings servable data tracking job console", "."),
+    "aiops_core.audited": ("errors", "."),
+    "aiops_core.cli": ("audited backup errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",
@@ -83,7 +84,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "serve_app.files": ("", "."),
     "serve_app.cluster": ("files", ". haproxy leftovers"),
     "serve_app.guard": (
-        "wire files aiops_core.errors aiops_core.facts aiops_core.settings",
+        "wire files aiops_core.errors aiops_core.facts aiops_core.redact aiops_core.settings",
         ". __main__ access audit commands keys rates replays sources",
     ),
     "serve_app.operations": (
