@@ -15,9 +15,10 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from aiops_core import settings
+from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
@@ -160,10 +161,33 @@ class TaskModels:
 
 def journalled(state: Path, metrics: Metrics) -> tuple[Windows, Journal]:
     """Return the buffer of snapshots as the last process left it, and its journal."""
+    _refuse_siblings()
     windows = Windows(MAX_RESOURCES, metrics.counter("aiops_windows_forgotten_total"))
     journal = Journal(state / "windows.journal", windows)
     journal.start()
     return windows, journal
+
+
+def _refuse_siblings() -> None:
+    """Refuse to be one of several replicas that would each keep a part of every window.
+
+    A config file may give a deployment more replicas than the arguments say, which decide where the windows are kept.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        # Not run by Serve.
+        return
+    several = context.world_size > 1 or getattr(context._deployment_config, "autoscaling_config", None) is not None
+    if several:
+        raise UsageError(
+            f"the deployment '{context.deployment}' is to have several replicas, each of which would see a part of every "
+            "window of snapshots: give their number as replicas or model_replicas under args, not under deployments"
+        )
 
 
 class SharedWindows:

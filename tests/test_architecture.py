@@ -106,7 +106,9 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". api bodies components docs examples handlers meanings openapi ready request_ids router routes writes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
-    "serve_app.app": ("wire guard answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
+    "serve_app.app": ("wire guard answers operations champions http backends aiops_core.errors aiops_core.facts aiops_core.settings",
+        ".",
+    ),
     "serve_app.run": (
         "app champions cluster guard operations aiops_core.errors aiops_core.files aiops_core.settings", "."
     ),
