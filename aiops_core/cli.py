@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiops_core import __version__
+from aiops_core.audited import audited
 from aiops_core.backup import commands
 from aiops_core.errors import AiopsError, DataError, UsageError
 from aiops_core.journal_commands import feedback_app, journal_app
@@ -196,7 +197,8 @@ def models_promote(name: str, version: int) -> None:
     from aiops_core import tracking
 
     changes = _changes(_known(name), version)
-    promoted = tracking.promote(name, version)
+    with audited("models promote", name=name, version=version):
+        promoted = tracking.promote(name, version)
     typer.echo("\n".join([f"{promoted.name} version {promoted.version} is the champion", *changes]))
 
 
@@ -206,7 +208,8 @@ def models_rollback(name: str) -> None:
     from aiops_core import tracking
 
     changes = _changes(_known(name), tracking.previous_champion(name).version)
-    restored = tracking.rollback(name)
+    with audited("models rollback", name=name):
+        restored = tracking.rollback(name)
     typer.echo("\n".join([f"{restored.name} version {restored.version} is the champion again", *changes]))
 
 

@@ -15,16 +15,17 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from aiops_core import settings
+from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
 from aiops_core.journal.privacy import Privacy
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.backends import LocalModels, RemoteModels
 from serve_app.guard import keys
-from serve_app.guard.access import Guard
+from serve_app.guard.access import MARKER, Guard
 from serve_app.journal.recorder import recorder
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import MB, Limits
@@ -169,10 +170,33 @@ class TaskModels:
 
 def journalled(state: Path, metrics: Metrics) -> tuple[Windows, Journal]:
     """Return the buffer of snapshots as the last process left it, and its journal."""
+    _refuse_siblings()
     windows = Windows(MAX_RESOURCES, metrics.counter("aiops_windows_forgotten_total"))
     journal = Journal(state / "windows.journal", windows)
     journal.start()
     return windows, journal
+
+
+def _refuse_siblings() -> None:
+    """Refuse to be one of several replicas that would each keep a part of every window.
+
+    A config file may give a deployment more replicas than the arguments say, which decide where the windows are kept.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        # Not run by Serve.
+        return
+    several = context.world_size > 1 or getattr(context._deployment_config, "autoscaling_config", None) is not None
+    if several:
+        raise UsageError(
+            f"the deployment '{context.deployment}' is to have several replicas, each of which would see a part of every "
+            "window of snapshots: give their number as replicas or model_replicas under args, not under deployments"
+        )
 
 
 class SharedWindows:
@@ -302,6 +326,7 @@ def _guard(config: Mapping[str, Any], current: settings.Settings) -> Guard:
         host=_listening(),
         allowed=current.allowed_hosts or (socket.gethostname(),),
         keyed=config["keyed"],
+        marker=Path(config["state_dir"]) / MARKER,
         replicas=config["replicas"],
         metrics_open=current.metrics_open,
     )

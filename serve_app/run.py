@@ -22,7 +22,7 @@ from aiops_core import files, settings
 from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
 from serve_app.guard import keys
-from serve_app.guard.access import is_loopback
+from serve_app.guard.access import MARKER, is_loopback
 
 __all__ = ["FAST", "RunningService", "main"]
 
@@ -117,7 +117,7 @@ def _environment() -> str:
     return folder
 
 
-def _check_keys(host: str, path: Path) -> None:
+def _check_keys(host: str, path: Path, marker: Path) -> None:
     """Refuse to be reachable by others without a key, or to start with keys that cannot be read.
 
     Raises
@@ -128,6 +128,11 @@ def _check_keys(host: str, path: Path) -> None:
         found = keys.read(path)
     except FileNotFoundError:
         found = []
+        if marker.exists():
+            raise UsageError(
+                f"the keys file {path} is gone: put it back, make a key with aiops keys add, or, to serve without keys, "
+                f"remove {marker}"
+            ) from None
     if not found and not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines, and there is no key yet: make one with "
@@ -176,7 +181,7 @@ class RunningService:
         # Inherited by all that is started here.
         os.umask(0o077)
         files.private_folder(self._state)
-        _check_keys(self.host, keys.location(self._state))
+        _check_keys(self.host, keys.location(self._state), self._state / MARKER)
         node = node_folder(self._state)
         ended = leftovers.clear(node)
         if ended:

@@ -80,7 +80,11 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.console": ("facts tracking study", "."),
     "aiops_core.journal_commands": ("errors facts settings journal", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore state"),
-    "aiops_core.cli": ("backup journal_commands errors redact files settings servable data tracking job console", "."),
+    "aiops_core.audited": ("errors", "."),
+    "aiops_core.cli": (
+        "audited backup journal_commands errors redact files settings servable data tracking job console",
+        ".",
+    ),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",
@@ -88,7 +92,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "serve_app.files": ("", "."),
     "serve_app.cluster": ("files", ". haproxy leftovers"),
     "serve_app.guard": (
-        "wire files aiops_core.errors aiops_core.facts aiops_core.settings",
+        "wire files aiops_core.errors aiops_core.facts aiops_core.redact aiops_core.settings",
         ". __main__ access audit commands keys rates replays sources",
     ),
     "serve_app.operations": (
@@ -115,8 +119,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.backends": ("wire answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": (
-        "wire guard answers journal operations champions http backends aiops_core.facts aiops_core.journal "
-        "aiops_core.settings",
+        "wire guard answers journal operations champions http backends aiops_core.errors aiops_core.facts "
+        "aiops_core.journal aiops_core.settings",
         ".",
     ),
     "serve_app.run": (

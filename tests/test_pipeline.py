@@ -191,6 +191,9 @@ def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any]
     assert f"had 1 trials, fewer than the 2 of the champion (version {version})" in said
     shown = " ".join(aiops(small, "models", "show", "capacity_forecaster", str(version + 1)).stdout.split())
     assert '"decision": "challenger"' in shown
+    begun, done = (json.loads(line) for line in (small / ".aiops" / "audit.jsonl").read_text().splitlines())
+    assert begun["route"] == "models promote" and begun["what"] == {"name": "capacity_forecaster", "version": version}
+    assert done["event"] == begun["event"] and done["phase"] == "done"
 
 
 def stable(section: Any) -> Any:

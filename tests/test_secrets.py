@@ -5,14 +5,21 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 
 from aiops_core import files
 from aiops_core.data import folder, sources
@@ -88,6 +95,55 @@ def test_what_mlflow_refuses_is_told_without_credentials_and_without_its_cause(
         client.get_experiment_by_name("x")
     assert "MLflow at 'http://***@" in str(caught.value) and SECRET not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path, made_store: None) -> Iterator[str]:
+    """Address, with credentials, of a real MLflow server that asks for none."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    kept |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(tmp_path / "server.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=kept)
+    deadline = time.monotonic() + 120
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        while True:
+            try:
+                opener.open(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and server.poll() is None, (tmp_path / "server.log").read_text()
+                time.sleep(0.2)
+        yield f"http://svc:{SECRET}@127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_search_at_a_server_with_credentials_leaves_none_in_what_a_notebook_keeps(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cell prints is in the executed notebook, in the page made of it and in the log of a job."""
+    code = (
+        "from pathlib import Path\nfrom aiops_core import tracking\ntracking.prepare_store()\n"
+        f"search = tracking.open_search('threat', Path({str(tmp_path / 'search')!r}), name='a', params={{}}, tags={{}})\n"
+        "tracking.close_search(search.run_id)\nprint('closed')\nsearch"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    NotebookClient(notebook, timeout=300).execute()
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    shown = nbformat.writes(notebook) + page
+    assert notebook.cells[0].outputs and SECRET not in shown, notebook.cells[0].outputs
+    written = [p.name for p in (tmp_path / "search").rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+    assert written == []
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,9 @@ def open_client(uri: str | None = None) -> Iterator[MlflowClient]:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     from mlflow.exceptions import MlflowException
 
+    if redacted(uri) != uri:
+        # It prints the address of a run that ends, whole, and a notebook or a log would keep that.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     try:
         if ours:
             # For this process and, by its environment, for those that it starts.

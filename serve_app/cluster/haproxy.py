@@ -64,7 +64,7 @@ exec {binary} "$@"
 def _page(status: int, title: str, detail: str) -> str:
     """Return the part of a rule that says what to answer; ``%`` begins a variable."""
     content = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail})
-    body = content[:-1] + ', "instance": "%[var(txn.path)]"}'
+    body = content[:-1] + ', "instance": "%[var(txn.path),bytes(0,512),json(utf8s)]"}'
     again = " hdr retry-after 1" if status == 503 else ""
     return f"{status} content-type {_TYPE} lf-string '{body}' hdr x-request-id %[var(txn.rid)]{again}"
 
@@ -86,7 +86,8 @@ def _frontend() -> str:
         "    http-request set-var(txn.rid) req.hdr(x-request-id) "
         "if { req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:-]{1,128}$ }",
         "    http-request set-var(txn.rid) uuid if !{ var(txn.rid) -m found }",
-        "    http-request set-var(txn.path) path,bytes(0,512),json(utf8s)",
+        # For the pages, which alone put it into JSON: no request that is answered should pay for that.
+        "    http-request set-var(txn.path) path",
     ]
     # uvicorn says in plain text what it takes for no HTTP, and that the application failed.
     lines += [

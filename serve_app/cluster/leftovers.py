@@ -27,8 +27,8 @@ __all__ = ["MARK", "Record", "clear", "started"]
 #: Environment variable that carries the mark.
 MARK = "AIOPS_SERVE_ID"
 RECORD_SECONDS = 1.0
-#: How long leftovers may take to end after SIGTERM, and after SIGKILL.
-END_SECONDS = (3.0, 5.0)
+#: How long leftovers may take to end after SIGTERM, and after SIGKILL. Ray's agents take no notice of the first.
+END_SECONDS = (1.0, 5.0)
 
 _FOLDER = "services"
 _log = logging.getLogger("serve_app")

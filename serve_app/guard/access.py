@@ -27,12 +27,14 @@ from serve_app.guard import keys
 from serve_app.guard.rates import Bucket, Failures
 from serve_app.wire.problems import Problem
 
-__all__ = ["ANY", "KEY", "PUBLIC", "Caller", "Guard", "is_loopback"]
+__all__ = ["ANY", "KEY", "MARKER", "PUBLIC", "Caller", "Guard", "is_loopback"]
 
 #: What a route needs, beside the scopes: nothing, or any key at all.
 PUBLIC, ANY = "", "any"
 #: Where the scope of a request holds the name of its key, for the log and the metrics.
 KEY = "aiops.key"
+#: File of the state folder that says that keys were read once.
+MARKER = "keyed"
 LOOK_SECONDS = 1.0
 #: The names of the loopback interface.
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -90,6 +92,8 @@ class Guard:
         Names that requests may call it by, beside those of the loopback interface and `host`; ``*`` for any.
     keyed : bool, default False
         Whether keys are needed on the loopback interface too, because there were some when the service started.
+    marker : Path, optional
+        File that is made when keys are read: while it is there keys are needed, whatever became of the keys file.
     replicas : int, default 1
         Replicas that share the rates of the keys; each allows its part.
     metrics_open : bool, default False
@@ -103,11 +107,13 @@ class Guard:
         host: str = "127.0.0.1",
         allowed: Iterable[str] = (),
         keyed: bool = False,
+        marker: Path | None = None,
         replicas: int = 1,
         metrics_open: bool = False,
     ) -> None:
         self._path = path
-        self._required = keyed or not is_loopback(host)
+        self._marker = marker
+        self._required = keyed or not is_loopback(host) or (marker is not None and marker.exists())
         self._replicas = replicas
         self.metrics_open = metrics_open
         self._names = {name.lower() for name in (*_LOCAL, host, *allowed)}
@@ -164,6 +170,16 @@ class Guard:
             _log.warning("the keys file can be read again: the service is open to those it names")
         self._required = True
         self._state = _State(callers)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Leave word for replicas that start later; without room on the disk those that run know it all the same."""
+        if self._marker is None or self._marker.exists():
+            return
+        try:
+            self._marker.touch(mode=0o600)
+        except OSError as error:
+            _log.error("it cannot be kept in mind that keys are needed: %s", error)
 
     def _caller(self, key: keys.Key) -> Caller:
         bucket = None
@@ -193,16 +209,11 @@ class Guard:
             421 for a name that is not this service's, 401 without a valid key, 403 if it lacks the scope, 429 if it asks too
             often, 503 while the service is closed.
         """
-        host = token = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                if token is not None:
-                    raise Problem(400, "send one header Authorization, not several")
-                token = value
-            elif name == b"host":
-                if host is not None:
-                    raise Problem(400, "send one header Host, not several")
-                host = value
+        headers = scope["headers"]
+        given = dict(headers)
+        if len(given) < len(headers):
+            _check_single(headers)
+        host, token = given.get(b"host"), given.get(b"authorization")
         if host not in self._spellings:
             self._check_host(host)
         state = self._state
@@ -260,6 +271,14 @@ class Guard:
         if wait:
             raise _too_often("too many wrong keys from this address", wait)
         raise _unknown()
+
+
+def _check_single(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a header that decides and comes twice: whoever stands in front may have believed the other one."""
+    names = [name for name, _ in headers]
+    for name in (b"authorization", b"host"):
+        if names.count(name) > 1:
+            raise Problem(400, f"send one header {name.decode().title()}, not several")
 
 
 def _unknown() -> Problem:

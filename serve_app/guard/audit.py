@@ -27,7 +27,7 @@ from typing import Any
 
 from aiops_core.errors import AiopsError
 
-__all__ = ["NAME", "Audit", "Broken", "last", "verify"]
+__all__ = ["NAME", "Audit", "Broken", "append", "last", "now", "verify"]
 
 #: Of the file, in the state folder.
 NAME = "audit.jsonl"
@@ -74,7 +74,7 @@ class Audit:
             while self._waiting:
                 append(self._path, self._waiting[0])
                 self._waiting.popleft()
-            append(self._path, {"time": _now(), "event": event, "phase": "begun", **entry})
+            append(self._path, {"time": now(), "event": event, "phase": "begun", **entry})
         return event
 
     def end(self, event: str, phase: str, **entry: Any) -> bool:
@@ -86,7 +86,7 @@ class Audit:
             As `begin` returned it.
         phase : {"done", "failed"}
         """
-        line = {"time": _now(), "event": event, "phase": phase, **entry}
+        line = {"time": now(), "event": event, "phase": phase, **entry}
         with self._lock:
             self._waiting.append(line)
             written = self._write()
@@ -117,7 +117,8 @@ class Audit:
                     return
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as entries hold it."""
     seconds = time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"
 

@@ -13,9 +13,13 @@ from typing import Any
 
 from aiops_core import settings
 from aiops_core.errors import AiopsError, UsageError
+from aiops_core.redact import redacted
 from serve_app.guard import audit, keys
 
 __all__ = ["main"]
+
+#: Characters of a result that are kept.
+MOST = 500
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +73,36 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((verify, _verify), (show, _show)):
         command.add_argument("file", nargs="?", type=Path, help="default: the one of the state folder")
         command.set_defaults(command=run)
+    # What the library's own commands say about themselves, see `aiops_core.audited`: not for people.
+    commands = groups.add_parser("record").add_subparsers(required=True)
+    begin = commands.add_parser("begin")
+    begin.add_argument("route")
+    begin.add_argument("what", type=json.loads)
+    begin.set_defaults(command=_begin)
+    end = commands.add_parser("end")
+    end.add_argument("event")
+    end.add_argument("phase", choices=["done", "failed"])
+    end.add_argument("result")
+    end.set_defaults(command=_end)
     return parser
+
+
+def _begun(log: audit.Audit, route: str, what: dict[str, Any]) -> str:
+    return log.begin(
+        who=f"{_user()} (shell)", scope=None, address=None, method=None, route=route, what=what, request_id=None
+    )
+
+
+def _begin(options: argparse.Namespace) -> int:
+    print(_begun(audit.Audit(settings.load().state_dir / audit.NAME), options.route, options.what))
+    return 0
+
+
+def _end(options: argparse.Namespace) -> int:
+    line = {"event": options.event, "status": None, "result": redacted(options.result)[:MOST] or None}
+    # Appended at once: nobody is left to try it again later.
+    audit.append(settings.load().state_dir / audit.NAME, {"time": audit.now(), "phase": options.phase, **line})
+    return 0
 
 
 def _audited(what: str, name: str, act: Callable[[Path], str | None], **more: Any) -> str | None:
@@ -77,15 +110,7 @@ def _audited(what: str, name: str, act: Callable[[Path], str | None], **more: An
     state = settings.load().state_dir
     log = audit.Audit(state / audit.NAME)
     try:
-        event = log.begin(
-            who=f"{_user()} (shell)",
-            scope=None,
-            address=None,
-            method=None,
-            route=f"keys {what}",
-            what={"name": name, **more},
-            request_id=None,
-        )
+        event = _begun(log, f"keys {what}", {"name": name, **more})
     except OSError as error:
         raise UsageError(f"nothing was done, the audit log cannot be written: {error}") from error
     try:

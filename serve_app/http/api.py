@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from serve_app.guard.access import ANY, KEY
-from serve_app.http.bodies import HELD, Bodies
+from serve_app.http.bodies import HELD, PIECE, Bodies
 from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
 from serve_app.http.router import allowed, router
@@ -89,8 +89,6 @@ class Api:
         self._predictions = {f"{PREFIX}/{path}": self._counts[path] for path in PREDICTIONS}
         self._bodies = Bodies(services.limits)
         self._most = services.limits.requests
-        #: Requests under way.
-        self.under_way = 0
         self._router = router(services, self._bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,21 +101,20 @@ class Api:
         method: str = scope["method"]
         request_id = self._ids.of(scope["headers"])
         counts = self._predictions.get(scope["path"]) if method == "POST" else None
-        self._load.begin()
-        self.under_way += 1
+        load = self._load
+        load.under_way += 1
         try:
             if counts is None:
                 counts, status, size = await self._other(scope, receive, send, request_id)
             else:
                 status, size = await self._predict(scope, receive, send, request_id, counts.name)
         finally:
-            self._load.end()
-            self.under_way -= 1
+            load.under_way -= 1
             if HELD in scope:
                 self._bodies.release(scope)
         seconds = counts.count(method, status, started)
         if (key := scope.get(KEY)) is not None:
-            self._load.let_in(key)
+            load.let_in(key)
         if status >= 400 or counts.changing or seconds >= self._log.slow or self._log.every:
             version = self._backend.version(counts.name)
             self._log.note(
@@ -129,7 +126,7 @@ class Api:
         try:
             # Before the body is read.
             self._check(scope, "predict")
-            if self.under_way > self._most:
+            if self._load.under_way > self._most:
                 raise busy(f"{self._most} requests are under way")
             body = await self._bodies.read(scope, receive)
             asked.set((scope.get(KEY), time.perf_counter()))
@@ -143,12 +140,16 @@ class Api:
         if self._header:
             headers.append((HEADER, request_id.encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._bodies.send(scope, send, content)
+        if size <= PIECE:
+            await send({"type": "http.response.body", "body": content})
+        else:
+            await self._bodies.send(scope, send, content)
         return status, size
 
     async def _other(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[_Counts, int, int]:
         """Have Starlette answer; return whose request it was, the status, and the size of the answer."""
         status = size = 0
+        self._load.show()
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             nonlocal status, size

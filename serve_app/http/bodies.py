@@ -14,7 +14,7 @@ from typing import Any
 from serve_app.wire.limits import MAX_ORDER, MB, Limits
 from serve_app.wire.problems import Problem, busy
 
-__all__ = ["HELD", "Bodies"]
+__all__ = ["HELD", "PIECE", "Bodies"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -22,7 +22,7 @@ _JSON = b"application/json"
 #: Where a scope says how many bytes its request holds; `Bodies.release` gives them back.
 HELD = "aiops.held"
 #: Bytes of a large answer that are handed to the server together.
-_PIECE = MB
+PIECE = MB
 
 
 class Bodies:
@@ -143,16 +143,13 @@ class Bodies:
                 answering.close()
 
     async def send(self, scope: MutableMapping[str, Any], send: Send, content: bytes) -> None:
-        """Send the body of an answer; a large one at the pace of its reader, which gets as long as a sender does."""
-        if len(content) <= _PIECE:
-            await send({"type": "http.response.body", "body": content})
-            return
+        """Send the body of a large answer, at the pace of its reader, which gets as long as a sender does."""
         # Counted, never refused: it is there already.
         self._held += len(content)
         scope[HELD] = scope.get(HELD, 0) + len(content)
         async with asyncio.timeout(self._limits.body_seconds):
-            for start in range(0, len(content), _PIECE):
-                end = start + _PIECE
+            for start in range(0, len(content), PIECE):
+                end = start + PIECE
                 await send({"type": "http.response.body", "body": content[start:end], "more_body": end < len(content)})
 
 

@@ -13,10 +13,13 @@ from serve_app.answers.envelope import between
 from serve_app.answers.rows import ignored_of
 from serve_app.wire import requests, responses
 from serve_app.wire.features import MAX_NUMBER, feature_range, feature_unit
-from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_TEXT
+from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_METRICS, MAX_NAME, MAX_TEXT
 from serve_app.wire.wording import span
 
-__all__ = ["components"]
+__all__ = ["FLAT", "components"]
+
+#: Rows of a table that are a request by themselves, by the route's schema.
+FLAT = {"Failure": "TelemetryRow", "Anomaly": "ObservationRow"}
 
 _STRUCTS: tuple[type, ...] = (
     requests.FailureRequest,
@@ -114,6 +117,32 @@ def _telemetry(parts: dict[str, Any], cards: Mapping[str, Any]) -> None:
         "properties": {**controls, "resource_id": _ID, "timestamp": _STAMP, **columns},
         "required": ["resource_id"],
         "additionalProperties": False,
+    }
+    _observations(parts)
+
+
+def _observations(parts: dict[str, Any]) -> None:
+    """Describe what is searched for anomalies: a row that may hold other metrics than the model's."""
+    free = {
+        "additionalProperties": {"type": ["number", "null"], "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER},
+        "propertyNames": {"maxLength": MAX_NAME},
+        "maxProperties": MAX_METRICS,
+    }
+    other = "Any other metric may be among them, and is judged by its own past."
+    snapshot = parts["Snapshot"]
+    parts["Observation"] = {
+        **snapshot,
+        "title": "Observation",
+        "description": f"{snapshot['description']} {other}",
+        **free,
+    }
+    sensitivity = parts["AnomalyRequest"]["properties"]["sensitivity"]
+    parts["ObservationRow"] = {
+        **parts["Observation"],
+        "title": "ObservationRow",
+        "description": f"A row of a telemetry table as its JSON. {parts['Observation']['description']}",
+        "properties": {"sensitivity": sensitivity, **snapshot["properties"], "resource_id": _ID},
+        "required": ["resource_id"],
     }
 
 
@@ -218,21 +247,18 @@ def components(cards: Mapping[str, Any]) -> dict[str, Any]:
     """
     _, parts = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
     parts = copy.deepcopy(dict(parts))
-    for name in ("FailureRequest", "AnomalyRequest"):
+    for name, row in (("FailureRequest", "Snapshot"), ("AnomalyRequest", "Observation")):
         properties = parts[name]["properties"]
-        properties["metrics"] = {
-            "anyOf": [{"$ref": "#/components/schemas/Snapshot"}, {"type": "null"}],
-            "default": None,
-        }
+        properties["metrics"] = {"anyOf": [{"$ref": f"#/components/schemas/{row}"}, {"type": "null"}], "default": None}
         for branch in properties["time_series"]["anyOf"]:
             if branch.get("type") == "array":
-                branch["items"] = {"$ref": "#/components/schemas/Snapshot"}
+                branch["items"] = {"$ref": f"#/components/schemas/{row}"}
     _telemetry(parts, cards)
     parts["InstanceError"] = _instance_error()
     for name in ("Failure", "Capacity", "Anomaly"):
         one = [{"$ref": f"#/components/schemas/{name}Request"}]
-        if name == "Failure":
-            one.append({"$ref": "#/components/schemas/TelemetryRow"})
+        if name in FLAT:
+            one.append({"$ref": f"#/components/schemas/{FLAT[name]}"})
         parts[f"{name}Batch"]["properties"]["instances"]["items"] = {"anyOf": one} if len(one) > 1 else one[0]
     _activity(parts, cards)
     if "capacity" in cards:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from serve_app.guard.access import PUBLIC
-from serve_app.http.components import components
+from serve_app.http.components import FLAT, components
 from serve_app.http.docs import FILES
 from serve_app.http.examples import EXAMPLES
 from serve_app.http.meanings import explain
@@ -143,7 +143,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _prediction(route: Route) -> dict[str, Any]:
     """Describe an operation that takes one instance or a batch of them."""
-    flat = [_ref("TelemetryRow")] if route.schema == "Failure" else []
+    flat = [_ref(FLAT[route.schema])] if route.schema in FLAT else []
     answer = _ref(f"{route.schema}Answer")
     batch = {
         "type": "object",

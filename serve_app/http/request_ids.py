@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from serve_app.wire.limits import MAX_HEADER
@@ -24,6 +24,8 @@ _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 #: Headers by which a client could change how Ray Serve treats its request.
 _RAYS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 _CONTENT = (b"content-type", b"content-length")
+#: Headers that `Border` looks at; the others only have to be short ASCII.
+_WATCHED = frozenset((HEADER, *_RAYS))
 #: What Ray Serve's answers mean here; it gives no others.
 _SAID = {
     404: "there is nothing here yet: the service is starting",
@@ -46,6 +48,10 @@ class Ids:
         for name, value in headers:
             if name == HEADER and _ID.fullmatch(value):
                 return bytes(value).decode()
+        return self.new()
+
+    def new(self) -> str:
+        """Return an id that no other request has."""
         return f"{self._start}-{next(self._serial):x}"
 
 
@@ -59,18 +65,32 @@ class Border:
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._ids = Ids()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Hand the request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        for name, value in scope["headers"]:
+            if name in _WATCHED or len(value) > MAX_HEADER or not value.isascii():
+                # Rare, so that most requests pay for no list.
+                if not await self._clear(scope, send):
+                    return
+                break
+        else:
+            # Ray Serve would make one, which takes longer.
+            scope["headers"].append((HEADER, self._ids.new().encode()))
+        await self._app(scope, receive, _replacing(send, scope["path"]))
+
+    async def _clear(self, scope: MutableMapping[str, Any], send: Any) -> bool:
+        """Take away what Ray Serve must not see; return False where the request was refused."""
         headers, named = [], False
         for header in scope["headers"]:
             name, value = header
             if len(value) > MAX_HEADER:
                 await _refuse(scope, name, send)
-                return
+                return False
             elif name == HEADER:
                 # Of several ids the first plain one counts, as in `Ids`.
                 if not named and _ID.fullmatch(value):
@@ -79,7 +99,7 @@ class Border:
             elif value.isascii() and name not in _RAYS:
                 headers.append(header)
         scope["headers"] = headers
-        await self._app(scope, receive, _Replaced(send, scope["path"]))
+        return True
 
 
 async def _refuse(scope: MutableMapping[str, Any], name: bytes, send: Any) -> None:
@@ -93,30 +113,28 @@ async def _refuse(scope: MutableMapping[str, Any], name: bytes, send: Any) -> No
     await send({"type": "http.response.body", "body": content})
 
 
-class _Replaced:
-    """``send`` of one request, with a problem in place of an error that is none."""
+def _replacing(send: Any, path: str) -> Callable[[MutableMapping[str, Any]], Awaitable[None]]:
+    """Return ``send`` of one request, with a problem in place of an error that is none."""
+    content: bytes | None = None
 
-    __slots__ = ("_content", "_path", "_send")
-
-    def __init__(self, send: Any, path: str) -> None:
-        self._send = send
-        self._path = path
-        self._content: bytes | None = None
-
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+    # Not a coroutine: that would be two more to run for every request.
+    def replaced(message: MutableMapping[str, Any]) -> Awaitable[None]:
+        nonlocal content
         if message["type"] == "http.response.start":
             status = message["status"]
             if status >= 400 and (b"content-type", TYPE) not in message["headers"]:
-                problem = Problem(status, _SAID.get(status, "the request was refused"))
-                self._content = problem.body(self._path[:512])
+                content = Problem(status, _SAID.get(status, "the request was refused")).body(path[:512])
                 message["headers"] = [
                     *((name, value) for name, value in message["headers"] if name.lower() not in _CONTENT),
                     (b"content-type", TYPE),
-                    (b"content-length", b"%d" % len(self._content)),
+                    (b"content-length", b"%d" % len(content)),
                 ]
-        elif self._content is not None:
-            message["body"] = b"" if message.get("more_body") else self._content
-        await self._send(message)
+        elif content is not None:
+            message["body"] = b"" if message.get("more_body") else content
+        sent: Awaitable[None] = send(message)
+        return sent
+
+    return replaced
 
 
 def middlewares() -> list[Any]:

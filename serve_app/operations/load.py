@@ -36,12 +36,13 @@ class Load:
         self._queue = metrics.gauge("aiops_queue_seconds", replica=metrics.replica)
         self._pulse: asyncio.Task[None] | None = None
         self._keys: dict[str, Any] = {}
-        #: Called at the beginning and at the end of every request.
-        self.begin = self._in_flight.inc
+        #: Requests under way. Written to shared memory with every pulse, and when the metrics may be asked for: twice a
+        #: request would be dearer than all that the guard does.
+        self.under_way = 0
 
-    def end(self) -> None:
-        """Count a request as answered, or given up."""
-        self._in_flight.inc(-1.0)
+    def show(self) -> None:
+        """Write how many requests are under way."""
+        self._in_flight.set(self.under_way)
 
     def let_in(self, key: str) -> None:
         """Count a request by the name of its key, which must come from the keys file."""
@@ -65,7 +66,7 @@ class Load:
             self._metrics.counter("aiops_limits_total", limit=limit).inc()
 
     def watch(self) -> None:
-        """Begin to measure how late the event loop is; called from within it, when the application starts."""
+        """Begin to measure how busy the event loop is; called from within it, when the application starts."""
         if self._pulse is None:
             self._pulse = asyncio.get_running_loop().create_task(self._beat())
 
@@ -73,4 +74,5 @@ class Load:
         while True:
             due = time.perf_counter() + PULSE_SECONDS
             await asyncio.sleep(PULSE_SECONDS)
+            self.show()
             self._queue.set(max(0.0, time.perf_counter() - due))

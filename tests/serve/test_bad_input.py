@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
+import jsonschema
 import msgspec
 import pytest
 import schemathesis
@@ -333,6 +334,28 @@ def test_the_document_describes_every_route_with_units_ranges_and_examples(clien
         "Training range"
         in document["components"]["schemas"]["ThreatRequest"]["properties"]["unique_ips"]["description"]
     )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"resource_id": "a", "metrics": {"queue": 3.0}},
+        {"resource_id": "a", "metrics": {"cpu_usage": 3.0, "queue": None}},
+        {"resource_id": "a", "time_series": [{"queue": 3.0 + i % 2} for i in range(12)]},
+        {"resource_id": "a", "queue": 3.0, "sensitivity": 4.0},
+        {"instances": [{"resource_id": "a", "metrics": {"queue": 3.0}}, {"resource_id": "b", "queue": 1}]},
+    ],
+)
+def test_the_description_allows_the_metrics_that_anomalies_are_looked_for_in(client: Client, body: Any) -> None:
+    document = client.get("/schema").json()
+    content = document["paths"]["/api/v3/aiops/analyze/anomaly"]["post"]["requestBody"]["content"]["application/json"]
+    schema = {**content["schema"], "components": document["components"]}
+    assert client.post("analyze/anomaly", body).status == 200
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(body)) == []
+    for wrong in ("text", True, 1e300):
+        row = {"resource_id": "a", "metrics": {"queue": wrong}}
+        assert client.post("analyze/anomaly", row).status == 422
+        assert list(jsonschema.Draft202012Validator(schema).iter_errors(row))
 
 
 def test_every_example_of_the_description_is_answered(client: Client) -> None:

@@ -15,8 +15,10 @@ import pytest
 from client import Answer
 from conftest import Disk, Service, point
 
-from aiops_core import facts
+from aiops_core import facts, settings
+from aiops_core.audited import audited
 from aiops_core.errors import UsageError
+from serve_app import app, run
 from serve_app.guard import access, audit, keys, rates
 from serve_app.guard.access import Guard
 from serve_app.guard.commands import main
@@ -155,6 +157,25 @@ def test_the_command_line_hands_keys_and_audit_to_the_service(tmp_path: Path) ->
     assert run("keys", "revoke", "nobody").returncode == 2
 
 
+def test_what_the_command_line_does_to_champions_is_in_the_audit_log(home: Path) -> None:
+    with audited("models promote", name="threat_detector", version=2):
+        pass
+    with pytest.raises(UsageError), audited("models rollback", name="threat_detector"):
+        raise UsageError("no server answers at http://a:s3cret@host")
+    assert audit.verify(home / "audit.jsonl")[0] == 4
+    begun, done, _, failed = audit.last(home / "audit.jsonl", 4)
+    assert begun["what"] == {"name": "threat_detector", "version": 2} and begun["who"].endswith("(shell)")
+    assert (begun["route"], done["phase"], failed["phase"]) == ("models promote", "done", "failed")
+    assert done["event"] == begun["event"] and "s3cret" not in (home / "audit.jsonl").read_text()
+
+
+def test_without_an_audit_log_the_command_line_changes_no_champion(home: Path) -> None:
+    (home / "audit.jsonl").mkdir(parents=True)
+    with pytest.raises(UsageError, match="nothing was done, but the audit log cannot be written"):
+        with audited("models promote", name="threat_detector", version=2):
+            raise AssertionError("it was done")
+
+
 # Rates ---------------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +285,27 @@ def test_where_others_can_reach_it_a_service_without_a_keys_file_is_closed(
     service = make_service(guard=options)
     assert service.client.get("models/status").status == 503
     assert service.client.post("models/train", {}).status == 503
+
+
+def test_a_replica_started_after_the_keys_file_was_deleted_stays_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIOPS_KEYS_FILE", raising=False)
+    monkeypatch.setattr(app, "_listening", lambda: "127.0.0.1")
+    config = {"state_dir": str(tmp_path), "keyed": False, "replicas": 1}
+    scope = {"headers": [(b"host", b"localhost")]}
+    first = app._guard(config, settings.load())
+    assert first.check(scope, "operate").name is None, "nobody made a key yet"
+    keys.add(tmp_path / "keys.json", "a", ["read"])
+    first.look()
+    (tmp_path / "keys.json").unlink()
+    first.look()
+    for guard in (first, app._guard(config, settings.load())):
+        with pytest.raises(Problem) as caught:
+            guard.check(scope, "operate")
+        assert caught.value.status == 503
+    with pytest.raises(UsageError, match="is gone: put it back"):
+        run.RunningService(state_dir=str(tmp_path)).__enter__()
 
 
 def test_the_metrics_need_read_unless_told_otherwise(make_service: Callable[..., Service]) -> None:

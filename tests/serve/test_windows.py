@@ -10,16 +10,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Disk, Service, point
 
+from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
+from serve_app import app
 from serve_app.answers import window_journal
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import Windows
+from serve_app.operations.telemetry import Metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -228,6 +232,7 @@ from pathlib import Path
 import numpy as np
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import Windows
+from serve_app.operations.telemetry import Metrics
 windows = Windows()
 Journal(Path(sys.argv[1]), windows).start()
 for i in range(30):
@@ -394,3 +399,19 @@ def test_while_the_buffer_does_not_answer_the_rules_do(
     answers = service.client.post("predict/failure", body).json()["predictions"]
     assert {a["model"]["kind"] for a in answers} == {"rule_based"} and len(answers) == 500
     assert "did not answer" in answers[0]["warnings"][0] and len(asked) == 1
+
+
+@pytest.mark.parametrize(("replicas", "scaling"), [(2, None), (1, {"min_replicas": 1})])
+def test_replicas_that_a_config_file_adds_do_not_split_the_windows(
+    replicas: int, scaling: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arguments that say one replica, and a deployment that is overridden to have several."""
+    config = SimpleNamespace(autoscaling_config=scaling)
+    context = SimpleNamespace(world_size=replicas, deployment="ingress", _deployment_config=config)
+    metrics = Metrics(tmp_path / "metrics", flush=False)
+    monkeypatch.setattr(app.serve, "get_replica_context", lambda: context)
+    with pytest.raises(UsageError, match="'ingress' is to have several replicas.*under args"):
+        app.journalled(tmp_path, metrics)
+    context.world_size, config.autoscaling_config = 1, None
+    _, journal = app.journalled(tmp_path, metrics)
+    journal.close()

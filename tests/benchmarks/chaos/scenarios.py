@@ -262,7 +262,7 @@ def job(c: Context) -> str:
 
 def runner(c: Context) -> str:
     found = _job(c)
-    for pid in _processes(found, "serve_app.operations.jobs"):
+    for pid in _processes(found, "serve_app.operations.runner"):
         os.kill(pid, signal.SIGKILL)
     time.sleep(2)
     state, again = _state(c, found), c.stand.post("models/train", JOB).status_code
