@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty fuzz lint lock clean
+.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty fuzz sequence lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ fuzz: setup ## 10,000 requests and more from the description, with all checks, t
 
 difficulty: setup ## how hard the synthetic data are for simple and strong methods, to reports/difficulty.md
 	$(BIN)/python tests/benchmarks/difficulty.py $(ARGS)
+
+sequence: setup ## how far the running judgement of two versions can be trusted, to reports/sequence.md
+	$(BIN)/python tests/benchmarks/sequence.py $(ARGS)
 
 lint: setup ## ruff, format check, mypy
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.markup": ("", "."),
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
-    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds shares sizes summed units"),
+    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sequence shares sizes summed units"),
     "aiops_core.derive": ("errors", ". expression graph values"),
     "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
     "aiops_core.servable": (
