@@ -18,6 +18,7 @@ import typer
 from aiops_core import __version__
 from aiops_core.backup import commands
 from aiops_core.errors import AiopsError, DataError, UsageError
+from aiops_core.live import commands as live
 from aiops_core.redact import redacted
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="Registered models: list, show, promote, roll back.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Registered models: list, show, promote, roll back, try beside the champion, judge.", no_args_is_help=True
+)
 data_app = typer.Typer(help="Contract tables: generate, fetch, validate.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
@@ -277,6 +280,8 @@ def data_validate(source: str) -> None:
 
 app.command()(commands.backup)
 app.command()(commands.restore)
+for command in (live.shadow, live.canary, live.judge):
+    models_app.command()(command)
 
 
 def _assignment(text: str) -> tuple[str, str]:

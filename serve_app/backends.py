@@ -107,6 +107,9 @@ class LocalModels:
             refused = self.watcher.refused.get(service.name)
             if refused is not None:
                 entry["refused"] = refused
+            beside = self.watcher.beside(service.name)
+            if beside:
+                entry["beside"] = beside
             models.append(entry)
         if "failure" in self.services:
             models += [_legacy(legacy.RULES, "rule_based"), _legacy(legacy.ANOMALY, "statistical")]

@@ -79,7 +79,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.console": ("facts tracking study", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore"),
-    "aiops_core.cli": ("backup errors redact files settings servable data tracking job console", "."),
+    "aiops_core.live": (
+        "errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
+    ),
+    "aiops_core.cli": ("backup live errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",
@@ -96,16 +99,16 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
-        ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
+        ". anomaly batches canary capacity capacity_input envelope failure failure_input legacy outlook rows series "
         "service threat window_journal windows",
     ),
     "serve_app.champions": (
-        "wire files cluster operations answers aiops_core.errors aiops_core.redact aiops_core.facts aiops_core.settings "
+        "wire files cluster guard operations answers aiops_core.errors aiops_core.redact aiops_core.facts aiops_core.settings "
         "aiops_core.servable aiops_core.tracking",
-        ". client follower liveness neighbours node supervisor verify watcher",
+        ". beside client commands companions follower listening liveness neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (
-        "wire guard answers operations champions aiops_core.facts",
+        "wire guard answers operations champions aiops_core.facts aiops_core.live",
         ". api bodies components docs examples handlers meanings openapi ready request_ids router routes writes",
     ),
     "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),

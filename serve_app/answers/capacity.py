@@ -42,13 +42,13 @@ class CapacityService(Service):
 
     batch_decoder = msgspec.json.Decoder(CapacityBatch)
 
-    def prepare(self, champion: Champion) -> None:
+    def prepare(self, champion: Champion) -> Champion:
         """See `Service.prepare`."""
         servable = champion.servable
         history = np.ones((1, 2))
         servable.forecast(history, None, [1, min(2, servable.horizon)], servable.targets[0])
         servable.explain(history, None, 1, servable.targets[0])
-        self._model = champion
+        return champion
 
     async def answer_one(self, model: Champion, body: bytes, request_id: str) -> bytes:
         """See `Service.answer_one`."""

@@ -30,5 +30,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "models/register": {"name": "threat_detector", "run_id": "6dd8e22a36884b418fa978f99e4db012"},
     "models/promote": {"name": "threat_detector", "version": 1},
     "models/rollback": {"name": "threat_detector"},
+    "models/shadow": {"name": "threat_detector", "version": 2},
+    "models/canary": {"name": "threat_detector", "version": 2, "share": 0.1},
     "remediate": {"action": "scale_horizontal", "resource_id": "server-01", "dry_run": True},
 }

@@ -31,10 +31,12 @@ from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import Limits
 from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
+    CanaryRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
     RollbackRequest,
+    ShadowRequest,
     TrainRequest,
 )
 
@@ -201,6 +203,21 @@ class Handlers:
         _check_trained(request.name)
         found = await self._services.registry.ask(do="rollback", name=request.name, expected=request.expected_version)
         return _Json(_answer("promoted", found))
+
+    async def shadow(self, request: ShadowRequest) -> Response:
+        """Let a version answer unheard beside the champion."""
+        return await self._beside("shadow", request)
+
+    async def canary(self, request: CanaryRequest) -> Response:
+        """Let a version answer a share of the requests."""
+        return await self._beside("canary", request, share=request.share)
+
+    async def _beside(self, alias: str, request: ShadowRequest | CanaryRequest, **options: Any) -> Response:
+        _check_trained(request.name)
+        found = await self._services.registry.ask(
+            do=alias, name=request.name, version=request.version, expected=request.expected_version, **options
+        )
+        return _Json(_answer("removed" if request.version is None else alias, found))
 
     async def register(self, request: RegisterRequest) -> Response:
         """Register the servable of a run."""

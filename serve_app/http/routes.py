@@ -15,10 +15,12 @@ import msgspec
 
 from serve_app.guard.access import PUBLIC
 from serve_app.wire.requests import (
+    CanaryRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
     RollbackRequest,
+    ShadowRequest,
     TrainRequest,
 )
 
@@ -170,6 +172,10 @@ ROUTES: tuple[Route, ...] = (
     ),
     _change("models/promote", "Make a version the champion", PromoteRequest, "promote", repeatable=True),
     _change("models/rollback", "Go back to the previous champion", RollbackRequest, "rollback"),
+    _change("models/shadow", "Let a version answer unheard beside the champion, or none", ShadowRequest, "shadow",
+            repeatable=True),
+    _change("models/canary", "Let a version answer a share of the requests, or none", CanaryRequest, "canary",
+            repeatable=True),
     _change(
         "remediate", "Post a signed webhook, or say what would be posted", RemediateRequest, "remediate",
         tag="remediation", problems=(*_BODY, 404, 409, 502),

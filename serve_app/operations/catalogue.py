@@ -58,6 +58,20 @@ CATALOGUE: dict[str, Family] = {
     "aiops_model_seconds": Family(
         "histogram", ("model", "version"), "Time of one call of a model, a batch counting once, by version."
     ),
+    "aiops_companion_info": Family(
+        "gauge", ("model", "version", "alias", "replica"), "1 for the shadow or canary that a replica has beside its champion."
+    ),
+    "aiops_canary_total": Family(
+        "counter",
+        ("model", "result"),
+        "Instances that a canary was asked, by result: answered, or error and refused where the champion then answered.",
+    ),
+    "aiops_canary_stopped_total": Family(
+        "counter", ("model",), "Canaries that the guard rails of a replica stopped, by model."
+    ),
+    "aiops_shadow_total": Family(
+        "counter", ("model", "result"), "Answers of a shadow: answered, failed, or dropped because too many waited."
+    ),
     "aiops_reloads_total": Family(
         "counter", ("model", "result"), "Models taken into service or refused, by model and result."
     ),

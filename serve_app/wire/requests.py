@@ -18,6 +18,7 @@ from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_METRICS, MAX_SERIES
 __all__ = [
     "AnomalyBatch",
     "AnomalyRequest",
+    "CanaryRequest",
     "CapacityBatch",
     "CapacityRequest",
     "Costs",
@@ -36,6 +37,7 @@ __all__ = [
     "RollbackRequest",
     "Row",
     "Series",
+    "ShadowRequest",
     "Stamp",
     "ThreatBatch",
     "TrainRequest",
@@ -193,6 +195,30 @@ class RollbackRequest(Struct, forbid_unknown_fields=True):
     """Which model goes back to its previous champion."""
 
     name: ModelName
+    expected_version: Expected = None
+
+
+#: Registered version that answers beside the champion.
+Beside = Annotated[
+    Annotated[int, Meta(ge=1, le=10**9)] | None,
+    Meta(description="Which version; null for none any more."),
+]
+
+
+class ShadowRequest(Struct, forbid_unknown_fields=True):
+    """Which version answers every request once more, unheard."""
+
+    name: ModelName
+    version: Beside
+    expected_version: Expected = None
+
+
+class CanaryRequest(Struct, forbid_unknown_fields=True):
+    """Which version answers a share of the requests."""
+
+    name: ModelName
+    version: Beside
+    share: Annotated[float, Meta(gt=0, lt=1, description="Of the requests, fixed by a hash of the resource.")] = 0.1
     expected_version: Expected = None
 
 

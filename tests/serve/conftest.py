@@ -79,6 +79,7 @@ class Version:
     alias: str | None = "champion"
     created: str = "2026-01-01T00:00:00Z"
     source: str = ""
+    share: float | None = None
 
 
 class Store:
@@ -90,6 +91,8 @@ class Store:
         self.champion: int | None = 1
         self.before = 0
         self.registered = 3
+        #: Alias to version and share.
+        self.beside: dict[str, tuple[int, float | None]] = {}
         self.error: Exception | None = None
         self.fetched: list[int] = []
 
@@ -97,6 +100,30 @@ class Store:
         if self.error:
             raise self.error
         return {} if self.champion is None else {THREAT: self.get_version(THREAT, self.champion)}
+
+    def companions(self) -> dict[str, dict[str, Version]]:
+        found = {
+            alias: Version(THREAT, version, f"{version:032x}", alias, share=share)
+            for alias, (version, share) in self.beside.items()
+        }
+        return {THREAT: found} if found else {}
+
+    def set_companion(self, name: str, alias: str, version: int, share: float | None = None) -> Version:
+        if self.champion is None:
+            raise TrackingError(f"model '{name}' has no champion that version {version} could be compared with")
+        if self.champion == version:
+            raise TrackingError(f"version {version} of {name} is the champion: another one can answer beside it")
+        self.beside[alias] = (version, share)
+        return self.companions()[name][alias]
+
+    def remove_companion(self, name: str, alias: str, version: int | None = None) -> Version:
+        if self.error:
+            raise self.error
+        if alias not in self.beside:
+            raise TrackingError(f"model '{name}' has no {alias}")
+        if version is not None and self.beside[alias][0] != version:
+            raise TrackingError(f"version {self.beside[alias][0]} of {name} is its {alias}, not version {version}")
+        return self.get_version(name, self.beside.pop(alias)[0])
 
     def list_models(self) -> list[Version]:
         return list(self.champions().values())
