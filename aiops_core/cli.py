@@ -18,6 +18,7 @@ import typer
 from aiops_core import __version__
 from aiops_core.backup import commands
 from aiops_core.errors import AiopsError, DataError, UsageError
+from aiops_core.journal_commands import feedback_app, journal_app
 from aiops_core.live import commands as live
 from aiops_core.redact import redacted
 
@@ -38,6 +39,8 @@ models_app = typer.Typer(
 data_app = typer.Typer(help="Contract tables: generate, fetch, validate.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.add_typer(journal_app, name="journal")
+app.add_typer(feedback_app, name="feedback")
 
 Source = Annotated[str, typer.Option(help="synthetic, a public data set, or a folder of contract tables")]
 Seed = Annotated[int, typer.Option(help="fixes data, splits, baselines, oracle and the search's start")]

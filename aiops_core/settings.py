@@ -57,6 +57,14 @@ class Settings(BaseSettings):
         From when on a request is slow.
     otlp_endpoint, otlp_headers : str
         OTLP collector that gets a span of every request, and ``name=value`` headers for it; none by default.
+    journal : {"on", "off"}
+        Whether the service keeps its answers with their inputs.
+    journal_max_mb : int
+    journal_days : float
+        Size and age of the journal; the oldest records go first.
+    journal_drop, journal_hash : tuple of str
+        Fields of the journal and of feedback that are not kept, or only as a keyed hash, separated by commas; see
+        `aiops_core.journal.Privacy`.
     keys_file : Path or None
         Keys of the HTTP service; ``None`` means ``keys.json`` in the state folder.
     key : str or None
@@ -93,13 +101,18 @@ class Settings(BaseSettings):
     log_slow_seconds: float = Field(default=1.0, gt=0)
     otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     otlp_headers: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_HEADERS")
+    journal: Literal["on", "off"] = "on"
+    journal_max_mb: int = Field(default=2048, ge=1)
+    journal_days: float = Field(default=30.0, gt=0)
+    journal_drop: Annotated[tuple[str, ...], NoDecode] = ()
+    journal_hash: Annotated[tuple[str, ...], NoDecode] = ()
     keys_file: Path | None = None
     key: str | None = Field(default=None, repr=False)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     metrics_open: bool = False
     source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "journal_drop", "journal_hash", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -19,11 +19,13 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from aiops_core import settings
 from aiops_core.facts import MODELS
+from aiops_core.journal.privacy import Privacy
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.backends import LocalModels, RemoteModels
 from serve_app.guard import keys
 from serve_app.guard.access import Guard
+from serve_app.journal.recorder import recorder
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import MB, Limits
 
@@ -136,12 +138,19 @@ class TaskModels:
         buffer: Any = None if windows is None else RemoteWindows(windows)
         if buffer is None and task == "failure":
             buffer, self._journal = journalled(Path(config["state_dir"]), self._process.metrics)
-        self._models = LocalModels([task], self._process.folder, self._process.metrics, buffer, limits=config["limits"])
+        self._models = LocalModels(
+            [task],
+            self._process.folder,
+            self._process.metrics,
+            buffer,
+            limits=config["limits"],
+            journal=recorder(Path(config["state_dir"]), self._process.metrics, settings.load()),
+        )
         self._models.start(30.0 if config["follow"] else 0.0)
 
-    async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
+    async def call(self, route: str, body: bytes, request_id: str, key: str | None = None) -> tuple[int, Any]:
         """See `LocalModels.call`."""
-        return await self._models.call(route, body, request_id)
+        return await self._models.call(route, body, request_id, key)
 
     async def status(self) -> dict[str, Any]:
         """See `LocalModels.status`."""
@@ -233,7 +242,10 @@ class Ingress:
             buffer: Any = None if windows is None else RemoteWindows(windows)
             if buffer is None:
                 buffer, self._journal = journalled(state, process.metrics)
-            local = LocalModels(list(MODELS), process.folder, process.metrics, buffer, limits=config["limits"])
+            journal = recorder(state, process.metrics, settings.load())
+            local = LocalModels(
+                list(MODELS), process.folder, process.metrics, buffer, limits=config["limits"], journal=journal
+            )
             local.start(30.0 if config["follow"] else 0.0)
             backend: Any = local
         else:
@@ -259,6 +271,8 @@ class Ingress:
             replays=Replays(state / "replays"),
             sources=Sources(current.source_roots or (state / "datasets",)),
             limits=config["limits"],
+            state=state,
+            privacy=Privacy(state, current.journal_drop, current.journal_hash),
         )
         self._services.guard.start()
 
@@ -336,6 +350,8 @@ def build(args: Args | Mapping[str, Any]) -> Application:
     args = Args.model_validate(args)
     current = settings.load()
     state = Path(args.state_dir or current.state_dir).resolve()
+    # Fields that cannot be hashed are named here, not by a replica that does not start.
+    Privacy(state, current.journal_drop, current.journal_hash)
     config = {
         "state_dir": str(state),
         "tracking_uri": absolute_uri(args.tracking_uri or current.mlflow_tracking_uri),

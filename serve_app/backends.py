@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from serve_app.answers.service import Service
 from serve_app.answers.threat import ThreatService
 from serve_app.champions.watcher import ChampionWatcher
 from serve_app.http.routes import PREDICTIONS
+from serve_app.journal.entries import asked
+from serve_app.journal.recorder import Recorder, Silent
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import Limits
 from serve_app.wire.problems import Problem, busy
@@ -48,6 +51,8 @@ class LocalModels:
         Folder to verified servable.
     limits : Limits, optional
         What one request may cost.
+    journal : Recorder or Silent, optional
+        Takes every answer.
     """
 
     def __init__(
@@ -58,8 +63,10 @@ class LocalModels:
         windows: Any | None = None,
         loader: Callable[[str], Any] = servable.load,
         limits: Limits | None = None,
+        journal: Recorder | Silent | None = None,
     ) -> None:
         self._metrics = metrics
+        self._journal = journal or Silent()
         self.services: dict[str, Service] = {}
         self._routes: dict[str, Service] = {}
         if "failure" in tasks:
@@ -72,16 +79,19 @@ class LocalModels:
             self.services["capacity"] = self._routes["predict/capacity"] = CapacityService(metrics)
         for service in {*self.services.values(), *self._routes.values()}:
             service.limits = limits or Limits()
+            service.journal = self._journal
         by_name = {MODELS[task]: service for task, service in self.services.items()}
         self.watcher = ChampionWatcher(folder, by_name, metrics, loader)
 
     def start(self, wait_seconds: float = 30.0) -> None:
         """Load the champions, then follow them."""
+        self._journal.start()
         self.watcher.start(wait_seconds)
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following, and write down what was answered."""
         self.watcher.close()
+        self._journal.close()
 
     def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
         """See `serve_app.http.handlers.Backend`."""
@@ -92,8 +102,16 @@ class LocalModels:
         service = self._routes.get(route)
         return None if service is None or service.champion is None else service.champion.version
 
-    async def call(self, route: str, body: bytes, request_id: str) -> tuple[int, Any]:
-        """Answer like `answer`, with a problem as a value: it crosses process borders unharmed."""
+    async def call(self, route: str, body: bytes, request_id: str, key: str | None = None) -> tuple[int, Any]:
+        """Answer like `answer`, with a problem as a value: it crosses process borders unharmed.
+
+        Parameters
+        ----------
+        route, body, request_id : str, bytes, str
+        key : str, optional
+            Name of the caller's key, for the journal.
+        """
+        asked.set((key, time.perf_counter()))
         try:
             return 200, await self.answer(route, body, request_id)
         except Problem as problem:
@@ -172,7 +190,7 @@ class RemoteModels:
     async def answer(self, route: str, body: bytes, request_id: str) -> bytes:
         """See `serve_app.http.handlers.Backend`."""
         try:
-            status, content = await self._route[route].remote(route, body, request_id)
+            status, content = await self._route[route].remote(route, body, request_id, asked.get()[0])
         except self._full:
             raise busy("the models of this route have no place for another request") from None
         if status == 200:

@@ -78,11 +78,12 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". environment lanes notebooks workspace",
     ),
     "aiops_core.console": ("facts tracking study", "."),
+    "aiops_core.journal_commands": ("errors facts settings journal", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore"),
     "aiops_core.live": (
         "errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
     ),
-    "aiops_core.cli": ("backup live errors redact files settings servable data tracking job console", "."),
+    "aiops_core.cli": ("backup journal_commands live errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",
@@ -97,8 +98,12 @@ ROOMS: dict[str, tuple[str, str]] = {
         "wire files cluster guard aiops_core.redact aiops_core.settings",
         ". catalogue ended jobs load log remediation runner telemetry tracing",
     ),
+    "serve_app.journal": (
+        "wire operations aiops_core.journal aiops_core.settings",
+        ". entries recorder records watch",
+    ),
     "serve_app.answers": (
-        "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
+        "wire journal operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches canary capacity capacity_input envelope failure failure_input legacy outlook rows series "
         "service threat window_journal windows",
     ),
@@ -108,11 +113,16 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". beside client commands companions follower listening liveness neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (
-        "wire guard answers operations champions aiops_core.facts aiops_core.live",
-        ". api bodies components docs examples handlers meanings openapi ready request_ids router routes writes",
+        "wire guard answers journal operations champions aiops_core.facts aiops_core.errors aiops_core.journal "
+        "aiops_core.live",
+        ". api bodies components docs examples feedback handlers meanings openapi ready request_ids router routes writes",
     ),
-    "serve_app.backends": ("wire answers operations champions http aiops_core.facts aiops_core.servable", "."),
-    "serve_app.app": ("wire guard answers operations champions http backends aiops_core.facts aiops_core.settings", "."),
+    "serve_app.backends": ("wire answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
+    "serve_app.app": (
+        "wire guard answers journal operations champions http backends aiops_core.facts aiops_core.journal "
+        "aiops_core.settings",
+        ".",
+    ),
     "serve_app.run": (
         "app champions cluster guard operations aiops_core.errors aiops_core.files aiops_core.settings", "."
     ),

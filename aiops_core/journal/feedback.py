@@ -19,7 +19,7 @@ from aiops_core.journal.statements import FIELDS, KINDS, VERDICTS, digest_of, st
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FILE", "KINDS", "VERDICTS", "add_feedback", "feedback"]
+__all__ = ["FILE", "KINDS", "VERDICTS", "Conflict", "add_feedback", "feedback"]
 
 FILE = "feedback.sqlite"
 WAIT_SECONDS = 10.0
@@ -35,6 +35,10 @@ _SCHEMA = (
     "id text unique, withdrawn integer not null, " + ", ".join(f'"{name}"' for name in _COLUMNS) + ")",
     "create index if not exists by_subject on statements (subject, number)",
 )
+
+
+class Conflict(UsageError):
+    """An id that already names another statement."""
 
 
 @contextmanager
@@ -91,8 +95,10 @@ def add_feedback(
     ------
     DataError
         Every entry that breaks a rule, by its place: ``feedback[3]``.
+    Conflict
+        If an ``id`` names another statement already.
     UsageError
-        If resources are named although the journal keeps none, or an ``id`` names another statement already.
+        If resources are named although the journal keeps none.
     """
     faults: list[DataError] = []
     checked = []
@@ -115,7 +121,7 @@ def add_feedback(
 def _concealed(privacy: Privacy | None, resource_id: str | None, place: int) -> str | None:
     if privacy is None or resource_id is None:
         return resource_id
-    kept = privacy.text("resource_id", resource_id)
+    kept = privacy.text(resource_id, "resource_id")
     if kept is None:
         raise UsageError(
             f"feedback[{place}]: the journal keeps no names of resources (AIOPS_JOURNAL_DROP): say it by request_id"
@@ -128,7 +134,7 @@ def _put(store: sqlite3.Connection, entry: dict[str, Any], who: str | None, at: 
     if entry["id"] is not None:
         before = store.execute("select digest from statements where id=?", (entry["id"],)).fetchone()
         if before is not None and before[0] != digest:
-            raise UsageError(f"feedback[{place}]: id {entry['id']!r} already names another statement: send a new id")
+            raise Conflict(f"feedback[{place}]: id {entry['id']!r} already names another statement: send a new id")
         if before is not None:
             return "unchanged"
     current = store.execute(

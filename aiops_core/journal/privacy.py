@@ -48,11 +48,11 @@ class Privacy:
         self._path = state / "journal" / _NAME
         self._hashed = lru_cache(maxsize=65_536)(self._digest)
 
-    def text(self, field: str, value: str | None) -> str | None:
-        """Return what is kept of a text."""
-        if value is None or field in self.drop:
+    def text(self, value: str | None, *fields: str) -> str | None:
+        """Return what is kept of a text that goes by these names; the strictest rule counts."""
+        if value is None or not self.drop.isdisjoint(fields):
             return None
-        return self._hashed(value) if field in self.hash else value
+        return value if self.hash.isdisjoint(fields) else self._hashed(value)
 
     def inputs(self, content: bytes) -> bytes | None:
         """Return what is kept of the inputs; `Privacy.readable` says whether it can be read back."""

@@ -49,7 +49,7 @@ def read(
     Returns
     -------
     DataFrame
-        Columns of `SCHEMAS`; null is NaN, NaT or None.
+        Columns of `SCHEMAS`; null is NaN, NaT or None (of texts NaN).
 
     Raises
     ------
@@ -152,6 +152,7 @@ def newest(
     *,
     request_id: str | None = None,
     resource_id: str | None = None,
+    inputs: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the newest records as plain values, newest first, files from the newest backwards until there are enough.
 
@@ -166,16 +167,18 @@ def newest(
         Of an answer, or of a whole batch.
     resource_id : str, optional
         As the journal holds it.
+    inputs : bool
+        With them.
 
     Returns
     -------
     list of dict
-        Columns of `SCHEMAS` and ``task``, without ``inputs``.
+        Columns of `SCHEMAS` and ``task``; ``inputs`` only if asked for.
     """
     found: list[dict[str, Any]] = []
     for task in tasks:
         schema = _schema(task)
-        columns = [name for name in schema.names if name != "inputs"]
+        columns = [name for name in schema.names if inputs or name != "inputs"]
         mine: list[dict[str, Any]] = []
         for path in _backwards(folder_of(folder, task)):
             try:

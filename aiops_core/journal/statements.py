@@ -6,13 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import Any
 
 from aiops_core.errors import DataError
 from aiops_core.facts import TASKS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["FIELDS", "KINDS", "VERDICTS", "digest_of", "statement", "subject_of"]
 
@@ -41,6 +39,9 @@ _SUBJECT = {
 }
 _ALWAYS = ("kind", "id", "withdrawn")
 _MOST_TEXT = 512
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The year 2200, in seconds since 1970.
+_LATEST = 7_258_118_400.0
 
 
 def statement(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def statement(given: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in KINDS:
         raise DataError(f"is {kind!r}, not one of {', '.join(KINDS)}", column="kind")
     needed, possible = KINDS[kind]
-    withdrawn = bool(entry.get("withdrawn", False))
+    withdrawn = str(entry.get("withdrawn", False)).lower() in ("true", "1", "yes")
     if withdrawn:
         # What is taken back need not be said again.
         needed, possible = _SUBJECT[kind], (*needed, *possible)
@@ -98,10 +99,13 @@ def _check(entry: dict[str, Any]) -> None:
         if name in entry:
             entry[name] = _micro(entry[name], name)
     if "row" in entry:
-        row = entry["row"]
-        if isinstance(row, bool) or row != int(row) or row < 0:
-            raise DataError(f"is {row!r}, not the place of a row in a batch, counted from 0", column="row")
-        entry["row"] = int(row)
+        try:
+            row = int(str(entry["row"]).removesuffix(".0"))
+        except ValueError:
+            row = -1
+        if not 0 <= row < 2**31:
+            raise DataError(f"is {entry['row']!r}, not the place of a row in a batch, counted from 0", column="row")
+        entry["row"] = row
     if "value" in entry:
         try:
             entry["value"] = float(entry["value"])
@@ -119,22 +123,21 @@ def _check(entry: dict[str, Any]) -> None:
 
 def _micro(value: Any, name: str) -> int:
     """Return a time as microseconds since 1970; numbers are seconds."""
-    import pandas as pd
-
-    try:
-        stamp: pd.Timestamp = (
-            pd.Timestamp(value, unit="s", tz="UTC")
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-            else pd.Timestamp(value)
-        )
-    except (ValueError, TypeError, OverflowError):
-        raise DataError(f"{str(value)[:64]!r} is not a time such as 2026-01-31T12:00:00Z", column=name) from None
-    if pd.isna(stamp) or stamp.tzinfo is None:
-        raise DataError(
-            f"{str(value)[:64]!r} has no time zone, which is not guessed: write it like 2026-01-31T12:00:00Z",
-            column=name,
-        )
-    return int(stamp.tz_convert("UTC").timestamp() * 1_000_000)
+    seconds = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        try:
+            stamp = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        except ValueError:
+            raise DataError(f"{str(value)[:64]!r} is not a time such as 2026-01-31T12:00:00Z", column=name) from None
+        if stamp.tzinfo is None:
+            rule = "has no time zone, which is not guessed: write it like 2026-01-31T12:00:00Z"
+            raise DataError(f"{str(value)[:64]!r} {rule}", column=name)
+        seconds = (stamp - _EPOCH).total_seconds()
+    if not 0 <= seconds <= _LATEST:
+        raise DataError("is not a time between 1970 and 2200", column=name)
+    return round(seconds * 1e6)
 
 
 def subject_of(entry: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from serve_app.answers.capacity_input import Instance, read
 from serve_app.answers.envelope import between, lowered, quality, severity, share
 from serve_app.answers.outlook import LIKELY, Outlook, default_threshold, recommend, warn
 from serve_app.answers.service import Champion, Service, encode
+from serve_app.journal.entries import Entry
 from serve_app.wire.requests import CapacityBatch
 from serve_app.wire.wording import span
 
@@ -54,7 +55,9 @@ class CapacityService(Service):
         """See `Service.answer_one`."""
         instance = read(model.servable, body, "$")
         await self._forecast(model.servable, [instance], Work(self.limits.answer))
-        return encode(self._envelope(model, instance, request_id, instance.request.explain is not False))
+        answer = encode(self._envelope(model, instance, request_id, instance.request.explain is not False))
+        self._keep(model, instance, request_id, False)
+        return answer
 
     def read(self, model: Champion, batch: CapacityBatch, body: bytes, path: str) -> Instance:
         """See `Service.read`."""
@@ -73,8 +76,14 @@ class CapacityService(Service):
             own = instance.request.explain
             answer = self._envelope(model, instance, ids[k], batch.explain if own is None else own)
             answers.append(work.encode(answer))
+            self._keep(model, instance, ids[k], True)
             await work.rest()
         return answers
+
+    def _keep(self, model: Champion, instance: Instance, request_id: str, batch: bool) -> None:
+        name, last = str(instance.request.resource_id), instance.last
+        entry = Entry(model.about, request_id, batch, name, last, instance.history, (instance.forecast,))
+        self.journal.put(entry, instance.values)
 
     # Forecasting -----------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from serve_app.answers.envelope import (
 from serve_app.answers.failure_input import FailureModel, Instance, read
 from serve_app.answers.service import Champion, Service, encode, legacy_block
 from serve_app.answers.windows import Unreachable, Windows
+from serve_app.journal.entries import About, Entry
 from serve_app.wire.requests import FailureBatch
 from serve_app.wire.times import iso
 from serve_app.wire.wording import listed
@@ -35,6 +36,8 @@ __all__ = ["FailureService"]
 #: How far ahead of this machine's clock a snapshot may be, unless a step is longer.
 AHEAD_SECONDS = 3600.0
 _NO_TIME = np.datetime64("NaT", "s")
+#: Of answers by the rules.
+_RULES = About("failure", None, {"kind": "rule_based", "features": [{"name": name} for name in legacy.RULE_METRICS]})
 
 
 class FailureService(Service):
@@ -82,9 +85,11 @@ class FailureService(Service):
         instance = read(model, body, "$", None)
         window, last = await self._window(model, instance)
         if model is None or window is None:
-            return encode(self._by_rules(instance, request_id))
+            return encode(self._by_rules(instance, request_id, False))
         p = float(model.servable.predict(window[None], last)[0])
-        return encode(self._decided(model, instance, window, last, p, instance.explain is not False, request_id))
+        answer = encode(self._decided(model, instance, window, last, p, instance.explain is not False, request_id))
+        self._keep(model, instance, window, p, request_id, False)
+        return answer
 
     def read(self, model: FailureModel | None, batch: FailureBatch, body: bytes, path: str) -> Instance:
         """See `Service.read`."""
@@ -106,13 +111,14 @@ class FailureService(Service):
                 own = instances[k].explain
                 shown = batch.explain if own is None else own
                 answers[k] = work.encode(self._decided(model, instances[k], window, when, p, shown, ids[k]))
+                self._keep(model, instances[k], window, p, ids[k], True)
                 await work.rest()
             waiting.clear()
 
         for k, instance in enumerate(instances):
             window, last = await self._window(model, instance)
             if model is None or window is None:
-                answers[k] = work.encode(self._by_rules(instance, ids[k]))
+                answers[k] = work.encode(self._by_rules(instance, ids[k], True))
             else:
                 waiting.append((k, window, last))
             if len(waiting) == CHUNK:
@@ -120,6 +126,13 @@ class FailureService(Service):
             await work.rest()
         await predict()
         return answers
+
+    def _keep(
+        self, model: FailureModel, instance: Instance, window: np.ndarray, p: float, request_id: str, batch: bool
+    ) -> None:
+        outputs = (p, instance.threshold)
+        entry = Entry(model.about, request_id, batch, instance.resource_id, instance.stamp, window, outputs)
+        self.journal.put(entry, window.size)
 
     def _decided(
         self,
@@ -238,7 +251,7 @@ class FailureService(Service):
             "model": model.block,
         }
 
-    def _by_rules(self, instance: Instance, request_id: str) -> dict[str, Any]:
+    def _by_rules(self, instance: Instance, request_id: str, batch: bool) -> dict[str, Any]:
         given = instance.given
         verdict = legacy.failure(given)
         warnings = list(instance.notes)
@@ -261,6 +274,9 @@ class FailureService(Service):
         if not failing and 2 * verdict.probability >= legacy.THRESHOLD:
             warnings.append(close("probability", verdict.probability, legacy.THRESHOLD))
         self.count("rule_based", prediction)
+        outputs = (verdict.probability, legacy.THRESHOLD)
+        entry = Entry(_RULES, request_id, batch, instance.resource_id, instance.stamp, given, outputs)
+        self.journal.put(entry, len(given))
         return {
             "resource_id": instance.resource_id,
             "prediction": prediction,

@@ -76,6 +76,7 @@ class FailureModel:
         self.ranges = Ranges(card["features"])
         self.block = champion.block
         self.kind = str(card.get("kind"))
+        self.about = champion.about
         self.signature = (tuple(self.names), self.window, self.step)
 
     def _choose(self, policy: Policy) -> float:

@@ -13,6 +13,8 @@ import msgspec
 from aiops_core.facts import MODELS
 from serve_app.answers.batches import Work, encode, read_each, refuse, said
 from serve_app.answers.canary import Canary
+from serve_app.journal.entries import CANARY, CHAMPION, About
+from serve_app.journal.recorder import Silent
 from serve_app.operations.telemetry import Metrics, Slot
 from serve_app.wire.decoding import BATCH_MARK, check_values, decode, is_batch
 from serve_app.wire.limits import MAX_BATCH_VALUES, MAX_VALUES, Limits
@@ -60,6 +62,12 @@ class Champion:
             }
         )
 
+    @cached_property
+    def about(self) -> About:
+        """What the journal says of every answer of this model."""
+        card = self.servable.card
+        return About(card["task"], self.version, card, CANARY if self.alias == CANARY else CHAMPION)
+
 
 def legacy_block(name: str, kind: str) -> msgspec.Raw:
     """Return the ``model`` object of an answer by an untrained model, encoded."""
@@ -83,6 +91,7 @@ class Service:
     batch_decoder: msgspec.json.Decoder[Any]
     #: Set by the one that the service belongs to.
     limits = Limits()
+    journal: Any = Silent()
     #: What `prepare` made of the model in service.
     _model: Any = None
     #: Answers a share of the requests.

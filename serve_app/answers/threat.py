@@ -16,6 +16,7 @@ from serve_app.answers.batches import CHUNK, Work, place
 from serve_app.answers.envelope import Ranges, lowered, quality, say_missing, severity, share
 from serve_app.answers.rows import RowReader, ignored_of, say_ignored
 from serve_app.answers.service import Champion, Service, encode
+from serve_app.journal.entries import Entry
 from serve_app.wire.decoding import decode
 from serve_app.wire.limits import MAX_ID
 from serve_app.wire.problems import Problem, invalid
@@ -63,11 +64,18 @@ class ThreatModel:
         # A stamp says when, not what: it comes with rows of any table.
         names = [name for name in (*ignored, "timestamp") if name not in ("source_ip", "resource_id")]
         self.reader = RowReader("ThreatRequest", card["features"], list(dict.fromkeys(names)), CONTROLS)
+        self.about = champion.about
+        self.about.stamp = self._stamp_field()
         self.block = champion.block
         self.kind = str(card.get("kind"))
 
         #: The same sources leave out the same features again and again.
         self.say_missing = lru_cache(maxsize=4096)(self._say_missing)
+
+    def _stamp_field(self) -> str | None:
+        """Return the attribute of a request that holds its time; none if a feature is called so."""
+        ignored = self.reader.ignored
+        return f"ignored{ignored.index('timestamp')}" if "timestamp" in ignored else None
 
     def against_normal(self, costs: np.ndarray) -> list[float | None]:
         """Return what each class needs against `normal` alone; with several attacks competing it is the lower bound.
@@ -165,7 +173,10 @@ class ThreatService(Service):
         else:
             probability, label, drivers = model.servable.occlude(row, costs=costs)
         p, thresholds = probability.tolist(), model.thresholds_of(costs)
-        return encode(self._envelope(model, request, row, p, label, thresholds, drivers, request_id))
+        answer = encode(self._envelope(model, request, row, p, label, thresholds, drivers, request_id))
+        outputs = (p, label, thresholds[label])
+        self.journal.put(Entry(model.about, request_id, False, request, None, row, outputs), model.width)
+        return answer
 
     def read(self, model: ThreatModel, batch: ThreatBatch, body: bytes, path: str) -> Any:
         """See `Service.read`."""
@@ -210,6 +221,8 @@ class ThreatService(Service):
                 drivers = model.servable.occlude(row, costs=costs)[2] if wanted else []
                 answer = self._envelope(model, request, row, p, label, thresholds, drivers, name)
                 answers.append(work.encode(answer))
+                outputs = (p, label, thresholds[label])
+                self.journal.put(Entry(model.about, name, True, request, None, row, outputs), model.width)
                 await work.rest()
         return answers
 

@@ -20,6 +20,7 @@ from serve_app.http.handlers import Services
 from serve_app.http.request_ids import HEADER, Ids
 from serve_app.http.router import allowed, router
 from serve_app.http.routes import PREDICTIONS, PREFIX, ROUTES
+from serve_app.journal.entries import asked
 from serve_app.operations import tracing
 from serve_app.operations.load import Load
 from serve_app.operations.telemetry import Metrics, Slot
@@ -131,6 +132,7 @@ class Api:
             if self.under_way > self._most:
                 raise busy(f"{self._most} requests are under way")
             body = await self._bodies.read(scope, receive)
+            asked.set((scope.get(KEY), time.perf_counter()))
             answering = self._backend.answer(name, body, request_id)
             content = await (answering if len(body) <= LARGE else self._bodies.answer(answering, receive))
             status, headers = 200, [(b"content-type", _JSON)]

@@ -30,6 +30,7 @@ _STRUCTS: tuple[type, ...] = (
     requests.RollbackRequest,
     requests.RegisterRequest,
     requests.RemediateRequest,
+    requests.FeedbackRequest,
     responses.FailureAnswer,
     responses.ThreatAnswer,
     responses.CapacityAnswer,

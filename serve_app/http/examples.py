@@ -32,5 +32,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "models/rollback": {"name": "threat_detector"},
     "models/shadow": {"name": "threat_detector", "version": 2},
     "models/canary": {"name": "threat_detector", "version": 2, "share": 0.1},
+    "feedback": {"request_id": "6f1c0a9d2b3e-1f", "verdict": "false_alarm"},
     "remediate": {"action": "scale_horizontal", "resource_id": "server-01", "dry_run": True},
 }

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aiops_core.facts import BY_MODEL, MODELS
+from aiops_core.journal.privacy import Privacy
 from serve_app.answers import legacy
 from serve_app.champions.client import Registry
 from serve_app.guard.access import Guard
@@ -22,8 +23,11 @@ from serve_app.guard.replays import Replays
 from serve_app.guard.sources import Sources
 from serve_app.http import openapi
 from serve_app.http.docs import Docs
+from serve_app.http.feedback import recent, take
 from serve_app.http.ready import judge
 from serve_app.http.routes import PREFIX
+from serve_app.journal.entries import asked
+from serve_app.journal.watch import watch
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
 from serve_app.operations.remediation import Remediator, catalogue
@@ -32,6 +36,7 @@ from serve_app.wire.limits import Limits
 from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
     CanaryRequest,
+    FeedbackRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
@@ -89,6 +94,10 @@ class Services:
         Writes nothing by default.
     folder : Path, optional
         Of the node, for ``health/ready``.
+    state : Path, optional
+        State folder, for the journal and feedback.
+    privacy : Privacy, optional
+        What they conceal.
     """
 
     backend: Backend
@@ -103,6 +112,8 @@ class Services:
     limits: Limits = Limits()
     log: RequestLog = field(default_factory=RequestLog)
     folder: Path | None = None
+    state: Path | None = None
+    privacy: Privacy | None = None
 
 
 class Handlers:
@@ -119,6 +130,8 @@ class Handlers:
         self._services = services
         self._started = time.time()
         services.metrics.at_scrape("aiops_jobs", services.jobs.by_state)
+        if services.state is not None:
+            watch(services.metrics, services.state)
         files = Docs()
         self.docs, self.docs_file = files.page, files.file
 
@@ -261,6 +274,22 @@ class Handlers:
         """Cancel a training job."""
         job = await asyncio.to_thread(self._services.jobs.cancel, request.path_params["job_id"])
         return _Json(job, 202)
+
+    async def feedback(self, request: FeedbackRequest) -> Response:
+        """Take in what turned out true."""
+        state, privacy = self._kept()
+        return _Json(await asyncio.to_thread(take, state, privacy, request, asked.get()[0]))
+
+    async def journal(self, request: Request) -> Response:
+        """Return the newest records of the journal."""
+        state, privacy = self._kept()
+        return _Json(await asyncio.to_thread(recent, state, privacy, request.query_params))
+
+    def _kept(self) -> tuple[Path, Privacy]:
+        state = self._services.state
+        if state is None:
+            raise Problem(503, "this service keeps no journal")
+        return state, self._services.privacy or Privacy(state)
 
     async def remediate(self, request: RemediateRequest) -> Response:
         """Execute an action, or say what would be sent."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from serve_app.guard.access import PUBLIC
 from serve_app.http.components import components
 from serve_app.http.docs import FILES
@@ -57,7 +59,7 @@ _VARIABLES: dict[str, dict[str, Any]] = {"job_id": _JOB_ID, "file": {"schema": {
 def _problems(route: Route) -> dict[str, Any]:
     """Describe the problems of a route, its own and those of the guard."""
     codes = {*route.problems, *(() if route.scope == PUBLIC else _GUARDED)}
-    if route.scope == "operate":
+    if route.writes:
         codes |= {409, 422}
     body = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {str(code): {"description": _PROBLEMS[code], "content": body} for code in sorted(codes)}
@@ -108,9 +110,24 @@ def _head(route: Route) -> dict[str, Any]:
     operation = route.operation or (name if route.method == "POST" else f"get_{name}")
     head: dict[str, Any] = {"operationId": operation, "tags": [route.tag], "summary": route.summary}
     head["security"] = [] if route.scope == PUBLIC else [{"key": [route.scope]}]
-    if route.scope == "operate":
+    if route.writes:
         head["parameters"] = [_IDEMPOTENCY]
+    if route.query is not None:
+        head["parameters"] = _query(route.query)
     return head
+
+
+def _query(parameters: type[msgspec.Struct]) -> list[dict[str, Any]]:
+    """Describe the parameters of a query."""
+    _, parts = msgspec.json.schema_components([parameters], ref_template="{name}")
+    found = []
+    for name, schema in parts[parameters.__name__]["properties"].items():
+        # What is left out is left out: there is no way to write null.
+        inner = next((branch for branch in schema.get("anyOf", []) if branch.get("type") != "null"), schema)
+        inner = {key: value for key, value in inner.items() if not (key == "default" and value is None)}
+        described = {"description": inner.pop("description")} if "description" in inner else {}
+        found.append({"name": name, "in": "query", "required": False, **described, "schema": inner})
+    return found
 
 
 def _operation(route: Route) -> dict[str, Any]:

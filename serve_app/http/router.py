@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from serve_app.http.bodies import Bodies
 from serve_app.http.handlers import Handlers, Services
 from serve_app.http.routes import PREFIX, ROUTES, Route
 from serve_app.http.writes import Writes
+from serve_app.journal.entries import asked
 from serve_app.wire.decoding import decode
 
 __all__ = ["allowed", "router"]
@@ -65,7 +67,8 @@ def _endpoint(routes: Iterable[Route], handlers: Handlers, services: Services, b
         scope = needed.get(method, ANY)
         if scope != PUBLIC:
             # Before the body is read.
-            request.scope["aiops.caller"] = guard.check(request.scope, scope)
+            request.scope["aiops.caller"] = caller = guard.check(request.scope, scope)
+            asked.set((caller.name, time.perf_counter()))
         if method == "OPTIONS":
             return Response(status_code=204, headers={"allow": allowed(request.scope["route"])})
         return await methods[method](request)
@@ -82,7 +85,7 @@ def _handler(route: Route, handlers: Handlers, writes: Writes, bodies: Bodies) -
         content: Any = request
         if decoder is not None:
             content = decode(decoder, await bodies.read(request.scope, request.receive, order=True))
-        if route.scope == "operate":
+        if route.writes:
             return await writes.carry_out(request, route, content, handler)
         return await handler(content)
 

@@ -16,6 +16,8 @@ import msgspec
 from serve_app.guard.access import PUBLIC
 from serve_app.wire.requests import (
     CanaryRequest,
+    FeedbackRequest,
+    JournalQuery,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
@@ -67,8 +69,11 @@ class Route:
     operation : str
         Operation id, if not made of method and path.
     scope : {"read", "predict", "operate", ""}
-        What a caller's key must allow; the empty one is public. What needs ``operate`` is a write: it is audited and takes an
-        ``Idempotency-Key``.
+        What a caller's key must allow; the empty one is public.
+    writes : bool
+        Whether it is audited and takes an ``Idempotency-Key``, which whatever needs ``operate`` does.
+    query : type or None
+        Struct of the parameters of the query of a GET.
     repeatable : bool
         Of a write: whether doing it twice is the same as once.
     """
@@ -90,7 +95,13 @@ class Route:
     top: bool = False
     operation: str = ""
     scope: str = "read"
+    writes: bool = False
+    query: type[msgspec.Struct] | None = None
     repeatable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scope == "operate":
+            object.__setattr__(self, "writes", True)
 
     @property
     def shown(self) -> str:
@@ -180,6 +191,12 @@ ROUTES: tuple[Route, ...] = (
         "remediate", "Post a signed webhook, or say what would be posted", RemediateRequest, "remediate",
         tag="remediation", problems=(*_BODY, 404, 409, 502),
     ),
+    _change(
+        "feedback", "Say what turned out true", FeedbackRequest, "feedback", tag="journal", scope="predict", writes=True,
+        repeatable=True, meaning="How many statements were new, changed something, or were known.", problems=(*_BODY, 409, 503),
+    ),
+    Route("GET", "journal", "journal", "What was answered, the newest first", "journal", query=JournalQuery,
+          problems=(422, 503), shape=_OBJECT),
     Route(
         "GET", JOB, "training", "State, progress and result of a job", "train_get", meaning="The job.", shape=_OBJECT,
         problems=(404,), operation="get_job",

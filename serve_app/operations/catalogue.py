@@ -88,6 +88,12 @@ CATALOGUE: dict[str, Family] = {
         "counter", ("action", "reason"), "Remediation webhooks that failed or were not configured."
     ),
     "aiops_errors_total": Family("counter", ("route", "type"), "Requests that ended in an internal error."),
+    "aiops_journal_records_total": Family("counter", ("task",), "Records written to the journal, by task."),
+    "aiops_journal_dropped_total": Family(
+        "counter", ("reason",), "Answers that are not in the journal: too many waited (queue) or it could not be written (disk)."
+    ),
+    "aiops_journal_bytes": Family("gauge", (), "Size of the journal."),
+    "aiops_journal_oldest_seconds": Family("gauge", (), "Age of the oldest file of the journal."),
     "aiops_log_dropped_total": Family(
         "counter", ("to",), "Lines of the request log (file) and spans (otlp) that could not be written."
     ),

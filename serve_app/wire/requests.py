@@ -24,7 +24,9 @@ __all__ = [
     "Costs",
     "FailureBatch",
     "FailureRequest",
+    "FeedbackRequest",
     "Id",
+    "JournalQuery",
     "ModelName",
     "Number",
     "Partial",
@@ -39,6 +41,7 @@ __all__ = [
     "Series",
     "ShadowRequest",
     "Stamp",
+    "Statement",
     "ThreatBatch",
     "TrainRequest",
 ]
@@ -240,6 +243,53 @@ class RemediateRequest(Struct, forbid_unknown_fields=True):
     dry_run: Annotated[bool, Meta(description="Say what would be sent, and send nothing.")] = True
     reason: Annotated[str, Meta(max_length=1000)] | None = None
     request_id: Annotated[str, Meta(max_length=128, description="The prediction that led to it.")] | None = None
+
+
+_Text = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+
+
+class Statement(Struct, forbid_unknown_fields=True):
+    """What turned out true: a verdict or a class on an answer, an incident of a resource, or actual usage.
+
+    Without `kind` it is told from the fields: `verdict`, `start` (an incident), `value` (usage), `label` (a class). The
+    newest statement about the same thing counts.
+    """
+
+    kind: (
+        Annotated[
+            Literal["verdict", "incident", "class", "usage", "covered"],
+            Meta(description="covered: incidents have been reported until `end`, of `resource_id` or of all."),
+        ]
+        | None
+    ) = None
+    request_id: Annotated[_Text, Meta(description="Of the answer, or of a batch whose `row` is named.")] | None = None
+    row: Annotated[int, Meta(ge=0, lt=MAX_INSTANCES, description="Place in a batch, from 0.")] | None = None
+    verdict: Literal["confirmed", "false_alarm", "expected", "new_trend", "missed"] | None = None
+    label: Annotated[_Text, Meta(description="True class, or kind of the incident.")] | None = None
+    resource_id: ResourceId | None = None
+    start: Stamp | None = None
+    end: Stamp | None = None
+    timestamp: Stamp | None = None
+    target: Annotated[_Text, Meta(description="Metric of the usage.")] | None = None
+    value: Annotated[Number, Meta(description="Actual usage.")] | None = None
+    task: Literal["failure", "threat", "capacity"] | None = None
+    id: Annotated[_Text, Meta(description="Names the statement: sent again it changes nothing.")] | None = None
+    withdrawn: Annotated[bool, Meta(description="Take back what was said about this.")] = False
+
+
+class FeedbackRequest(Statement, forbid_unknown_fields=True):
+    """One statement, or many in `feedback`: all of them are taken, or none."""
+
+    feedback: Annotated[list[Statement], Meta(min_length=1, max_length=MAX_INSTANCES)] | None = None
+
+
+class JournalQuery(Struct, forbid_unknown_fields=True):
+    """Which records of the journal."""
+
+    task: Literal["failure", "threat", "capacity"] | None = None
+    resource_id: Annotated[_Text, Meta(description="Only of this resource.")] | None = None
+    request_id: Annotated[_Text, Meta(description="Only of this answer, or of this batch.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Most records.")] = 100
 
 
 #: Cost of deciding one class when another is true: ``{true: {decided: cost}}``.

@@ -59,11 +59,12 @@ class Client:
         async def send(message: dict[str, Any]) -> None:
             outgoing.append(dict(message))
 
+        path, _, query = path.partition("?")
         scope = {
             "type": "http",
             "method": method,
             "path": path if path.startswith("/") else f"{PREFIX}/{path}",
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [(k.encode(), v.encode("latin-1")) for k, v in sent.items()],
         }
         asyncio.run(self.app(scope, receive, send))

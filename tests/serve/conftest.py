@@ -27,6 +27,8 @@ from client import Client
 
 from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
+from aiops_core.journal import Privacy
+from aiops_core.settings import Settings
 from serve_app.backends import LocalModels
 from serve_app.champions.client import Registry
 from serve_app.champions.node import node_folder
@@ -36,6 +38,7 @@ from serve_app.guard.replays import Replays
 from serve_app.guard.sources import Sources
 from serve_app.http.api import build_api
 from serve_app.http.handlers import Services
+from serve_app.journal.recorder import recorder
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.remediation import Remediator
 from serve_app.operations.telemetry import Metrics
@@ -169,7 +172,11 @@ class Service:
         self.state = state
         self.metrics = Metrics(state / "metrics", flush=False)
         limits = options.get("limits", Limits())
-        self.models = LocalModels(list(MODELS), node_folder(state), self.metrics, options.get("windows"), limits=limits)
+        self.settings = Settings(**{f"journal{k}": v for k, v in options.get("journal", {"": "off"}).items()})
+        self.journal = recorder(state, self.metrics, self.settings)
+        self.models = LocalModels(
+            list(MODELS), node_folder(state), self.metrics, options.get("windows"), limits=limits, journal=self.journal
+        )
         self.models.watcher.look()
         self.jobs = Jobs(state / "jobs", self.metrics, {}, options.get("command"), options.get("keep_jobs", 50))
         self.remediator = Remediator(options.get("webhooks", {}), options.get("secret"), self.metrics)
@@ -187,6 +194,8 @@ class Service:
             Sources([state / "datasets"]),
             limits=limits,
             folder=node_folder(state),
+            state=state,
+            privacy=Privacy(state, self.settings.journal_drop, self.settings.journal_hash),
         )
         self.api = build_api(self.services)
         self.client = Client(self.api)
