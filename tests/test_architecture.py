@@ -104,8 +104,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "serve_app.answers": (
         "wire journal operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
-        ". anomaly batches canary capacity capacity_input envelope failure failure_input legacy outlook rows series "
-        "service threat window_journal windows",
+        ". anomaly batches canary capacity capacity_input envelope failure failure_input legacy outlook rows second series "
+        "service shadow threat window_journal windows",
     ),
     "serve_app.champions": (
         "wire files cluster guard operations answers aiops_core.errors aiops_core.redact aiops_core.facts aiops_core.settings "
@@ -115,7 +115,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "serve_app.http": (
         "wire guard answers journal operations champions aiops_core.facts aiops_core.errors aiops_core.journal "
         "aiops_core.live",
-        ". api bodies components docs examples feedback handlers meanings openapi ready request_ids router routes writes",
+        ". api bodies components docs examples feedback handlers judging meanings openapi ready request_ids router routes writes",
     ),
     "serve_app.backends": ("wire answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": (

@@ -92,6 +92,9 @@ class Service:
     #: Set by the one that the service belongs to.
     limits = Limits()
     journal: Any = Silent()
+    #: The journal itself, and what stands before it while another version answers too, see `serve_app.answers.shadow`.
+    kept: Any = Silent()
+    unheard: Any = None
     #: What `prepare` made of the model in service.
     _model: Any = None
     #: Answers a share of the requests.
@@ -121,6 +124,7 @@ class Service:
         else:
             self.prepare(champion)
             self.shadow = champion
+        self._turn()
 
     def part(self, alias: str) -> None:
         """Answer without the canary, or the shadow."""
@@ -128,6 +132,12 @@ class Service:
             self.canary = None
         else:
             self.shadow = None
+        self._turn()
+
+    def _turn(self) -> None:
+        """Lead answers past the versions that answer unheard, if there are some: else it costs nothing."""
+        beside = self.unheard is not None and (self.canary is not None or self.shadow is not None)
+        self.journal = self.unheard if beside else self.kept
 
     def retire(self) -> None:
         """Take the model out of service: requests are answered as before the first promotion."""

@@ -24,6 +24,7 @@ from serve_app.guard.sources import Sources
 from serve_app.http import openapi
 from serve_app.http.docs import Docs
 from serve_app.http.feedback import recent, take
+from serve_app.http.judging import verdicts
 from serve_app.http.ready import judge
 from serve_app.http.routes import PREFIX
 from serve_app.journal.entries import asked
@@ -284,6 +285,14 @@ class Handlers:
         """Return the newest records of the journal."""
         state, privacy = self._kept()
         return _Json(await asyncio.to_thread(recent, state, privacy, request.query_params))
+
+    async def judged(self, request: Request) -> Response:
+        """Say which is better, champion or candidate."""
+        state, _ = self._kept()
+        folder = self._services.folder
+        if folder is None:
+            raise Problem(503, "this service does not follow the registry: nothing answers beside its champions")
+        return _Json(await asyncio.to_thread(verdicts, state, folder, request.query_params))
 
     def _kept(self) -> tuple[Path, Privacy]:
         state = self._services.state

@@ -18,6 +18,7 @@ from serve_app.wire.requests import (
     CanaryRequest,
     FeedbackRequest,
     JournalQuery,
+    JudgeQuery,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
@@ -187,6 +188,8 @@ ROUTES: tuple[Route, ...] = (
             repeatable=True),
     _change("models/canary", "Let a version answer a share of the requests, or none", CanaryRequest, "canary",
             repeatable=True),
+    Route("GET", "models/judge", "models", "Which is better on live traffic, champion or candidate?", "judged",
+          query=JudgeQuery, problems=(422, 503), shape=_OBJECT),
     _change(
         "remediate", "Post a signed webhook, or say what would be posted", RemediateRequest, "remediate",
         tag="remediation", problems=(*_BODY, 404, 409, 502),

@@ -27,6 +27,7 @@ __all__ = [
     "FeedbackRequest",
     "Id",
     "JournalQuery",
+    "JudgeQuery",
     "ModelName",
     "Number",
     "Partial",
@@ -281,6 +282,19 @@ class FeedbackRequest(Statement, forbid_unknown_fields=True):
     """One statement, or many in `feedback`: all of them are taken, or none."""
 
     feedback: Annotated[list[Statement], Meta(min_length=1, max_length=MAX_INSTANCES)] | None = None
+
+
+class JudgeQuery(Struct, forbid_unknown_fields=True):
+    """Which comparison."""
+
+    task: Annotated[Literal["failure", "threat", "capacity"] | None, Meta(description="All by default.")] = None
+    version: Annotated[
+        Annotated[int, Meta(ge=1, le=10**9)] | None,
+        Meta(description="Candidate, of one task; by default its canary, else its shadow."),
+    ] = None
+    since: Annotated[
+        Annotated[str, Meta(max_length=MAX_STAMP)] | None, Meta(description="Event time from which answers count.")
+    ] = None
 
 
 class JournalQuery(Struct, forbid_unknown_fields=True):
