@@ -65,6 +65,13 @@ class Settings(BaseSettings):
     journal_drop, journal_hash : tuple of str
         Fields of the journal and of feedback that are not kept, or only as a keyed hash, separated by commas; see
         `aiops_core.journal.Privacy`.
+    alerts : {"on", "off"}
+        Whether alarms become alerts.
+    alert_after : tuple of two int
+        An alert opens after so many alarms among so many answers of a resource, written ``2/3``.
+    alert_quiet : int
+    alert_hours : float
+        It closes after so many answers without an alarm, or when the last alarm is so long ago.
     keys_file : Path or None
         Keys of the HTTP service; ``None`` means ``keys.json`` in the state folder.
     key : str or None
@@ -106,6 +113,10 @@ class Settings(BaseSettings):
     journal_days: float = Field(default=30.0, gt=0)
     journal_drop: Annotated[tuple[str, ...], NoDecode] = ()
     journal_hash: Annotated[tuple[str, ...], NoDecode] = ()
+    alerts: Literal["on", "off"] = "on"
+    alert_after: Annotated[tuple[int, int], NoDecode] = (2, 3)
+    alert_quiet: int = Field(default=3, ge=1)
+    alert_hours: float = Field(default=24.0, gt=0)
     keys_file: Path | None = None
     key: str | None = Field(default=None, repr=False)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -116,6 +127,16 @@ class Settings(BaseSettings):
     @classmethod
     def _names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("alert_after", mode="before")
+    @classmethod
+    def _share(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        hits, slash, of = value.partition("/")
+        if not (slash and hits.strip().isdecimal() and of.strip().isdecimal() and 1 <= int(hits) <= int(of) <= 100):
+            raise ValueError("write it like 2/3: after two alarms among three answers, of at most 100")
+        return int(hits), int(of)
 
     @field_validator("source_roots", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiops_core import servable
 from aiops_core.facts import MODELS
+from serve_app.alerts.watch import Alerts
 from serve_app.answers import legacy
 from serve_app.answers.anomaly import AnomalyService
 from serve_app.answers.capacity import CapacityService
@@ -52,7 +53,7 @@ class LocalModels:
         Folder to verified servable.
     limits : Limits, optional
         What one request may cost.
-    journal : Recorder or Silent, optional
+    journal : Recorder, Silent or Alerts, optional
         Takes every answer.
     """
 
@@ -64,7 +65,7 @@ class LocalModels:
         windows: Any | None = None,
         loader: Callable[[str], Any] = servable.load,
         limits: Limits | None = None,
-        journal: Recorder | Silent | None = None,
+        journal: Recorder | Silent | Alerts | None = None,
     ) -> None:
         self._metrics = metrics
         self._journal = journal or Silent()

@@ -102,6 +102,9 @@ ROOMS: dict[str, tuple[str, str]] = {
         "wire operations aiops_core.journal aiops_core.settings",
         ". entries recorder records watch",
     ),
+    "serve_app.alerts": (
+        "wire files journal operations aiops_core.facts aiops_core.journal aiops_core.settings", ". rules store watch"
+    ),
     "serve_app.answers": (
         "wire journal operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
         ". anomaly batches canary capacity capacity_input envelope failure failure_input legacy outlook rows second series "
@@ -113,13 +116,13 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". beside client commands companions follower listening liveness neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (
-        "wire guard answers journal operations champions aiops_core.facts aiops_core.errors aiops_core.journal "
+        "wire guard alerts answers journal operations champions aiops_core.facts aiops_core.errors aiops_core.journal "
         "aiops_core.live",
-        ". api bodies components docs examples feedback handlers judging meanings openapi ready request_ids router routes writes",
+        ". alerting api bodies components docs examples feedback handlers judging meanings openapi ready request_ids router routes writes",
     ),
-    "serve_app.backends": ("wire answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
+    "serve_app.backends": ("wire alerts answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": (
-        "wire guard answers journal operations champions http backends aiops_core.facts aiops_core.journal "
+        "wire guard alerts answers journal operations champions http backends aiops_core.facts aiops_core.journal "
         "aiops_core.settings",
         ".",
     ),

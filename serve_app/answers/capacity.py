@@ -82,7 +82,8 @@ class CapacityService(Service):
 
     def _keep(self, model: Champion, instance: Instance, request_id: str, batch: bool) -> None:
         name, last = str(instance.request.resource_id), instance.last
-        entry = Entry(model.about, request_id, batch, name, last, instance.history, (instance.forecast,))
+        outputs = (instance.forecast, instance.alarm, instance.probability)
+        entry = Entry(model.about, request_id, batch, name, last, instance.history, outputs)
         self.journal.put(entry, instance.values)
 
     # Forecasting -----------------------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ class CapacityService(Service):
         unfamiliar = _outside(instance, units)
         warnings += unfamiliar
         stated = _Stated.of(probability, observed, len(unfamiliar), servable.season, warnings)
+        instance.alarm, instance.probability = stated.alarm, probability
         drivers: list[Any] = []
         if explain:
             bands = instance.forecast[first]

@@ -33,5 +33,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "models/shadow": {"name": "threat_detector", "version": 2},
     "models/canary": {"name": "threat_detector", "version": 2, "share": 0.1},
     "feedback": {"request_id": "6f1c0a9d2b3e-1f", "verdict": "false_alarm"},
+    "alerts/mute": {"resource_id": "server-01", "minutes": 120, "reason": "planned maintenance"},
     "remediate": {"action": "scale_horizontal", "resource_id": "server-01", "dry_run": True},
 }

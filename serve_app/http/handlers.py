@@ -15,13 +15,14 @@ from starlette.responses import Response
 
 from aiops_core.facts import BY_MODEL, MODELS
 from aiops_core.journal.privacy import Privacy
+from serve_app.alerts.store import Store
 from serve_app.answers import legacy
 from serve_app.champions.client import Registry
 from serve_app.guard.access import Guard
 from serve_app.guard.audit import Audit
 from serve_app.guard.replays import Replays
 from serve_app.guard.sources import Sources
-from serve_app.http import openapi
+from serve_app.http import alerting, openapi
 from serve_app.http.docs import Docs
 from serve_app.http.feedback import recent, take
 from serve_app.http.judging import verdicts
@@ -38,6 +39,7 @@ from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
     CanaryRequest,
     FeedbackRequest,
+    MuteRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
@@ -133,6 +135,7 @@ class Handlers:
         services.metrics.at_scrape("aiops_jobs", services.jobs.by_state)
         if services.state is not None:
             watch(services.metrics, services.state)
+            services.metrics.at_scrape("aiops_alerts_open", Store(services.state).samples)
         files = Docs()
         self.docs, self.docs_file = files.page, files.file
 
@@ -293,6 +296,16 @@ class Handlers:
         if folder is None:
             raise Problem(503, "this service does not follow the registry: nothing answers beside its champions")
         return _Json(await asyncio.to_thread(verdicts, state, folder, request.query_params))
+
+    async def alerts(self, request: Request) -> Response:
+        """List the alerts."""
+        state, privacy = self._kept()
+        return _Json(await asyncio.to_thread(alerting.shown, state, privacy, request.query_params))
+
+    async def mute(self, request: MuteRequest) -> Response:
+        """Keep quiet about a task or a resource for a while."""
+        state, privacy = self._kept()
+        return _Json(await asyncio.to_thread(alerting.mute, state, privacy, request))
 
     def _kept(self) -> tuple[Path, Privacy]:
         state = self._services.state

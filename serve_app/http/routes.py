@@ -15,10 +15,12 @@ import msgspec
 
 from serve_app.guard.access import PUBLIC
 from serve_app.wire.requests import (
+    AlertsQuery,
     CanaryRequest,
     FeedbackRequest,
     JournalQuery,
     JudgeQuery,
+    MuteRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
@@ -200,6 +202,10 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "journal", "journal", "What was answered, the newest first", "journal", query=JournalQuery,
           problems=(422, 503), shape=_OBJECT),
+    Route("GET", "alerts", "alerts", "Open alerts, the newest first, and what is muted", "alerts", query=AlertsQuery,
+          problems=(422, 503), shape=_OBJECT),
+    _change("alerts/mute", "Keep quiet about a task or a resource for a while", MuteRequest, "mute", tag="alerts",
+            repeatable=True, problems=(*_BODY, 503)),
     Route(
         "GET", JOB, "training", "State, progress and result of a job", "train_get", meaning="The job.", shape=_OBJECT,
         problems=(404,), operation="get_job",

@@ -88,6 +88,12 @@ CATALOGUE: dict[str, Family] = {
         "counter", ("action", "reason"), "Remediation webhooks that failed or were not configured."
     ),
     "aiops_errors_total": Family("counter", ("route", "type"), "Requests that ended in an internal error."),
+    "aiops_alerts_open": Family("gauge", ("task",), "Alerts that are open, by task."),
+    "aiops_alerts_total": Family("counter", ("task", "event"), "Alerts opened and closed, by task."),
+    "aiops_alerts_dropped_total": Family("counter", (), "Answers that were not looked at for alerts: too many waited."),
+    "aiops_alert_webhooks_total": Family(
+        "counter", ("action", "result"), "Webhooks of alerts: sent, failed and tried again, given_up."
+    ),
     "aiops_journal_records_total": Family("counter", ("task",), "Records written to the journal, by task."),
     "aiops_journal_dropped_total": Family(
         "counter", ("reason",), "Answers that are not in the journal: too many waited (queue) or it could not be written (disk)."

@@ -16,6 +16,7 @@ from serve_app.wire.features import MAX_NUMBER
 from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_METRICS, MAX_SERIES, MAX_STAMP
 
 __all__ = [
+    "AlertsQuery",
     "AnomalyBatch",
     "AnomalyRequest",
     "CanaryRequest",
@@ -29,6 +30,7 @@ __all__ = [
     "JournalQuery",
     "JudgeQuery",
     "ModelName",
+    "MuteRequest",
     "Number",
     "Partial",
     "Point",
@@ -282,6 +284,27 @@ class FeedbackRequest(Statement, forbid_unknown_fields=True):
     """One statement, or many in `feedback`: all of them are taken, or none."""
 
     feedback: Annotated[list[Statement], Meta(min_length=1, max_length=MAX_INSTANCES)] | None = None
+
+
+_Task = Literal["failure", "threat", "capacity"]
+
+
+class AlertsQuery(Struct, forbid_unknown_fields=True):
+    """Which alerts."""
+
+    state: Annotated[Literal["open", "closed", "all"], Meta(description="Open ones by default.")] = "open"
+    task: _Task | None = None
+    resource_id: Annotated[_Text, Meta(description="Only of this resource.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Most alerts.")] = 100
+
+
+class MuteRequest(Struct, forbid_unknown_fields=True):
+    """What nobody wants to hear of for a while: a task, a resource, or a resource in one task."""
+
+    task: Annotated[_Task | None, Meta(description="All tasks by default.")] = None
+    resource_id: Annotated[Id | None, Meta(description="All resources by default.")] = None
+    minutes: Annotated[float, Meta(ge=0, le=525_600, description="From now on; 0 ends it.")] = 60.0
+    reason: Annotated[str, Meta(max_length=1000)] | None = None
 
 
 class JudgeQuery(Struct, forbid_unknown_fields=True):

@@ -29,6 +29,7 @@ from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
 from aiops_core.journal import Privacy
 from aiops_core.settings import Settings
+from serve_app.alerts.watch import alerts
 from serve_app.backends import LocalModels
 from serve_app.champions.client import Registry
 from serve_app.champions.node import node_folder
@@ -172,8 +173,10 @@ class Service:
         self.state = state
         self.metrics = Metrics(state / "metrics", flush=False)
         limits = options.get("limits", Limits())
-        self.settings = Settings(**{f"journal{k}": v for k, v in options.get("journal", {"": "off"}).items()})
-        self.journal = recorder(state, self.metrics, self.settings)
+        chosen = {f"journal{k}": v for k, v in options.get("journal", {"": "off"}).items()}
+        told = {"webhooks": options.get("webhooks", {}), "webhook_secret": options.get("secret")}
+        self.settings = Settings(**chosen, **told, **options.get("alerts", {"alerts": "off"}))
+        self.journal = alerts(recorder(state, self.metrics, self.settings), state, self.metrics, self.settings)
         self.models = LocalModels(
             list(MODELS), node_folder(state), self.metrics, options.get("windows"), limits=limits, journal=self.journal
         )
