@@ -79,7 +79,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.console": ("facts tracking study", "."),
     "aiops_core.journal_commands": ("errors facts settings journal", "."),
-    "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore"),
+    "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore state"),
     "aiops_core.cli": ("backup journal_commands errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",

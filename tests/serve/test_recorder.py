@@ -251,9 +251,11 @@ def test_a_full_disk_costs_records_and_nothing_else(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     disk.free()
-    before = len(journal.read(service.state, "threat"))
-    service.client.post("predict/threat", {"failed_auth_count": 2})
-    written(service, "threat", before + 1)
+    newest = service.client.post("predict/threat", {"failed_auth_count": 2}).json()["request_id"]
+    deadline = time.monotonic() + 30
+    while newest not in set(journal.read(service.state, "threat")["request_id"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_long_segment_is_sealed_and_the_next_one_begun(
@@ -356,7 +358,7 @@ def test_feedback_and_journal_close_the_circle(service: Service) -> None:
         ({"feedback": [{"request_id": "r", "verdict": "missed"}, {"label": "dos"}]}, "$.feedback[1].request_id"),
         ({"resource_id": "w", "start": "2026-03-01T00:00:00"}, "$.start"),
         ({"resource_id": "w", "start": stamp(2), "end": stamp(1)}, "$.end"),
-        ({"request_id": "r", "label": "dos", "value": 3}, "$.label"),
+        ({"request_id": "r", "verdict": "missed", "value": 3}, "$.value"),
     ],
 )
 def test_wrong_feedback_is_refused_with_its_place(service: Service, body: Any, path: str) -> None:
