@@ -19,7 +19,9 @@ from conftest import Service, point
 
 from aiops_core import journal, servable
 from aiops_core.facts import MODELS
+from serve_app.journal import entries
 from serve_app.journal import recorder as recording
+from serve_app.operations.telemetry import Metrics
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 WATCHED = {"": "on"}
@@ -393,3 +395,35 @@ def test_feedback_needs_the_scope_predict_and_the_journal_read(service: Service)
     assert ask("GET", "journal", headers=bearer["predict"]).status == 403
     assert ask("GET", "journal", headers=bearer["read"]).status == 200
     assert journal.feedback(service.state)["who"].tolist() == ["predict"]
+
+
+def test_what_a_shadow_would_have_answered_stands_beside_the_answer(tmp_path: Path) -> None:
+    row, bands = np.ones(2, dtype=np.float32), np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]])
+    features = [{"name": "a"}, {"name": "b"}]
+    card = {"features": features, "classes": ["normal", "scan"]}
+    canary = entries.About("threat", "5", card, entries.CANARY)
+    given: dict[str, tuple[entries.About, Any, Any, tuple[Any, ...], tuple[Any, ...]]] = {
+        "threat": (canary, None, row, ([0.1, 0.9], 1, 0.5), (7, "normal", [0.8, 0.2])),
+        "failure": (entries.About("failure", "5", card), "w", row[None], (0.4, 0.5), (7, 0.6, True)),
+        "capacity": (
+            entries.About("capacity", "5", card), "w", {"a": np.ones(3), "b": np.ones(2)},
+            ({"a": bands, "b": bands},), (7, {"a": bands[:, 2]}),
+        ),
+    }  # fmt: skip
+    journal_of = recording.Recorder(
+        tmp_path, Metrics(tmp_path / "metrics", flush=False), journal.Privacy(tmp_path),
+        most_bytes=2**30, most_seconds=1e9,
+    )  # fmt: skip
+    for about, subject, inputs, outputs, shadow in given.values():
+        journal_of.put(entries.Entry(about, "r0", False, subject, 1e9, inputs, outputs, shadow), 2)
+        journal_of.put(entries.Entry(about, "r1", False, subject, 1e9, inputs, outputs), 2)
+    journal_of.start()
+    journal_of.close()
+    threat, failure, capacity = (journal.read(tmp_path, task) for task in given)
+    assert threat["shadow_version"].tolist()[0] == 7 and np.isnan(threat["shadow_version"][1])
+    assert threat["shadow_threat_type"][0] == "normal" and threat["role"].tolist() == ["canary"] * 2
+    np.testing.assert_allclose(threat["shadow_probabilities"][0], [0.8, 0.2], rtol=1e-6)
+    assert (failure["shadow_probability"][0], failure["shadow_alarm"][0]) == (0.6, True)
+    assert capacity["target"].tolist() == ["a", "b", "a", "b"]
+    assert capacity["shadow_forecast"][0].tolist() == [3.0, 4.0] and capacity["shadow_forecast"][1] is None
+    assert capacity["forecast"][1].tolist() == [2.0, 3.0]
