@@ -205,7 +205,7 @@ def test_what_must_not_be_stored_is_nowhere_in_the_files(
             assert {p.name for p in places} <= {"audit.jsonl"}, (secret, places)
         assert kept
     frame = journal.read(service.state, "failure")
-    assert frame["steps"].tolist() == [0]
+    assert frame["steps"].tolist() == [0] and journal.inputs_of(frame, 3)[0].shape == (0, 3)
     if how == "hash":
         said = journal.feedback(service.state)
         # The two still fit together.
