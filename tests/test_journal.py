@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -12,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from aiops_core import journal
 from aiops_core.data.folder import load_folder
 from aiops_core.errors import DataError, UsageError
-from aiops_core.journal import segments
+from aiops_core.journal import reading, segments
 from aiops_core.journal.schema import SCHEMAS
 from aiops_core.journal.versions import keep_version
 
@@ -149,6 +151,18 @@ def test_the_oldest_files_go_first_when_there_is_too_much_and_old_ones_go_anyway
     open_one = write(tmp_path, "threat", [record("threat", 9, [[1, 0]])], close=False)
     segments.retain(tmp_path, 0, 0.0)
     assert open_one.exists() and not paths[3].exists()
+
+
+def test_the_newest_records_of_several_replicas_come_first(tmp_path: Path) -> None:
+    other = write(tmp_path, "threat", [record("threat", k, [[1, 0]]) for k in (1, 4, 7)])
+    write(tmp_path, "threat", [record("threat", k, [[1, 0]]) for k in (2, 5)], close=False)
+    assert segments.seal(write(tmp_path, "threat", [record("threat", k, [[1, 0]]) for k in (3, 6)])) is not None
+    now = time.time()
+    os.utime(other, (now + 5, now + 5))
+    found = reading.newest(tmp_path, ["threat", "failure"], 4)
+    assert [row["request_id"] for row in found] == [f"threat-r{k}" for k in (7, 6, 5, 4)]
+    only = reading.newest(tmp_path, ["threat"], 9, request_id="threat-r3")
+    assert [row["request_id"] for row in only] == ["threat-r3"]
 
 
 # Feedback ------------------------------------------------------------------------------------------------------------
@@ -323,3 +337,83 @@ def test_the_journal_turns_back_into_contract_tables(tmp_path: Path) -> None:
 def test_an_empty_journal_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds nothing yet"):
         journal.export_tables(tmp_path, tmp_path / "out")
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state folder of the commands of a test."""
+    monkeypatch.setenv("AIOPS_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def aiops(*arguments: str) -> str:
+    from aiops_core.cli import app
+
+    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_incidents_are_imported_from_the_contract_table_once(state: Path, tmp_path: Path) -> None:
+    table = tmp_path / "incidents.csv"
+    table.write_text(
+        "resource_id,start,end,kind\nweb-01,2026-03-01T06:00:00Z,2026-03-01T08:00:00Z,disk\n"
+        "web-02,2026-03-01 09:00:00+00:00,2026-03-01 10:00:00+00:00,\n"
+    )
+    assert aiops("feedback", "import", str(table)) == "2 new, 0 changed, 0 unchanged\n"
+    again = aiops("feedback", "import", str(table), "--kind", "incident", "--covered-until", "2026-03-02T00:00Z")
+    assert again == "1 new, 0 changed, 2 unchanged\n"
+    said = journal.feedback(state, "failure")
+    assert said["kind"].tolist() == ["incident", "incident", "covered"]
+    assert said["label"].tolist()[0] == "disk" and said["start"][1] == pd.Timestamp("2026-03-01T09:00Z")
+    assert said["who"].str.endswith("(shell)").all()
+    said[said["kind"] == "incident"][["resource_id", "start", "end"]].to_parquet(tmp_path / "incidents.parquet")
+    assert aiops("feedback", "import", str(tmp_path / "incidents.parquet")).startswith("0 new, 1 changed, 1 unchanged")
+
+
+def test_verdicts_are_imported_and_shown_beside_their_answer(state: Path, tmp_path: Path) -> None:
+    write(state, "threat", [record("threat", k, [[k, 1]], request_id=f"b-{k}", row=k) for k in range(2)])
+    table = tmp_path / "verdicts.csv"
+    table.write_text("request_id,row,verdict\nb,1,false_alarm\n")
+    aiops("feedback", "import", str(table))
+    shown = [json.loads(line) for line in aiops("journal", "show", "b").splitlines()]
+    assert [line["request_id"] for line in shown] == ["b-0", "b-1"]
+    assert shown[1]["inputs"] == {"rate": [1.0], "proto": [1.0]} and shown[0]["feedback"] == []
+    assert shown[1]["feedback"][0]["verdict"] == "false_alarm"
+    with pytest.raises(UsageError, match="holds no answer 'c'"):
+        aiops("journal", "show", "c")
+
+
+def test_what_is_exported_is_a_valid_data_set(state: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    series = rng.random((60, 2))
+    write(state, "failure", [record("failure", k, series[k - 2 : k + 1]) for k in range(2, 60)])
+    write(state, "threat", [record("threat", k, [[k, k % 2]]) for k in range(60)])
+    write(state, "capacity", [record("capacity", k, series[k - 3 : k + 1]) for k in range(3, 60)])
+    journal.add_feedback(
+        state, [{"request_id": f"threat-r{k}", "label": ("normal", "scan")[k % 2]} for k in range(60)]
+    )  # fmt: skip
+    journal.add_feedback(
+        state, [{"resource_id": "web-01", "start": START + 20 * HOUR, "end": START + 22 * HOUR}]
+    )  # fmt: skip
+    said = aiops("journal", "export", "--as", "tables", str(tmp_path / "out"))
+    assert said.startswith("telemetry: 60 rows, incidents: 1 rows, activity: 60 rows, usage: 60 rows")
+    described = aiops("data", "validate", str(tmp_path / "out"))
+    assert "telemetry" in described and "activity" in described and "usage" in described
+    only = aiops("journal", "export", str(tmp_path / "part"), "--since", "2026-03-02T00:00Z")
+    assert only.startswith("telemetry: 36 rows")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("journal", "export", "--as", "xml", "out"), "known: tables"),
+        (("feedback", "import", "incidents.csv", "--kind", "rumour"), "is not one of verdict"),
+    ],
+)
+def test_a_command_says_what_it_does_not_know(state: Path, arguments: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        aiops(*arguments)

@@ -15,15 +15,13 @@ from typing import Any
 
 import aiops_core
 from aiops_core import settings
+from aiops_core.backup import state
 from aiops_core.backup.places import DATABASE, FORMAT, MANIFEST, places
 from aiops_core.errors import UsageError
 from aiops_core.redact import redacted
 from aiops_core.tracking import snapshot
 
 __all__ = ["backup"]
-
-#: What the service makes anew: counters of running processes, their records, fetched servables of the command line.
-_PASSING = ("metrics", "servables", "services")
 
 
 def backup(target: str | Path) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def backup(target: str | Path) -> dict[str, Any]:
                     "version": aiops_core.__version__,
                     "artifacts": next((str(p.path) for p in places() if p.part == "registry/mlartifacts/"), None),
                     "left_out": [redacted(sentence) for sentence in taken.left_out],
-                    "members": {name: _add(archive, name, path) for name, path in _members(taken)},
+                    "members": _add_all(archive, _members(taken, Path(work))),
                 }
                 _write(archive, MANIFEST, json.dumps(manifest, indent=1).encode())
         os.replace(temporary, target)
@@ -77,7 +75,7 @@ def backup(target: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def _members(taken: snapshot.Snapshot) -> Iterator[tuple[str, Path]]:
+def _members(taken: snapshot.Snapshot, work: Path) -> Iterator[tuple[str, Path]]:
     """Yield name and file of everything but the manifest."""
     if taken.database is not None:
         yield DATABASE, taken.database
@@ -85,21 +83,24 @@ def _members(taken: snapshot.Snapshot) -> Iterator[tuple[str, Path]]:
         yield f"registry/mlartifacts/{name}", path
     for place in places():
         if place.part == "state/":
-            for path in _state(place.path):
-                yield f"state/{path.relative_to(place.path).as_posix()}", path
+            for name, path in state.members(place.path, work):
+                yield f"state/{name}", path
         elif place.part.startswith("keys/") and place.path.is_file():
             yield place.part, place.path
 
 
-def _state(folder: Path) -> Iterator[Path]:
-    """Yield the files of the state folder that a restored service needs."""
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        passing = inside[0] in _PASSING[:2] or (inside[0] == "nodes" and inside[2:3] == (_PASSING[2],))
-        # Locks, and what is being written this moment.
-        unfinished = path.suffix == ".lock" or path.name == "lock" or any(part.startswith(".") for part in inside)
-        if not passing and not unfinished and path.is_file() and not path.is_symlink():
-            yield path
+def _add_all(archive: tarfile.TarFile, members: Iterator[tuple[str, Path]]) -> dict[str, str]:
+    """Add files and return their digests by name; a file of the journal may have changed its form meanwhile."""
+    digests: dict[str, str] = {}
+    for name, path in members:
+        try:
+            digests[name] = _add(archive, name, path)
+        except FileNotFoundError:
+            later = state.successor(path)
+            renamed = name.rpartition("/")[0] + f"/{later.name}" if later is not None else name
+            if later is not None and renamed not in digests:
+                digests[renamed] = _add(archive, renamed, later)
+    return digests
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:

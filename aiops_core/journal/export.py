@@ -32,7 +32,7 @@ def export_tables(
 
     ``telemetry`` are the windows of failure requests, one row a resource and step; ``incidents`` those that were reported;
     ``activity`` the rows of threat requests whose class is known; ``usage`` the histories of capacity requests. A table
-    without rows is not written; neither is telemetry without incidents, from which nothing can be learned, left out.
+    without rows is not written. Times are on the steps of the model; a request without times stands at its arrival.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _series(folder: Path, task: str, since: Any, until: Any) -> pd.DataFrame:
 
 
 def _incidents(folder: Path, since: Any, until: Any, known_at: Any) -> pd.DataFrame:
-    """Return incidents that are over, and windows of wrongly missed alarms are not among them: only what was reported."""
+    """Return the incidents that are over."""
     said = feedback(folder, "failure", until=known_at)
     chosen = said[(said["kind"] == "incident") & said["end"].notna() & (said["end"] > said["start"])]
     if since is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,10 @@ def newest(
         schema = _schema(task)
         columns = [name for name in schema.names if inputs or name != "inputs"]
         mine: list[dict[str, Any]] = []
-        for path in _backwards(folder_of(folder, task)):
+        for written, path in _backwards(folder_of(folder, task)):
+            # What was last written to before the oldest of enough records holds none that is newer.
+            if len(mine) >= limit and written < mine[limit - 1]["arrival_time"].timestamp():
+                break
             try:
                 table = read_segment(path) if path.suffix == SEGMENT else _columns(path, columns)
             except FileNotFoundError:
@@ -189,23 +193,21 @@ def newest(
                 continue
             table = _matching(_conform(table, schema, columns), request_id, resource_id).sort_by("arrival_time")
             mine += [{"task": task, **row} for row in table.slice(max(0, len(table) - limit)).to_pylist()]
-            # Files of several replicas overlap: one more file than needed would not hold much that is newer.
-            if len(mine) >= limit:
-                break
+            mine.sort(key=lambda row: row["arrival_time"], reverse=True)
         found += mine
     found.sort(key=lambda row: row["arrival_time"], reverse=True)
     return found[:limit]
 
 
-def _backwards(folder: Path) -> list[Path]:
-    """Return segments and sealed files, newest first, each record once."""
+def _backwards(folder: Path) -> list[tuple[float, Path]]:
+    """Return when files were last written to, and the files, the last one first; each record once."""
     segments = {path.stem: path for path in folder.glob(f"*{SEGMENT}")}
     sealed = [path for path in folder.glob(f"*{SEALED}") if path.stem not in segments]
-    # Open segments first: what is sealed is older than what its replica writes now.
-    return [
-        *sorted(segments.values(), key=lambda path: path.name, reverse=True),
-        *sorted(sealed, key=lambda path: path.name, reverse=True),
-    ]
+    found = []
+    for path in (*segments.values(), *sealed):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    return sorted(found, reverse=True)
 
 
 def _matching(table: pa.Table, request_id: str | None, resource_id: str | None) -> pa.Table:
@@ -240,8 +242,10 @@ def inputs_of(frame: pd.DataFrame, width: int) -> list[np.ndarray]:
         If the records are of a version with another number of features.
     """
     out = []
-    for content in frame["inputs"]:
-        values = np.frombuffer(content, dtype="<f4") if isinstance(content, bytes) else np.empty(0, dtype=np.float32)
+    for content, steps in zip(frame["inputs"], frame["steps"], strict=True):
+        # Without steps it is a hash, or nothing.
+        kept = isinstance(content, bytes) and steps > 0
+        values = np.frombuffer(content, dtype="<f4") if kept else np.empty(0, dtype=np.float32)
         if width < 1 or len(values) % width:
             raise UsageError(
                 f"{len(values)} values of a record are no rows of {width} features: read one version at a time"

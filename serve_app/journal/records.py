@@ -37,12 +37,18 @@ def batch_of(task: str, entries: Sequence[Entry], clock: float, privacy: Privacy
     several = entries if repeated is None else [entries[place] for place in repeated]
     columns |= _common(several, clock, privacy)
     schema = SCHEMAS[task]
-    arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+    # Left out: the same nothing for all.
+    arrays = [
+        pa.array(columns[field.name], type=field.type) if field.name in columns else pa.nulls(len(several), field.type)
+        for field in schema
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _common(entries: Sequence[Entry], clock: float, privacy: Privacy) -> dict[str, Any]:
+    shadow = {"shadow_version": [None if e.shadow is None else int(e.shadow[0]) for e in entries]}
     return {
+        **(shadow if _shadowed(entries) else {}),
         "request_id": [e.request_id for e in entries],
         "row": [int(e.request_id.rpartition("-")[2]) if e.batch else 0 for e in entries],
         "arrival_time": np.array([1e6 * (clock + e.began) for e in entries]).astype("datetime64[us]"),
@@ -50,8 +56,19 @@ def _common(entries: Sequence[Entry], clock: float, privacy: Privacy) -> dict[st
         "role": [e.about.role for e in entries],
         "latency_ms": np.array([1e3 * (e.ended - e.began) for e in entries], dtype=np.float32),
         "key": [privacy.text(e.key, "key") for e in entries],
-        "shadow_version": [None if e.shadow is None else int(e.shadow[0]) for e in entries],
     }
+
+
+def _shadowed(entries: Sequence[Entry]) -> bool:
+    return any(e.shadow is not None for e in entries)
+
+
+def _outputs_of_shadow(entries: Sequence[Entry], *names: str) -> dict[str, Any]:
+    """Return what other versions would have answered, in columns; none if there was no other."""
+    if not _shadowed(entries):
+        return {}
+    values = [(None,) * len(names) if e.shadow is None else e.shadow[1:] for e in entries]
+    return {name: list(column) for name, column in zip(names, zip(*values, strict=True), strict=True)}
 
 
 def _times(seconds: Sequence[float | None]) -> np.ndarray:
@@ -72,7 +89,6 @@ def _kept(about: About, values: np.ndarray, privacy: Privacy) -> bytes | None:
 
 
 def _failure(entries: Sequence[Entry], privacy: Privacy) -> dict[str, Any]:
-    shadow = [e.shadow or (None, None, None) for e in entries]
     windows = [_snapshot(e) if isinstance(e.inputs, dict) else e.inputs for e in entries]
     return {
         "resource_id": [privacy.text(e.subject, "resource_id") for e in entries],
@@ -82,8 +98,7 @@ def _failure(entries: Sequence[Entry], privacy: Privacy) -> dict[str, Any]:
         "probability": [e.outputs[0] for e in entries],
         "threshold": [e.outputs[1] for e in entries],
         "alarm": [e.outputs[0] >= e.outputs[1] for e in entries],
-        "shadow_probability": [s[1] for s in shadow],
-        "shadow_alarm": [s[2] for s in shadow],
+        **_outputs_of_shadow(entries, "shadow_probability", "shadow_alarm"),
     }
 
 
@@ -93,7 +108,6 @@ def _snapshot(entry: Entry) -> np.ndarray:
 
 
 def _threat(entries: Sequence[Entry], privacy: Privacy) -> dict[str, Any]:
-    shadow = [e.shadow or (None, None, None) for e in entries]
     named = [e.about.classes[e.outputs[1]] for e in entries]
     return {
         "resource_id": [source_of(e.subject, privacy) for e in entries],
@@ -105,8 +119,7 @@ def _threat(entries: Sequence[Entry], privacy: Privacy) -> dict[str, Any]:
         "probability": [e.outputs[0][e.outputs[1]] for e in entries],
         "threshold": [e.outputs[2] for e in entries],
         "alarm": [name != _NORMAL for name in named],
-        "shadow_threat_type": [s[1] for s in shadow],
-        "shadow_probabilities": [s[2] for s in shadow],
+        **_outputs_of_shadow(entries, "shadow_threat_type", "shadow_probabilities"),
     }
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -14,15 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from conftest import ROW, THREAT, Service
 from typer.testing import CliRunner
 
-from aiops_core import tracking
+from aiops_core import journal, tracking
+from aiops_core.backup import state as backup_state
 from aiops_core.backup.create import backup
 from aiops_core.backup.restore import restore
 from aiops_core.cli import app
 from aiops_core.errors import UsageError
+from aiops_core.journal import segments
 from serve_app.champions.follower import Follower
 from serve_app.champions.node import node_folder
 from serve_app.files import append_line, write_json
@@ -86,6 +90,10 @@ def home(
     write_json(state / "jobs" / "0123456789ab" / "status.json", {"status": "failed", "exit_code": 1})
     global KEY
     KEY = keys.add(state / "keys.json", "ci", ("read", "predict"))
+    segment = segments.Segment(segments.folder_of(state, "threat"), journal.SCHEMAS["threat"], "node")
+    record = {"request_id": "r1", "row": 0, "arrival_time": 0, "threat_type": "normal", "inputs": b"", "steps": 0}
+    segment.append(pa.RecordBatch.from_pylist([record], journal.SCHEMAS["threat"]))
+    journal.add_feedback(state, [{"request_id": "r1", "label": "scan"}], who="ann")
     return folder, state
 
 
@@ -122,6 +130,7 @@ def test_after_everything_was_destroyed_a_restored_service_answers_the_same(
     assert answers(state) == before
     assert aiops("models", "list") == versions and "champion" in versions
     assert (state / "audit.jsonl").read_bytes() == AUDIT
+    assert journal.labelled(state, "threat")[["request_id", "truth"]].values.tolist() == [["r1", "scan"]]
     job = Service(state).client.get("models/train/0123456789ab", headers={"authorization": f"Bearer {KEY}"}).json()
     assert job["status"] == "failed" and Service(state).client.get("models/train").status == 401
     assert [p for p in (state, *state.rglob("*")) if p.stat().st_mode & 0o077 and "metrics" not in p.parts] == []
@@ -294,3 +303,37 @@ def test_a_backup_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(UsageError, match="cannot be written"):
         backup(tmp_path / "missing" / "b.tar.gz")
     assert [p.name for p in state.iterdir()] == ["audit.jsonl"]
+
+
+@pytest.mark.slow
+def test_feedback_that_is_written_while_a_backup_runs_is_in_it_whole(home: tuple[Path, Path], tmp_path: Path) -> None:
+    _, state = home
+    # In the file beside the database only, as long as somebody has it open.
+    open_one = sqlite3.connect(state / "feedback.sqlite")
+    open_one.execute("select count(*) from statements").fetchone()
+    journal.add_feedback(state, [{"request_id": "r2", "verdict": "missed"}])
+    manifest = backup(tmp_path / "b.tar.gz")
+    open_one.close()
+    inside = [name for name in manifest["members"] if "feedback" in name]
+    assert inside == ["state/feedback.sqlite"]
+    with tarfile.open(tmp_path / "b.tar.gz") as archive:
+        archive.extract("state/feedback.sqlite", tmp_path / "out", filter="data")
+    assert journal.feedback(tmp_path / "out" / "state")["request_id"].tolist() == ["r1", "r2"]
+
+
+@pytest.mark.slow
+def test_a_segment_that_is_sealed_while_a_backup_runs_is_in_it_as_it_is_then(
+    home: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, state = home
+    (segment,) = state.glob("journal/threat/*.segment")
+    members = backup_state.members
+
+    def sealing(folder: Path, work: Path) -> Any:
+        found = list(members(folder, work))
+        segments.seal(segment)
+        return iter(found)
+
+    monkeypatch.setattr(backup_state, "members", sealing)
+    names = backup(tmp_path / "b.tar.gz")["members"]
+    assert [Path(name).suffix for name in names if "journal/threat/2" in name] == [".parquet"]

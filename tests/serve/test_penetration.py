@@ -134,7 +134,7 @@ def test_a_key_opens_the_routes_of_its_scope_and_no_other(target: Target, route:
 def test_every_route_that_changes_something_needs_operate_and_only_page_and_health_are_public() -> None:
     assert all(route.scope in ("", *keys.SCOPES) for route in ROUTES)
     assert all(
-        route.scope == "predict" if route.task else route.scope == "operate"
+        route.scope == "predict" if route.task or route.path == "feedback" else route.scope == "operate"
         for route in ROUTES
         if route.method != "GET"
     )

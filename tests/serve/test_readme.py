@@ -38,6 +38,10 @@ def check(route: str, content: Any) -> None:
         assert {"cpu_usage", "memory_usage"} <= content["forecast"].keys() and content["recommendation"]["reason"]
     elif route == "analyze/anomaly":
         assert content["prediction"] in ("anomaly", "normal")
+    elif route == "feedback":
+        assert content == {"new": 1, "changed": 0, "unchanged": 0}
+    elif route == "journal":
+        assert content["records"][0]["threat_type"] != "normal"
     elif route == "remediate":
         assert content["status"] == "dry_run"
     elif route == "models/train":

@@ -19,7 +19,9 @@ from conftest import Service, point
 
 from aiops_core import journal, servable
 from aiops_core.facts import MODELS
+from serve_app.journal import entries
 from serve_app.journal import recorder as recording
+from serve_app.operations.telemetry import Metrics
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 WATCHED = {"": "on"}
@@ -203,7 +205,7 @@ def test_what_must_not_be_stored_is_nowhere_in_the_files(
             assert {p.name for p in places} <= {"audit.jsonl"}, (secret, places)
         assert kept
     frame = journal.read(service.state, "failure")
-    assert frame["steps"].tolist() == [0]
+    assert frame["steps"].tolist() == [0] and journal.inputs_of(frame, 3)[0].shape == (0, 3)
     if how == "hash":
         said = journal.feedback(service.state)
         # The two still fit together.
@@ -251,9 +253,11 @@ def test_a_full_disk_costs_records_and_nothing_else(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     disk.free()
-    before = len(journal.read(service.state, "threat"))
-    service.client.post("predict/threat", {"failed_auth_count": 2})
-    written(service, "threat", before + 1)
+    newest = service.client.post("predict/threat", {"failed_auth_count": 2}).json()["request_id"]
+    deadline = time.monotonic() + 30
+    while newest not in set(journal.read(service.state, "threat")["request_id"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_long_segment_is_sealed_and_the_next_one_begun(
@@ -356,7 +360,7 @@ def test_feedback_and_journal_close_the_circle(service: Service) -> None:
         ({"feedback": [{"request_id": "r", "verdict": "missed"}, {"label": "dos"}]}, "$.feedback[1].request_id"),
         ({"resource_id": "w", "start": "2026-03-01T00:00:00"}, "$.start"),
         ({"resource_id": "w", "start": stamp(2), "end": stamp(1)}, "$.end"),
-        ({"request_id": "r", "label": "dos", "value": 3}, "$.label"),
+        ({"request_id": "r", "verdict": "missed", "value": 3}, "$.value"),
     ],
 )
 def test_wrong_feedback_is_refused_with_its_place(service: Service, body: Any, path: str) -> None:
@@ -391,3 +395,35 @@ def test_feedback_needs_the_scope_predict_and_the_journal_read(service: Service)
     assert ask("GET", "journal", headers=bearer["predict"]).status == 403
     assert ask("GET", "journal", headers=bearer["read"]).status == 200
     assert journal.feedback(service.state)["who"].tolist() == ["predict"]
+
+
+def test_what_a_shadow_would_have_answered_stands_beside_the_answer(tmp_path: Path) -> None:
+    row, bands = np.ones(2, dtype=np.float32), np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]])
+    features = [{"name": "a"}, {"name": "b"}]
+    card = {"features": features, "classes": ["normal", "scan"]}
+    canary = entries.About("threat", "5", card, entries.CANARY)
+    given: dict[str, tuple[entries.About, Any, Any, tuple[Any, ...], tuple[Any, ...]]] = {
+        "threat": (canary, None, row, ([0.1, 0.9], 1, 0.5), (7, "normal", [0.8, 0.2])),
+        "failure": (entries.About("failure", "5", card), "w", row[None], (0.4, 0.5), (7, 0.6, True)),
+        "capacity": (
+            entries.About("capacity", "5", card), "w", {"a": np.ones(3), "b": np.ones(2)},
+            ({"a": bands, "b": bands},), (7, {"a": bands[:, 2]}),
+        ),
+    }  # fmt: skip
+    journal_of = recording.Recorder(
+        tmp_path, Metrics(tmp_path / "metrics", flush=False), journal.Privacy(tmp_path),
+        most_bytes=2**30, most_seconds=1e9,
+    )  # fmt: skip
+    for about, subject, inputs, outputs, shadow in given.values():
+        journal_of.put(entries.Entry(about, "r0", False, subject, 1e9, inputs, outputs, shadow), 2)
+        journal_of.put(entries.Entry(about, "r1", False, subject, 1e9, inputs, outputs), 2)
+    journal_of.start()
+    journal_of.close()
+    threat, failure, capacity = (journal.read(tmp_path, task) for task in given)
+    assert threat["shadow_version"].tolist()[0] == 7 and np.isnan(threat["shadow_version"][1])
+    assert threat["shadow_threat_type"][0] == "normal" and threat["role"].tolist() == ["canary"] * 2
+    np.testing.assert_allclose(threat["shadow_probabilities"][0], [0.8, 0.2], rtol=1e-6)
+    assert (failure["shadow_probability"][0], failure["shadow_alarm"][0]) == (0.6, True)
+    assert capacity["target"].tolist() == ["a", "b", "a", "b"]
+    assert capacity["shadow_forecast"][0].tolist() == [3.0, 4.0] and capacity["shadow_forecast"][1] is None
+    assert capacity["forecast"][1].tolist() == [2.0, 3.0]
