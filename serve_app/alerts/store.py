@@ -37,6 +37,10 @@ _SHOWN = (
     "number", "fingerprint", "task", "resource_id", "state", "opened", "last_alarm", "closed", "why", "alarms",
     "prediction", "probability", "version", "request_id",
 )  # fmt: skip
+#: Columns that answers change.
+_CHANGING = (
+    "state", "recent", "opened", "last_alarm", "alarms", "quiet", "prediction", "probability", "version", "request_id",
+)  # fmt: skip
 _Event = tuple[str, str]
 
 
@@ -102,51 +106,68 @@ class Store:
             }
 
     def take(self, seen: Iterable[Seen]) -> list[_Event]:
-        """Take answers in, in their order.
+        """Take answers in, those of one resource in their order.
 
         Returns
         -------
         list of (task, event)
             What happened: ``opened``, ``closed``.
         """
+        groups: dict[tuple[str, str], list[Seen]] = {}
+        for one in seen:
+            groups.setdefault((one.task, one.resource_id), []).append(one)
         events: list[_Event] = []
         with self._open() as db:
-            for one in seen:
-                events += self._one(db, one)
+            for (task, resource_id), answers in groups.items():
+                events += [(task, event) for event in self._one(db, fingerprint(task, resource_id), answers)]
         return events
 
-    def _one(self, db: sqlite3.Connection, one: Seen) -> list[_Event]:
-        name = fingerprint(one.task, one.resource_id)
+    def _one(self, db: sqlite3.Connection, name: str, answers: Sequence[Seen]) -> list[str]:
+        """Take the answers of one resource in: read once, written where something happens and at the end."""
+        events: list[str] = []
         row = db.execute("select * from alerts where fingerprint=? and state!='closed'", (name,)).fetchone()
-        if row is None:
-            if not one.alarm:
-                return []
-            db.execute(
-                "insert into alerts (fingerprint, task, resource_id, state, recent, last_alarm, alarms, quiet) "
-                "values (?, ?, ?, 'pending', '', ?, 0, 0)",
-                (name, one.task, one.resource_id, one.at),
-            )
-            row = db.execute("select * from alerts where fingerprint=? and state!='closed'", (name,)).fetchone()
-        number, recent = row["number"], (row["recent"] + "01"[one.alarm])[-self._rules.of :]
-        quiet = 0 if one.alarm else row["quiet"] + 1
-        db.execute("update alerts set recent=?, quiet=? where number=?", (recent, quiet, number))
-        if one.alarm:
-            db.execute(
-                "update alerts set last_alarm=?, alarms=alarms+1, prediction=?, probability=?, version=?, request_id=? "
-                "where number=?",
-                (one.at, one.prediction, one.probability, one.version, one.request_id, number),
-            )
-        if row["state"] == "pending":
-            if recent.count("1") >= self._rules.hits:
-                db.execute("update alerts set state='open', opened=? where number=?", (one.at, number))
-                self._notify(db, number, OPENED, one.at)
-                return [(one.task, "opened")]
-            if "1" not in recent:
-                db.execute("delete from alerts where number=?", (number,))
-        elif quiet >= self._rules.quiet:
-            self._close(db, number, one.at, f"{quiet} answers without an alarm")
-            return [(one.task, "closed")]
-        return []
+        alert = None if row is None else dict(row)
+        for one in answers:
+            if alert is None and one.alarm:
+                alert = self._begin(db, name, one)
+            if alert is None:
+                continue
+            alert["recent"] = (alert["recent"] + "01"[one.alarm])[-self._rules.of :]
+            alert["quiet"] = 0 if one.alarm else alert["quiet"] + 1
+            if one.alarm:
+                alert["alarms"] += 1
+                alert |= {"last_alarm": one.at, "prediction": one.prediction, "probability": one.probability}
+                alert |= {"version": one.version, "request_id": one.request_id}
+            if alert["state"] == "pending" and alert["recent"].count("1") >= self._rules.hits:
+                alert |= {"state": "open", "opened": one.at}
+                self._write(db, alert)
+                self._notify(db, alert["number"], OPENED, one.at)
+                events.append("opened")
+            elif alert["state"] == "pending" and "1" not in alert["recent"]:
+                db.execute("delete from alerts where number=?", (alert["number"],))
+                alert = None
+            elif alert["state"] == "open" and alert["quiet"] >= self._rules.quiet:
+                self._write(db, alert)
+                self._close(db, alert["number"], one.at, f"{alert['quiet']} answers without an alarm")
+                events.append("closed")
+                alert = None
+        if alert is not None:
+            self._write(db, alert)
+        return events
+
+    @staticmethod
+    def _begin(db: sqlite3.Connection, name: str, one: Seen) -> dict[str, Any]:
+        number = db.execute(
+            "insert into alerts (fingerprint, task, resource_id, state, recent, last_alarm, alarms, quiet) "
+            "values (?, ?, ?, 'pending', '', ?, 0, 0)",
+            (name, one.task, one.resource_id, one.at),
+        ).lastrowid
+        return dict(db.execute("select * from alerts where number=?", (number,)).fetchone())
+
+    @staticmethod
+    def _write(db: sqlite3.Connection, alert: Mapping[str, Any]) -> None:
+        changing = ", ".join(f"{key}=:{key}" for key in _CHANGING)
+        db.execute(f"update alerts set {changing} where number=:number", dict(alert))
 
     def _close(self, db: sqlite3.Connection, number: int, at: float, why: str) -> None:
         db.execute("update alerts set state='closed', closed=?, why=? where number=?", (at, why, number))

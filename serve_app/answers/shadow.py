@@ -24,7 +24,7 @@ __all__ = ["Shadows"]
 MOST, MOST_VALUES = 4_096, 4_000_000
 #: Answers that go through a model together, and the pause after them: requests go on meanwhile.
 CHUNK, PAUSE_SECONDS = 64, 0.001
-WAIT_SECONDS = 0.02
+WAIT_SECONDS = 0.05
 _log = logging.getLogger("serve_app")
 
 
