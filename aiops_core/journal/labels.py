@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,25 +91,21 @@ def _seconds_ahead(folder: Path, frame: pd.DataFrame, horizon: int | None, step_
     )
 
 
-def _by_request(said: pd.DataFrame, kinds: tuple[str, ...]) -> dict[tuple[str, int | None], Any]:
-    """Return statements on answers by request and, where one names it, row."""
+def _spoken_of(frame: pd.DataFrame, said: pd.DataFrame, kinds: tuple[str, ...]) -> Iterator[tuple[int, Any]]:
+    """Yield place of a record and what was said of it, the last word last: by the id of its answer, or of the batch and its row."""
     import pandas as pd
 
-    chosen = said[said["kind"].isin(kinds)]
-    return {
-        (request_id, None if pd.isna(row) else int(row)): found
-        for request_id, row, found in zip(
-            chosen["request_id"], chosen["row"], chosen.itertuples(index=False), strict=True
-        )
-    }
-
-
-def _on(found: Mapping[tuple[str, int | None], Any], request_id: str, row: int) -> Any:
-    """Return what was said of a record: by the id of its answer, or by that of the batch and its row."""
-    own = found.get((request_id, None)) or found.get((request_id, row))
-    if own is None and request_id.endswith(f"-{row}"):
-        own = found.get((request_id.removesuffix(f"-{row}"), row))
-    return own
+    chosen = said[said["kind"].isin(kinds)].sort_values("at", kind="stable")
+    places = {name: place for place, name in enumerate(frame["request_id"].tolist())} if len(chosen) else {}
+    rows = frame["row"].to_numpy()
+    for request_id, row, found in zip(chosen["request_id"], chosen["row"], chosen.itertuples(index=False), strict=True):
+        place = places.get(request_id)
+        if not pd.isna(row):
+            place = places.get(f"{request_id}-{int(row)}", place)
+            if place is not None and rows[place] != row:
+                continue
+        if place is not None:
+            yield place, found
 
 
 def _times(values: list[Any]) -> pd.Series:
@@ -119,18 +115,14 @@ def _times(values: list[Any]) -> pd.Series:
 
 
 def _threat(frame: pd.DataFrame, said: pd.DataFrame) -> tuple[Any, Any]:
-    classes, verdicts = _by_request(said, ("class",)), _by_request(said, ("verdict",))
-    truth: list[str | None] = []
-    known: list[Any] = []
-    for request_id, row, answer in zip(frame["request_id"], frame["row"], frame["threat_type"], strict=True):
-        about = [found for table in (classes, verdicts) if (found := _on(table, request_id, row)) is not None]
-        # The one that was said last.
-        newest = max(about, key=lambda found: found.at, default=None)
-        label = None if newest is None else _class_of(newest, answer)
-        truth.append(label)
-        known.append(newest.at if newest is not None and label is not None else None)
     import pandas as pd
 
+    truth: list[str | None] = [None] * len(frame)
+    known: list[Any] = [None] * len(frame)
+    answers = frame["threat_type"].tolist()
+    for place, found in _spoken_of(frame, said, ("class", "verdict")):
+        truth[place] = _class_of(found, answers[place])
+        known[place] = None if truth[place] is None else found.at
     return pd.Series(truth, index=frame.index, dtype="object"), _times(known).set_axis(frame.index)
 
 
@@ -165,18 +157,10 @@ def _failure(frame: pd.DataFrame, said: pd.DataFrame, moment: Any, ahead: np.nda
             until, since = now, float(_micros(mine["at"]).min()) / 1e6
         found = _from_incidents(seconds[places], ahead[places], mine, until, since)
         truth[places], known[places] = found
-    for place, row in enumerate(_verdicts(frame, said)):
-        if row is not None:
-            truth[place], known[place] = _FAILED[row.verdict], row.at.timestamp()
+    for place, row in _spoken_of(frame, said, ("verdict",)):
+        truth[place], known[place] = _FAILED[row.verdict], row.at.timestamp()
     stamps = pd.to_datetime(pd.Series(known * 1e6).round().astype("Int64"), unit="us", utc=True)
     return pd.Series(truth, index=frame.index), stamps.astype("datetime64[us, UTC]").set_axis(frame.index)
-
-
-def _verdicts(frame: pd.DataFrame, said: pd.DataFrame) -> list[Any]:
-    verdicts = _by_request(said, ("verdict",))
-    if not verdicts:
-        return []
-    return [_on(verdicts, request_id, row) for request_id, row in zip(frame["request_id"], frame["row"], strict=True)]
 
 
 def _micros(times: pd.Series) -> np.ndarray:
