@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROW, THREAT, Service, Store, version_of
+from conftest import ROW, THREAT, Running, Service, Store, version_of
 
 from aiops_core.errors import TrackingError
 from serve_app.champions.follower import Follower, listen
@@ -238,3 +238,39 @@ def test_shadow_and_canary_are_set_and_removed_over_http(
     assert version_of(service.client) == "2" and of_canary(service, 40) == []
     routes = [json.loads(line).get("route") for line in (tmp_path / "state" / audit.NAME).read_text().splitlines()]
     assert {"models/shadow", "models/canary"} <= set(routes)
+
+
+@pytest.mark.serve
+def test_every_replica_of_a_real_service_follows_a_canary_and_lets_the_same_sources_hear_it(running: Running) -> None:
+    before = running.version(THREAT)
+    other = 1 if before == "2" else 2
+
+    def spoke(name: str) -> str:
+        answer = running.post("predict/threat", {**ROW, "source_ip": name})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["model"]["alias"])
+
+    def within(seconds: float, found: Any) -> None:
+        deadline = time.monotonic() + seconds
+        while not found():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    answer = running.post("models/canary", {"name": THREAT, "version": other, "share": 0.5})
+    assert answer.status_code == 200, answer.text
+    try:
+        assert running.post("models/shadow", {"name": THREAT, "version": other}).status_code == 200
+        # Asked again and again, both replicas answer the same.
+        names = [f"10.1.0.{i}" for i in range(20)]
+        within(5, lambda: len({tuple(map(spoke, names)) for _ in range(6)}) == 1 and "canary" in map(spoke, names))
+        verdict = running.http.get("models/judge", params={"task": "threat"}).json()["verdicts"][0]
+        assert verdict["candidate"] == other and verdict["verdict"] is not None
+        within(
+            10,
+            lambda: 'aiops_shadow_total{model="threat_detector",result="answered"}' in running.http.get("metrics").text,
+        )
+    finally:
+        for alias in ("canary", "shadow"):
+            running.post(f"models/{alias}", {"name": THREAT, "version": None})
+    within(5, lambda: {spoke(name) for name in names for _ in range(3)} == {"champion"})
+    assert running.version(THREAT) == before
