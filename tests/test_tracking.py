@@ -89,6 +89,8 @@ def test_a_shadow_and_a_canary_answer_beside_the_champion_until_they_are_removed
         tracking.remove_companion(name, "canary")
     tracking.promote(name, second)
     assert tracking.companions() == {} and tracking.champions()[name].version == second
+    tracking.set_companion(name, "shadow", first)
+    assert tracking.rollback(name).aliases == ("champion",) and tracking.companions() == {}
 
 
 def test_a_search_that_went_on_after_it_was_logged_is_logged_again(store: Path, tmp_path: Path) -> None:

@@ -141,11 +141,16 @@ def promote(name: str, version: int) -> ModelVersion:
             if number is not None and history[-1:] != [str(number)]:
                 history.append(str(number))
         client.set_registered_model_alias(name, CHAMPION, str(version))
-        for alias in (CHALLENGER, SHADOW, CANARY):
-            if str(model.aliases.get(alias)) == str(version):
-                client.delete_registered_model_alias(name, alias)
+        _only_champion(client, model, version)
         client.set_registered_model_tag(name, HISTORY, ",".join(history[-50:]))
     return get_version(name, version)
+
+
+def _only_champion(client: MlflowClient, model: Any, version: int | str) -> None:
+    """Take the other aliases from a version that is champion now."""
+    for alias in (CHALLENGER, SHADOW, CANARY):
+        if str(model.aliases.get(alias)) == str(version):
+            client.delete_registered_model_alias(model.name, alias)
 
 
 @contextlib.contextmanager
@@ -174,8 +179,10 @@ def rollback(name: str) -> ModelVersion:
         If there is no earlier champion, or another promotion goes on for too long.
     """
     with open_client() as client, _alone():
-        history = _before(client.get_registered_model(name))
+        model = client.get_registered_model(name)
+        history = _before(model)
         client.set_registered_model_alias(name, CHAMPION, history[-1])
+        _only_champion(client, model, history[-1])
         client.set_registered_model_tag(name, HISTORY, ",".join(history))
         number = int(history[-1])
     return get_version(name, number)

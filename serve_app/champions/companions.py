@@ -67,9 +67,15 @@ class Stopped:
     def holds(self, name: str, version: Any | None) -> bool:
         """Say whether the version that the registry names is one that was stopped; tries to take it out if so."""
         known = self.content.get(name)
-        if known is None or not known["waiting"]:
+        if known is None:
             return False
-        if version is None or str(version.version) != known["version"]:
+        same = version is not None and str(version.version) == known["version"]
+        if not known["waiting"]:
+            if same:
+                # Named again since it was taken out: somebody wants it so.
+                self.forget(name)
+            return False
+        if not same:
             known["waiting"] = False
             return False
         self._remove(name, known)

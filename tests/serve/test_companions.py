@@ -178,6 +178,11 @@ def test_a_canary_that_fails_is_taken_out_though_the_registry_is_away(
     store.error = None
     Follower(node_folder(tmp_path / "state"), store).poll()
     assert store.beside == {}
+    store.beside["canary"] = (2, 0.5)
+    again = Follower(node_folder(tmp_path / "state"), store)
+    again.poll()
+    content = read_pointer(node_folder(tmp_path / "state"))
+    assert "threat_detector@canary" in content["companions"] and content["stopped"] == {}, "named again, it is let in"
     phases = [json.loads(line)["phase"] for line in (tmp_path / "state" / audit.NAME).read_text().splitlines()]
     assert phases == ["begun", "done"]
 
