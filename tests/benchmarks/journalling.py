@@ -47,7 +47,7 @@ def measure(folder: Path, rounds: int, seconds: float, replicas: int) -> dict[in
     try:
         for name in PORTS:
             services.append(start(name, folder, uri, replicas))
-            serving._wait(urls[name], made[name], 180)
+            serving._wait(urls[name], made[name], 400)
             serving.load(urls[name], 4, 2.0, made[name])
         for k in range(rounds):
             for connections, rows in found.items():

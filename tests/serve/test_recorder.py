@@ -79,7 +79,7 @@ def test_a_failure_answer_is_kept_as_the_model_saw_it_and_gives_the_same_probabi
     assert record["threshold"] == pytest.approx(answer["threshold"], abs=1e-6)
     (seen,) = journal.inputs_of(journal.read(service.state, "failure"), len(model.features))
     last = np.array([record["event_time"].tz_localize(None)], dtype="datetime64[s]")
-    assert record["probability"] == model.predict(seen[None], last)[0]
+    assert record["probability"] == model.predict(seen[None], last, ["web-01"])[0]
 
 
 def test_snapshots_are_kept_with_the_rules_and_then_as_the_window_that_they_fill(
