@@ -31,6 +31,10 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors markup files derive",
         ". capacity capacity_features capacity_layout changes failure folder seal series threat",
     ),
+    "aiops_core.journal": (
+        "errors facts files",
+        ". export feedback labels privacy reading schema segments statements usage versions",
+    ),
     "aiops_core.data": (
         "errors redact markup facts files settings units rules servable derive",
         ". derive folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
