@@ -113,6 +113,25 @@ def report(
 
 
 @app.command()
+def monitor(
+    since: Annotated[str, typer.Option(help="how far back from the newest answer: 7d, 12h, or a time")] = "7d",
+    out: Annotated[Path | None, typer.Option(help="folder of the report (default reports/monitor)")] = None,
+    tasks: Annotated[str, typer.Option(help="comma separated: failure, threat, capacity")] = "failure,threat,capacity",
+    budget: Annotated[
+        float | None, typer.Option(help="alerts a day that are acceptable (default: what validation promised)")
+    ] = None,
+) -> None:
+    """Judge what the service has answered lately, and write the monitoring report."""
+    from aiops_core import console
+    from aiops_core.job import monitoring
+
+    chosen = [part.strip() for part in tasks.split(",") if part.strip()]
+    folder, content = monitoring.run(since, out, tasks=chosen, budget=budget)
+    console.monitored(content)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
 def score(
     task: Annotated[str, typer.Argument(help="failure, threat or capacity")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="Parquet or CSV file of the task's table")],
@@ -209,13 +228,32 @@ def models_rollback(name: str) -> None:
 
 @data_app.command("generate")
 def data_generate(
-    out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0, drift: float = 1.0
+    out: Path,
+    n_samples: Samples = None,
+    seed: Seed = 7,
+    signal: float = 1.0,
+    drift: Annotated[
+        str,
+        typer.Option(
+            help="how far levels and styles move anyway, 0 to 3, or a kind of drift that begins at --drift-at"
+        ),
+    ] = "1",
+    drift_at: Annotated[float, typer.Option(help="share of the time, or rows, before the drift begins")] = 0.75,
+    drift_over: Annotated[float, typer.Option(help="share over which the drift grows; 0 is sudden")] = 0.0,
 ) -> None:
     """Write the synthetic data set as a folder of contract tables."""
     from aiops_core.data import folder
     from aiops_core.data import sources as datasets
+    from aiops_core.data.synthetic.drift import DRIFTS, drifted
 
-    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=drift)
+    kind = drift if drift in DRIFTS else None
+    try:
+        strength = 1.0 if kind else float(drift)
+    except ValueError:
+        raise UsageError(f"--drift '{drift}' is neither a number nor one of {', '.join(DRIFTS)}") from None
+    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=strength)
+    if kind:
+        dataset = drifted(dataset, kind, drift_at, over=drift_over, seed=seed)
     folder.save_folder(dataset, out)
     typer.echo(f"{', '.join(dataset.tables)} written to {out}")
 

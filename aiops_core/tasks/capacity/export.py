@@ -110,7 +110,7 @@ def _held_out(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, list[float]]]:
     """Return of each calibration pair whether it has a truth, its score and error, and error and coverage by step."""
     pairs, found = data.parts["calibration"], predict(model, data, "calibration")
-    spread = np.array([max(cards.reference(data.values[data.fitted, j].ravel())["std"], 1e-9)
+    spread = np.array([max(cards.reference(data.values[data.fitted, j, : data.limits["train"] + 1].ravel())["std"], 1e-9)
                        for j in range(len(data.layout.targets))])[pairs.target][:, None]  # fmt: skip
     width, error, inside = (np.full(pairs.steps.shape, np.nan) for _ in range(3))
     truth = pairs.truth[pairs.known]
