@@ -77,14 +77,16 @@ def worst_resources(traffic: Traffic) -> list[dict[str, Any]]:
         capacity the error as a multiple of validation's.
     """
     count = len(traffic.names)
-    if count == 0 or all(name.startswith("answer ") for name in traffic.names):
+    if not traffic.named:
         return []
     answers = np.bincount(traffic.resource, minlength=count)
     alarms = np.bincount(traffic.resource, weights=traffic.alarm, minlength=count)
     score = np.bincount(traffic.resource, weights=np.nan_to_num(traffic.score), minlength=count) / np.maximum(
         answers, 1
     )
-    gone = np.bincount(traffic.resource, weights=np.isnan(traffic.features).mean(axis=1), minlength=count)
+    absent = np.isnan(traffic.features).mean(axis=1)
+    rows = np.maximum(np.bincount(traffic.row_resource, minlength=count), 1)
+    gone = np.bincount(traffic.row_resource, weights=absent, minlength=count) / rows
     wrong = _wrong(traffic, count)
     rank = np.nan_to_num(wrong) if traffic.task == "capacity" else alarms + score
     out = []
@@ -95,7 +97,7 @@ def worst_resources(traffic: Traffic) -> list[dict[str, Any]]:
                 "answers": int(answers[r]),
                 "alarms": int(alarms[r]),
                 "mean_score": float(score[r]),
-                "missing": float(gone[r] / max(answers[r], 1)),
+                "missing": float(gone[r]),
                 "wrong": None if np.isnan(wrong[r]) else float(wrong[r]),
             }
         )

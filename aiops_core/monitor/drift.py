@@ -42,11 +42,13 @@ class Quantity:
     name, kind : str
         ``kind`` is one of ``value, mean, spread, missing, score, class``.
     code : ndarray, (n,), int
-        Bin of each answer, -1 for none.
+        Bin of each row, or answer, -1 for none.
     counts : ndarray, (bins,)
         In training.
     scatter : mapping
         See `aiops_core.tasks.cards.scatter`.
+    resource, day : ndarray, (n,), int
+        Of each row, or answer.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Quantity:
     code: np.ndarray
     counts: np.ndarray
     scatter: Mapping[str, float]
+    resource: np.ndarray
+    day: np.ndarray
 
     @property
     def share(self) -> np.ndarray:
@@ -107,12 +111,12 @@ def _simulated(share: tuple[float, ...], log_rows: int, level: float) -> float:
     return float(gammainccinv(mean**2 / variance, level) * variance / mean)
 
 
-def telling_rows(resource: np.ndarray, scatter: Mapping[str, float]) -> float:
+def telling_rows(resource: np.ndarray, scatter: Mapping[str, float], *, named: bool = True) -> float:
     """Return how many unrelated rows would tell as much as rows of these resources on one day, against the card's."""
     n = len(resource)
     sizes = np.unique(resource, return_counts=True)[1].astype(np.float64)
     size = float((sizes**2).sum() / n)
-    if len(sizes) == n:
+    if not named:
         # Nobody said whose rows they are: as in training.
         size = scatter["rows"]
     noise = (1 + (size - 1) * scatter["within"]) / n + scatter["day"] + 1 / max(scatter["size"], 1.0)
@@ -122,23 +126,25 @@ def telling_rows(resource: np.ndarray, scatter: Mapping[str, float]) -> float:
 def quantities(traffic: Traffic) -> Iterator[Quantity]:
     """Yield everything that is compared."""
     watch = traffic.card["watch"]
+    rows, answers = (traffic.row_resource, traffic.row_day), (traffic.resource, traffic.day)
     asked = ~np.isnan(traffic.features).all(axis=1)
     for i, name in enumerate(traffic.columns):
         kept, values = watch["features"][name], traffic.features[:, i]
-        yield Quantity(name, "value", _codes(kept, values), np.asarray(kept["counts"], float), kept["scatter"])
+        yield Quantity(name, "value", _codes(kept, values), np.asarray(kept["counts"], float), kept["scatter"], *rows)
         gone = np.where(asked, np.isnan(values).astype(int), -1)
         shares = np.array([1 - kept["missing"], kept["missing"]]) * watch["rows"]
-        yield Quantity(name, "missing", gone, shares, kept["scatter"])
+        yield Quantity(name, "missing", gone, shares, kept["scatter"], *rows)
         for kind, found in (("mean", traffic.mean), ("spread", traffic.spread)):
             if found is not None:
                 own = watch["windows"][name][kind]
-                yield Quantity(name, kind, _codes(own, found[:, i]), np.asarray(own["counts"], float), own["scatter"])
-    usual = watch["score"].get("scatter") or _typical(watch)
-    score = watch["score"]
-    yield Quantity("score", "score", bin_of(traffic.score, score["edges"]), np.asarray(score["counts"], float), usual)
+                counts = np.asarray(own["counts"], float)
+                yield Quantity(name, kind, _codes(own, found[:, i]), counts, own["scatter"], *answers)
+    score, usual = watch["score"], score_scatter(watch)
+    counts = np.asarray(score["counts"], float)
+    yield Quantity("score", "score", bin_of(traffic.score, score["edges"]), counts, usual, *answers)
     if traffic.label is not None:
         shares = np.array(list(watch["classes"].values())) * sum(score["counts"])
-        yield Quantity("answers", "class", traffic.label, shares, usual)
+        yield Quantity("answers", "class", traffic.label, shares, usual, *answers)
 
 
 def _codes(kept: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
@@ -148,8 +154,10 @@ def _codes(kept: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
     return np.where(codes < len(kept["counts"]), codes, -1)
 
 
-def _typical(watch: Mapping[str, Any]) -> dict[str, float]:
+def score_scatter(watch: Mapping[str, Any]) -> dict[str, float]:
     """Return the scatter of a score: held-out rows resemble each other as the features do that it is made of."""
+    if "scatter" in watch["score"]:
+        return dict(watch["score"]["scatter"])
     found = [kept["scatter"] for kept in watch["features"].values()]
     typical = {name: float(np.mean([f[name] for f in found])) for name in ("within", "rows", "day", "size")}
     return typical | {"size": min(typical["size"], float(sum(watch["score"]["counts"])))}
@@ -188,13 +196,14 @@ def _full_days(traffic: Traffic) -> list[int]:
 
 
 def _day(quantity: Quantity, traffic: Traffic, day: int, level: float) -> dict[str, Any]:
-    mine = (traffic.day == day) & (quantity.code >= 0)
+    mine = (quantity.day == day) & (quantity.code >= 0)
     code, n = quantity.code[mine], int(mine.sum())
     if n < LEAST_ROWS or quantity.counts.sum() <= 0:
         return {"day": day, "rows": n if quantity.counts.sum() > 0 else 0, "drifted": False}
     share = np.bincount(code, minlength=len(quantity.counts)) / n
     psi, js = distances(share, quantity.share)
-    limit = max(MATTERS, threshold(quantity.share, telling_rows(traffic.resource[mine], quantity.scatter), level))
+    rows = telling_rows(quantity.resource[mine], quantity.scatter, named=traffic.named)
+    limit = max(MATTERS, threshold(quantity.share, rows, level))
     limit += OF_SCORES if quantity.kind in ("score", "class") else 0.0
     found = {"day": day, "rows": n, "psi": psi, "js": js, "threshold": limit, "drifted": psi > limit}
     if quantity.kind == "missing":

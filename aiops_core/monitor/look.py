@@ -63,7 +63,7 @@ def look_at(traffic: Traffic, budget: float | None = None, *, by_day: bool = Tru
         "from": str(traffic.time.min()),
         "until": str(traffic.time.max()),
         "days": np.bincount(traffic.day).tolist(),
-        "resources": 0 if traffic.names[0].startswith("answer ") else len(traffic.names),
+        "resources": len(traffic.names) if traffic.named else 0,
         "inputs": inputs(traffic),
         "broken": broken(traffic),
         "drift": drift(traffic, by_day=by_day),

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from aiops_core.monitor.estimate import BETTER, DRAWS, MARGIN, METRIC, clusters_of, expected
+from aiops_core.monitor.drift import score_scatter
+from aiops_core.monitor.estimate import BETTER, DRAWS, MARGIN, METRIC, SURE, clusters_of, expected
 from aiops_core.monitor.traffic import Traffic
 
 #: Labelled answers, and among them incidents or alarms, without which nothing is said.
 LEAST, LEAST_EVENTS = 30, 5
-#: Standard errors that a fall must be beyond its margin: one look in two thousand goes wrong.
-SURE = 3.3
+#: Standard errors that a fall must be beyond its margin where inputs have moved too.
+LIKELY = 1.96
 
 
 def quality(traffic: Traffic, *, by_day: bool = True) -> dict[str, Any] | None:
@@ -23,8 +24,9 @@ def quality(traffic: Traffic, *, by_day: bool = True) -> dict[str, Any] | None:
     -------
     dict or None
         ``metric, value, low, high, promised`` (what the card's held-out rows promise for these answers), ``ratio``,
-        ``fallen``, ``rows``, ``share`` of the answers that is labelled; for failure ``precision`` and ``recall``, for
-        capacity ``coverage``; ``days``: the same by day. None where too little is known.
+        ``fallen`` for certain, ``likely_fallen``, ``rows``, ``share`` of the answers that is labelled; for failure ``precision`` and ``recall``, for
+        capacity ``coverage``; ``newest``, the same of the newest two days with
+        labels, which may fall for themselves, and ``days`` by day. None where too little is known.
     """
     if not traffic.truth:
         return None
@@ -40,7 +42,16 @@ def quality(traffic: Traffic, *, by_day: bool = True) -> dict[str, Any] | None:
         one = _measured(traffic, mine) if mine.sum() >= LEAST else None
         if one is not None:
             days.append({"day": day, **one})
-    return {"metric": METRIC[traffic.task], **found, "share": float(known.mean()), "days": days}
+    # A week hides what began yesterday.
+    lately = known & (traffic.day <= traffic.day[known].min() + 1)
+    newest = _measured(traffic, lately) if lately.sum() >= LEAST else None
+    if newest is not None:
+        earlier = known & ~lately
+        if traffic.task == "capacity" and earlier.sum() >= LEAST:
+            newest |= _than_before(traffic, lately, earlier)
+        for sign in ("fallen", "likely_fallen"):
+            found[sign] = found[sign] or newest[sign]
+    return {"metric": METRIC[traffic.task], **found, "newest": newest, "share": float(known.mean()), "days": days}
 
 
 def _measured(traffic: Traffic, rows: np.ndarray) -> dict[str, Any] | None:
@@ -57,7 +68,10 @@ def _measured(traffic: Traffic, rows: np.ndarray) -> dict[str, Any] | None:
     measured, promised = float(value(total)[0]), float(promise(total)[0])
     gap = values - promises
     error = max(float(gap.std()), _luck(traffic, rows, sums))
-    distance = measured - promised * (1 - BETTER[traffic.task] * MARGIN)
+    if traffic.task == "capacity":
+        # Few origins of few resources made the promise.
+        error = float(np.hypot(error, promised / np.sqrt(score_scatter(traffic.card["watch"])["size"])))
+    distance = measured - promised * (1 - BETTER[traffic.task] * MARGIN[traffic.task])
     return {
         "value": measured,
         "low": float(low),
@@ -65,21 +79,40 @@ def _measured(traffic: Traffic, rows: np.ndarray) -> dict[str, Any] | None:
         "promised": promised,
         "ratio": measured / max(promised, 1e-9),
         "fallen": bool(BETTER[traffic.task] * distance < -SURE * max(error, 1e-9)),
+        "likely_fallen": bool(BETTER[traffic.task] * distance < -LIKELY * max(error, 1e-9)),
         "rows": int(rows.sum()),
         **sides,
     }
 
 
 def _luck(traffic: Traffic, rows: np.ndarray, sums: np.ndarray) -> float:
-    """Return the deviation of F1 that chance alone gives, if the alarms of a resource come true together or not at all.
+    """Return the deviation of F1 that chance gives, if the alarms of a resource on one day come true together or not at all.
 
     Resampling says nothing where no alarm came true.
     """
     if traffic.task != "failure":
         return 0.0
     chance = np.where(traffic.alarm[rows], np.nan_to_num(expected(traffic)[rows]), 0.0)
-    together = np.bincount(clusters_of(traffic, rows), weights=np.sqrt(chance * (1 - chance)))
+    _, cluster = np.unique(traffic.resource[rows] * (traffic.days + 1) + traffic.day[rows], return_inverse=True)
+    together = np.bincount(cluster, weights=np.sqrt(chance * (1 - chance)))
     return float(2 * np.sqrt((together**2).sum()) / max(sums[:, 1].sum() + sums[:, 4].sum(), 1e-9))
+
+
+def _than_before(traffic: Traffic, newest: np.ndarray, earlier: np.ndarray) -> dict[str, bool]:
+    """Tell whether the errors of forecasts have grown from the earlier days to the newest, of the same resources."""
+    sums = np.zeros((len(traffic.names), 4))
+    for i, rows in enumerate((newest, earlier)):
+        for j, name in enumerate(("error", "expected")):
+            sums[:, 2 * i + j] = np.bincount(
+                traffic.resource[rows], weights=traffic.truth[name][rows], minlength=len(sums)
+            )
+    rng = np.random.default_rng(17)
+    drawn = (
+        np.r_[np.ones((1, len(sums))), rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)] @ sums
+    )
+    grown = np.log(np.maximum(drawn[:, 0] * drawn[:, 3], 1e-12) / np.maximum(drawn[:, 1] * drawn[:, 2], 1e-12))
+    beyond, error = grown[0] - np.log1p(MARGIN["capacity"]), max(float(grown[1:].std()), 1e-9)
+    return {"fallen": bool(beyond > SURE * error), "likely_fallen": bool(beyond > LIKELY * error)}
 
 
 Metric = Callable[[np.ndarray], np.ndarray]

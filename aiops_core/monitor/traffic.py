@@ -13,8 +13,10 @@ from aiops_core.journal import inputs_of
 from aiops_core.tasks.cards import window_statistics
 
 #: Steps of the newest input of a resource in which a sensor's life is looked for, and those that must be known.
-RECENT, LEAST = 24, 12
+RECENT, LEAST = 24, 10
 DAY = 86_400
+#: What a resource is called whose name a request did not give.
+UNNAMED = "answer "
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Traffic:
     resource : ndarray, (n,), int
         Index into ``names``; where a request named none, its own.
     names : list of str
-    features : ndarray, (n, n_features), float64
-        Newest row of each input, NaN where missing, NaN too where another answer holds the same row.
+    features : ndarray, (rows, n_features), float64
+        What was measured, NaN where missing: the newest row of each input; of a history, those of its last day.
+    row_resource, row_day : ndarray, (rows,), int
+        As ``resource`` and ``day``, of these rows.
     score : ndarray, (n,)
         Probability of an incident; of the class that was answered; width of the band in deviations of the target.
     alarm : ndarray, (n,), bool
@@ -56,6 +60,8 @@ class Traffic:
     resource: np.ndarray
     names: list[str]
     features: np.ndarray
+    row_resource: np.ndarray
+    row_day: np.ndarray
     score: np.ndarray
     alarm: np.ndarray
     mean: np.ndarray | None = None
@@ -68,6 +74,11 @@ class Traffic:
     def columns(self) -> list[str]:
         """Names of the features, as in the card."""
         return [feature["name"] for feature in self.card["features"]]
+
+    @property
+    def named(self) -> bool:
+        """Whether requests said whose rows they were."""
+        return bool(self.names) and not all(name.startswith(UNNAMED) for name in self.names)
 
     @property
     def days(self) -> int:
@@ -100,15 +111,12 @@ def traffic_of(frame: pd.DataFrame, card: Mapping[str, Any]) -> Traffic:
     order = np.argsort(stamps.to_numpy(), kind="stable")
     frame = frame.iloc[order].reset_index(drop=True)
     time = stamps.iloc[order].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[s]")
-    named = frame["resource_id"].fillna("answer " + pd.Series(np.arange(len(frame)).astype(str))).astype(str)
+    named = frame["resource_id"].fillna(UNNAMED + pd.Series(np.arange(len(frame)).astype(str))).astype(str)
     resource, names = pd.factorize(named)
     width = len(card["features"])
     inputs = inputs_of(frame, width)
-    # Nothing is left of inputs that must not be stored.
-    newest = _stacked(inputs, 1, width)[:, 0].astype(np.float64)
-    # The targets of one forecast, and a question asked twice, hold the same row.
-    again = frame.assign(t=time, r=resource).duplicated(["r", "t"]).to_numpy() & frame["event_time"].notna().to_numpy()
-    newest[again] = np.nan
+    day = days_before(time)
+    measured, row = _measured(inputs, time, day, resource, card)
     score, alarm, extra = _answers(frame, card)
     mean = spread = None
     if card["task"] == "failure" and len(inputs):
@@ -117,10 +125,12 @@ def traffic_of(frame: pd.DataFrame, card: Mapping[str, Any]) -> Traffic:
         task=card["task"],
         card=card,
         time=time,
-        day=days_before(time),
+        day=day,
         resource=resource,
         names=list(names),
-        features=newest,
+        features=measured,
+        row_resource=resource[row],
+        row_day=day[row],
         score=score,
         alarm=alarm,
         mean=mean,
@@ -129,6 +139,28 @@ def traffic_of(frame: pd.DataFrame, card: Mapping[str, Any]) -> Traffic:
         truth=_truth(frame, card),
         label=extra,
     )
+
+
+def _measured(
+    inputs: list[np.ndarray], time: np.ndarray, day: np.ndarray, resource: np.ndarray, card: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that were measured, each once, and the answer that each belongs to.
+
+    Forecasts may be asked for at the same hour every day: only the last day of a history shows all hours.
+    """
+    width = len(card["features"])
+    if card["task"] == "capacity":
+        # The newest answer of each resource and day; the targets of one forecast hold the same history.
+        key = resource * (int(day.max(initial=0)) + 1) + day
+        row = np.sort(len(key) - 1 - np.unique(key[::-1], return_index=True)[1])
+        steps = max(1, DAY // int(card["step_seconds"]))
+    else:
+        # A question that is asked twice holds the same row.
+        again = pd.DataFrame({"r": resource, "t": time}).duplicated().to_numpy()
+        row, steps = np.flatnonzero(~again), 1
+    # Nothing is left of inputs that must not be stored.
+    values = _stacked([inputs[i] for i in row], steps, width).astype(np.float64).reshape(-1, width)
+    return values, np.repeat(row, steps)
 
 
 def _stacked(inputs: list[np.ndarray], steps: int, width: int) -> np.ndarray:

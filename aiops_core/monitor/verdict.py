@@ -44,13 +44,13 @@ def verdict(found: Mapping[str, Any]) -> dict[str, Any]:
     todo: list[str] = []
     if broken or absent:
         why += _broken_words(broken, absent)
-        todo.append(
-            "Repair the sensor, or leave its column out of requests: the model was trained to do without values."
-        )
+        todo.append("Repair the sensor, or leave its column out of requests: the model can do without.")
     if moved:
-        why.append(f"{_names(moved)} moved away from the training data.")
+        why.append(f"Moved away from the training data: {_names(moved)}.")
+    # One doubt is not enough, two are.
+    certain = certain or bool(moved and measured and measured["likely_fallen"])
     if certain and measured:
-        why.append(f"Labelled quality has fallen: {_against(measured)}.")
+        why.append(f"Labelled quality has fallen: {_against(_worse(measured))}.")
     if feared and guess:
         why.append(f"The quality to expect has fallen: {_against(guess)}.")
     state = "act" if broken or absent or certain or (moved and feared) else "fine"
@@ -92,10 +92,15 @@ def _against(found: Mapping[str, Any]) -> str:
     return f"{name} {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}) where {found['promised']:.2f} was promised"
 
 
+def _worse(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the newest days if they are what has fallen, else all."""
+    newest = measured.get("newest")
+    return {**newest, "metric": measured["metric"]} if newest and newest["likely_fallen"] else measured
+
+
 def _names(moved: Sequence[Mapping[str, Any]]) -> str:
     ranked = sorted(moved, key=lambda d: -d["days"][0]["psi"])
-    text = _list([KINDS[d["kind"]].format(d["feature"]) for d in ranked], 4)
-    return text[:1].upper() + text[1:]
+    return _list([KINDS[d["kind"]].format(d["feature"]) for d in ranked], 4)
 
 
 def _list(names: Sequence[str], most: int) -> str:

@@ -39,8 +39,8 @@ def numeric_feature(name: str, values: np.ndarray) -> dict[str, Any]:
 
 #: Bins of a feature, of a score, and of a calibration.
 FEATURE_BINS, SCORE_BINS, CALIBRATION_BINS = 10, 20, 10
-#: Windows whose mean and spread are kept.
-WINDOW_ROWS = 4_000
+#: Days of single resources whose windows are kept, and windows of such a day.
+WINDOW_DAYS, WINDOWS = 1_500, 4
 
 
 def bin_of(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
@@ -290,6 +290,26 @@ def window_statistics(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     spread = np.sqrt((np.where(known, filled - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
     # What is not constant is more than rounding away from it.
     return mean, np.where(spread <= 1e-6 * np.maximum(np.abs(mean), 1e-9), 0.0, spread)
+
+
+def some_days(resource: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """Return the positions of a few rows of some days of resources: of how windows of one day overlap, one row tells nothing.
+
+    Parameters
+    ----------
+    resource, day : ndarray, (n,), int
+        Sorted by resource, then day.
+
+    Returns
+    -------
+    ndarray, int
+        Ascending; about `WINDOWS` rows of up to `WINDOW_DAYS` days.
+    """
+    first = np.flatnonzero(np.r_[True, (np.diff(resource) != 0) | (np.diff(day) != 0)])
+    size = np.diff(np.r_[first, len(resource)])
+    chosen = np.unique(np.linspace(0, len(first) - 1, min(len(first), WINDOW_DAYS)).round().astype(int))
+    rows = [first[i] + np.arange(0, size[i], max(1, size[i] // WINDOWS)) for i in chosen]
+    return np.concatenate(rows)
 
 
 def features_watch(

@@ -37,7 +37,7 @@ REPORTS = Path(__file__).resolve().parents[2] / "reports"
 DAY, WEEK = np.timedelta64(86_400, "s"), np.timedelta64(7 * 86_400, "s")
 #: Examples to train on, and resources (rows a day for threat) of the traffic.
 SAMPLES = {"failure": 5_000, "threat": 6_000, "capacity": 3_000}
-TRAFFIC = {"failure": 60, "threat": 400, "capacity": 60}
+TRAFFIC = {"failure": 60, "threat": 400, "capacity": 40}
 EFFORT: dict[str, dict[str, Any]] = {
     "failure": {"max_steps": 6, "networks": 1, "epoch_rows": (5_000, 8_000), "watched_rows": 8_000},
     "threat": {},
@@ -62,12 +62,15 @@ class World:
     windows: np.ndarray | None
     known_from: np.ndarray
     parts: dict[str, np.ndarray]
+    row_time: np.ndarray
 
     def until(self, begin: np.datetime64, end: np.datetime64) -> Traffic:
         """Return what was known at a time of the answers since another."""
         whole = self.traffic
         rows = np.flatnonzero((whole.time >= begin) & (whole.time < end))
         code, resource = np.unique(whole.resource[rows], return_inverse=True)
+        measured = np.flatnonzero((self.row_time >= begin) & (self.row_time < end) & np.isin(whole.row_resource, code))
+        last = end - np.timedelta64(1, "s")
         truth = {name: values[rows] for name, values in self.parts.items()}
         if whole.task == "capacity":
             truth = _due(truth, self.known_from[rows] <= end)
@@ -75,16 +78,18 @@ class World:
             truth["known"] = truth["known"] & (self.known_from[rows] <= end)
         recent = None
         if self.windows is not None:
-            last = np.zeros(len(code), dtype=np.int64)
-            last[resource] = rows
-            recent = self.windows[last][:, -RECENT:]
+            newest = np.zeros(len(code), dtype=np.int64)
+            newest[resource] = rows
+            recent = self.windows[newest][:, -RECENT:]
         return replace(
             whole,
             time=whole.time[rows],
-            day=days_before(whole.time[rows], end - np.timedelta64(1, "s")),
+            day=days_before(whole.time[rows], last),
             resource=resource,
             names=[whole.names[c] for c in code],
-            features=whole.features[rows],
+            features=whole.features[measured],
+            row_resource=np.searchsorted(code, whole.row_resource[measured]),
+            row_day=days_before(self.row_time[measured], last),
             score=whole.score[rows],
             alarm=whole.alarm[rows],
             mean=None if whole.mean is None else whole.mean[rows],
@@ -156,9 +161,9 @@ def _failure(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
     parts = {"known": np.ones(len(ends), dtype=bool), "incident": nearest - seconds[ends] <= horizon}
     traffic = Traffic(
         "failure", model.card, seconds[ends], np.zeros(len(ends), int), resource[ends], names,
-        values[ends].astype(np.float64), probability, model.decide(probability), mean, spread,
+        values[ends].astype(np.float64), resource[ends], np.zeros(len(ends), int), probability, model.decide(probability), mean, spread,
     )  # fmt: skip
-    return World(traffic, windows, seconds[ends] + horizon, parts)
+    return World(traffic, windows, seconds[ends] + horizon, parts, seconds[ends])
 
 
 def _next_start(incidents: pd.DataFrame, code: np.ndarray, names: list[str], at: np.ndarray) -> np.ndarray:
@@ -199,9 +204,9 @@ def _threat(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
     }
     traffic = Traffic(
         "threat", model.card, at, np.zeros(n, int), np.arange(n), [f"answer {i}" for i in range(n)],
-        rows.astype(np.float64), probability[np.arange(n), label], said != "normal", label=label,
+        rows.astype(np.float64), np.arange(n), np.zeros(n, int), probability[np.arange(n), label], said != "normal", label=label,
     )  # fmt: skip
-    return World(traffic, None, at + DAY, parts)
+    return World(traffic, None, at + DAY, parts, at)
 
 
 def _capacity(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
@@ -210,7 +215,7 @@ def _capacity(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
     # The traffic is the last eight weeks of a longer record.
     hours = len(frame) // len(names)
     cube = frame[model.features].to_numpy(dtype=np.float32).reshape(len(names), hours, -1)
-    origins = np.arange(hours - 8 * 168, hours - 1, EVERY["capacity"])
+    origins = np.arange(hours - 8 * 168 - 12, hours - 1, EVERY["capacity"])
     length = min(model.context, 8 * 168)
     steps = np.asarray(model.card["scored_steps"])
     spread, usual = spreads(model.card), np.asarray(model.card["watch"]["steps"]["error"])
@@ -229,9 +234,11 @@ def _capacity(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
     band = np.concatenate([a[3] for a in answers])
     truth = np.concatenate([a[4] for a in answers])
     recent = np.concatenate([a[5] for a in answers])
-    first = np.concatenate([np.full(len(names), a[1] == 0) for a in answers])
     order = np.argsort(time, kind="stable")
-    values = np.where(first[:, None], recent[:, -1].astype(np.float64), np.nan)
+    # Histories show every hour since the answer before.
+    row_time = np.tile(seconds[hours - 8 * 168 : hours], len(names))
+    values = cube[:, hours - 8 * 168 :].reshape(-1, cube.shape[2]).astype(np.float64)
+    owner = np.repeat(np.arange(len(names)), 8 * 168)
     parts = {
         "errors": np.abs(band[:, :, 1] - truth)[order],
         "usual": np.broadcast_to(usual, truth.shape)[order],
@@ -240,24 +247,23 @@ def _capacity(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
     n = len(time)
     traffic = Traffic(
         "capacity", model.card, time[order], np.zeros(n, int), np.tile(np.arange(len(names)), len(answers))[order], names,
-        values[order], (band[:, :, 2] - band[:, :, 0])[:, : len(near)].mean(axis=1)[order], np.zeros(n, dtype=bool),
+        values, owner, np.zeros(len(values), int), (band[:, :, 2] - band[:, :, 0])[:, : len(near)].mean(axis=1)[order], np.zeros(n, dtype=bool),
     )  # fmt: skip
     due = time[order][:, None] + (steps * model.step_seconds).astype("timedelta64[s]")
-    return World(traffic, recent[order], due, parts)
+    return World(traffic, recent[order], due, parts, row_time)
 
 
-def looks(found: World, begin: np.datetime64, days: int, back: np.timedelta64 = WEEK) -> Iterator[dict[str, Any]]:
+def looks(found: World, begin: np.datetime64, days: int) -> Iterator[dict[str, Any]]:
     """Yield what is found at the end of each of some days, from the answers of the week before."""
     for day in range(1, days + 1):
         end = begin + day * DAY
-        traffic = found.until(max(end - back, begin if back == WEEK and days == 7 else end - back), end)
-        yield look_at(traffic, by_day=False)
+        yield look_at(found.until(end - WEEK, end), by_day=False)
 
 
 def quiet(task: str, model: Any, weeks: int) -> dict[str, Any]:
     """Count the quiet weeks in which a task was paged, or put under watch, at least once."""
     per_world = USED[1] - USED[0]
-    pages, watched, why, looked = 0, 0, [], 0
+    pages, watched, why, doubts, looked = 0, 0, [], [], 0
     for seed in range(-(-weeks // per_world)):
         found = world(task, model, dataset_of(task, 1000 + seed).tables, seed)
         start = found.traffic.time.min() + (WEEK if task != "failure" else np.timedelta64(0, "s"))
@@ -267,8 +273,9 @@ def quiet(task: str, model: Any, weeks: int) -> dict[str, Any]:
             said = {one["verdict"]["state"] for one in states}
             pages += "act" in said
             watched += "watch" in said
-            why += [w for one in states if one["verdict"]["state"] == "act" for w in one["verdict"]["why"]][:1]
-    return {"weeks": looked, "pages": pages, "watched": watched, "why": why}
+            doubts += [w for one in states if one["verdict"]["state"] == "watch" for w in one["verdict"]["why"]][:1]
+        why += [w for one in states if one["verdict"]["state"] == "act" for w in one["verdict"]["why"]][:1]
+    return {"weeks": looked, "pages": pages, "watched": watched, "why": why, "doubts": doubts[:10]}
 
 
 def detections(task: str, model: Any, seeds: int, pace: str) -> dict[str, dict[str, Any]]:

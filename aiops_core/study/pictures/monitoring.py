@@ -62,15 +62,14 @@ def drift_over_time(found: Mapping[str, Any]) -> Picture:
     colours.set_bad("#eef1f4")
     shown = axes.imshow(np.ma.masked_invalid(grid[order]), aspect="auto", cmap=colours, vmin=0, vmax=2)
     axes.set_yticks(range(len(order)), [rows[i]["feature"] + _KINDS[rows[i]["kind"]] for i in order], fontsize=9)
-    axes.set_xticks(
-        range(days), ["last 24 h" if k == days - 1 else f"−{days - 1 - k} d" for k in range(days)], fontsize=9
-    )
+    axes.set_xticks(range(days), ["now" if k == days - 1 else f"−{days - 1 - k} d" for k in range(days)], fontsize=9)
     for y, i in enumerate(order):
         for x in range(days):
             if days <= 15 and not np.isnan(grid[i, x]):
                 dark = grid[i, x] > 1.4
                 axes.text(x, y, f"{grid[i, x]:.1f}", ha="center", va="center", fontsize=8, color="w" if dark else INK)
-    figure.colorbar(shown, ax=axes, fraction=0.025, pad=0.01, ticks=[0, 1, 2]).ax.tick_params(labelsize=8)
+    if days > 15:
+        figure.colorbar(shown, ax=axes, fraction=0.025, pad=0.01, ticks=[0, 1, 2]).ax.tick_params(labelsize=8)
     return figure
 
 
@@ -137,8 +136,8 @@ def alerts_a_day(content: Mapping[str, Any]) -> Picture:
     if content["budget"] is not None:
         words = "to be expected" if content["promised"] else "budget"
         axes.axhline(content["budget"], color=ORANGE, linestyle="--", linewidth=1.5, label=words)
-        axes.legend(fontsize=8, frameon=False)
-    axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.set_ylim(0, 1.25 * max([*count, content["budget"] or 1, 1]))
     _days_axis(axes, len(count))
     return figure
 
@@ -146,5 +145,5 @@ def alerts_a_day(content: Mapping[str, Any]) -> Picture:
 def _days_axis(axes: Any, days: int) -> None:
     step = max(1, days // 7)
     at = np.arange(0, -days, -step)
-    axes.set_xticks(at, ["last 24 h" if day == 0 else f"−{-day} d" for day in at])
+    axes.set_xticks(at, ["now" if day == 0 else f"−{-day} d" for day in at])
     axes.set_xlim(-days + 0.4, 0.6)

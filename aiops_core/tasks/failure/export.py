@@ -73,7 +73,7 @@ def _watched(
     """Return what monitoring compares with: training rows and windows, and the scores of held-out rows."""
     rows = data.every_step("train")
     own, day = data.resource, data.time.astype("datetime64[D]").astype(np.int64)
-    some = thin_rows(rows, cards.WINDOW_ROWS)
+    some = rows[cards.some_days(own[rows], day[rows])]
     held = np.concatenate([data.ends["train"], data.ends["validation"]])
     score, outcome, weight = cards.of_curve(curve, len(held), float(data.label(held).mean()))
     return {
