@@ -225,6 +225,7 @@ class Ingress:
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.log import FILE, RequestLog
+        from serve_app.operations.monitored import Monitored
         from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
@@ -259,6 +260,7 @@ class Ingress:
             replays=Replays(state / "replays"),
             sources=Sources(current.source_roots or (state / "datasets",)),
             limits=config["limits"],
+            monitored=Monitored(state),
         )
         self._services.guard.start()
 

@@ -95,8 +95,8 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". __main__ access audit commands keys rates replays sources",
     ),
     "serve_app.operations": (
-        "wire files cluster guard aiops_core.redact aiops_core.settings",
-        ". catalogue ended jobs load log remediation runner telemetry tracing",
+        "wire files cluster guard aiops_core.errors aiops_core.redact aiops_core.settings",
+        ". catalogue ended jobs load log monitored remediation runner schedule telemetry tracing",
     ),
     "serve_app.answers": (
         "wire operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",

@@ -26,6 +26,7 @@ from serve_app.http.ready import judge
 from serve_app.http.routes import PREFIX
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
+from serve_app.operations.monitored import Monitored
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import Limits
@@ -87,6 +88,8 @@ class Services:
         Writes nothing by default.
     folder : Path, optional
         Of the node, for ``health/ready``.
+    monitored : Monitored, optional
+        What the newest monitoring report found.
     """
 
     backend: Backend
@@ -101,6 +104,7 @@ class Services:
     limits: Limits = Limits()
     log: RequestLog = field(default_factory=RequestLog)
     folder: Path | None = None
+    monitored: Monitored | None = None
 
 
 class Handlers:
@@ -117,6 +121,8 @@ class Handlers:
         self._services = services
         self._started = time.time()
         services.metrics.at_scrape("aiops_jobs", services.jobs.by_state)
+        if services.monitored is not None:
+            services.monitored.attach(services.metrics)
         files = Docs()
         self.docs, self.docs_file = files.page, files.file
 
