@@ -13,6 +13,8 @@ from aiops_core.monitor.traffic import Traffic
 
 #: Labelled answers, and among them incidents or alarms, without which nothing is said.
 LEAST, LEAST_EVENTS = 30, 5
+#: Labelled answers of the newest days, that are judged for themselves too.
+ENOUGH = 60
 #: Standard errors that a fall must be beyond its margin where inputs have moved too.
 LIKELY = 1.96
 
@@ -25,8 +27,8 @@ def quality(traffic: Traffic, *, by_day: bool = True) -> dict[str, Any] | None:
     dict or None
         ``metric, value, low, high, promised`` (what the card's held-out rows promise for these answers), ``ratio``,
         ``fallen`` for certain, ``likely_fallen``, ``rows``, ``share`` of the answers that is labelled; for failure ``precision`` and ``recall``, for
-        capacity ``coverage``; ``newest``, the same of the newest two days with
-        labels, which may fall for themselves, and ``days`` by day. None where too little is known.
+        capacity ``coverage``; ``newest``, the same of the newest days with
+        labels enough, which may fall for themselves, and ``days`` by day. None where too little is known.
     """
     if not traffic.truth:
         return None
@@ -43,7 +45,8 @@ def quality(traffic: Traffic, *, by_day: bool = True) -> dict[str, Any] | None:
         if one is not None:
             days.append({"day": day, **one})
     # A week hides what began yesterday.
-    lately = known & (traffic.day <= traffic.day[known].min() + 1)
+    enough = np.flatnonzero(np.cumsum(np.bincount(traffic.day[known])) >= ENOUGH)
+    lately = known & (traffic.day <= (enough[0] if len(enough) else traffic.days))
     newest = _measured(traffic, lately) if lately.sum() >= LEAST else None
     if newest is not None:
         earlier = known & ~lately
