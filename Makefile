@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty fuzz lint lock clean
+.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty drift fuzz lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ fuzz: setup ## 10,000 requests and more from the description, with all checks, t
 
 difficulty: setup ## how hard the synthetic data are for simple and strong methods, to reports/difficulty.md
 	$(BIN)/python tests/benchmarks/difficulty.py $(ARGS)
+
+drift: setup ## quiet weeks and drifts through monitoring, to reports/drift.md (ARGS="--tasks threat --weeks 30")
+	$(BIN)/python tests/benchmarks/drift.py $(ARGS)
 
 lint: setup ## ruff, format check, mypy
 	$(BIN)/ruff check .

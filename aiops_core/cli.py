@@ -17,6 +17,7 @@ import typer
 
 from aiops_core import __version__
 from aiops_core.backup import commands
+from aiops_core.commands import monitor
 from aiops_core.errors import AiopsError, DataError, UsageError
 from aiops_core.redact import redacted
 
@@ -110,25 +111,6 @@ def report(
     typer.echo(f"report: {folder / 'report.html'}")
     if any(section["status"] == "failed" for section in content["tasks"].values()):
         raise typer.Exit(1)
-
-
-@app.command()
-def monitor(
-    since: Annotated[str, typer.Option(help="how far back from the newest answer: 7d, 12h, or a time")] = "7d",
-    out: Annotated[Path | None, typer.Option(help="folder of the report (default reports/monitor)")] = None,
-    tasks: Annotated[str, typer.Option(help="comma separated: failure, threat, capacity")] = "failure,threat,capacity",
-    budget: Annotated[
-        float | None, typer.Option(help="alerts a day that are acceptable (default: what validation promised)")
-    ] = None,
-) -> None:
-    """Judge what the service has answered lately, and write the monitoring report."""
-    from aiops_core import console
-    from aiops_core.job import monitoring
-
-    chosen = [part.strip() for part in tasks.split(",") if part.strip()]
-    folder, content = monitoring.run(since, out, tasks=chosen, budget=budget)
-    console.monitored(content)
-    typer.echo(f"report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -244,15 +226,11 @@ def data_generate(
     """Write the synthetic data set as a folder of contract tables."""
     from aiops_core.data import folder
     from aiops_core.data import sources as datasets
-    from aiops_core.data.synthetic.drift import DRIFTS, drifted
+    from aiops_core.data.synthetic.drift import drifted, strength_or_kind
 
-    kind = drift if drift in DRIFTS else None
-    try:
-        strength = 1.0 if kind else float(drift)
-    except ValueError:
-        raise UsageError(f"--drift '{drift}' is neither a number nor one of {', '.join(DRIFTS)}") from None
+    strength, kind = strength_or_kind(drift)
     dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=strength)
-    if kind:
+    if kind is not None:
         dataset = drifted(dataset, kind, drift_at, over=drift_over, seed=seed)
     folder.save_folder(dataset, out)
     typer.echo(f"{', '.join(dataset.tables)} written to {out}")
@@ -315,6 +293,7 @@ def data_validate(source: str) -> None:
 
 app.command()(commands.backup)
 app.command()(commands.restore)
+app.command()(monitor)
 
 
 def _assignment(text: str) -> tuple[str, str]:

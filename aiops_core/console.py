@@ -104,17 +104,6 @@ def verdicts(content: Mapping[str, Any]) -> None:
         paragraphs([f"  {words.verdict_words(section)}"])
 
 
-def monitored(content: Mapping[str, Any]) -> None:
-    """Print the verdict of monitoring on each task."""
-    console = Console(soft_wrap=True)
-    colours = {"fine": "green", "watch": "yellow", "act": "red"}
-    for task, found in content["tasks"].items():
-        state = found["verdict"]["state"]
-        shown = "not judged" if state == "unknown" else state
-        console.print(Text.assemble((f"{words.TASK_WORDS[task]}: ", "bold"), (shown, colours.get(state, ""))))
-        paragraphs([f"  {sentence}" for sentence in (*found["verdict"]["why"], *found["verdict"]["todo"])])
-
-
 def paragraphs(lines: Iterable[str]) -> None:
     """Print lines, wrapped at words to the width of a terminal; what follows is indented as its line is, and more."""
     console = Console(soft_wrap=True)

@@ -83,7 +83,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.console": ("facts tracking study", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore"),
-    "aiops_core.cli": ("backup errors redact files settings servable data tracking job console", "."),
+    "aiops_core.commands": ("facts job", "."),
+    "aiops_core.cli": ("backup commands errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",

@@ -14,7 +14,7 @@ import pandas as pd
 from aiops_core.data.tables import RESERVED, Dataset
 from aiops_core.errors import UsageError
 
-__all__ = ["DRIFTS", "drifted"]
+__all__ = ["DRIFTS", "drifted", "strength_or_kind"]
 
 #: Kinds of drift, and the tables that each can change.
 DRIFTS: dict[str, tuple[str, ...]] = {
@@ -33,6 +33,26 @@ DRIFTS: dict[str, tuple[str, ...]] = {
 #: Standard deviations of covariates; part of the fleet whose sensor fails; hours; share of ordinary rows that turn.
 SHIFT, PART, EARLIER, TURNED = 1.5, 0.3, 8, 0.15
 _HOUR = pd.Timedelta(hours=1)
+
+
+def strength_or_kind(text: str) -> tuple[float, str | None]:
+    """Return what ``--drift`` says: how far the world moves anyway, and which drift comes on top.
+
+    Raises
+    ------
+    UsageError
+
+    Examples
+    --------
+    >>> strength_or_kind("0.5"), strength_or_kind("season")
+    ((0.5, None), (1.0, 'season'))
+    """
+    if text in DRIFTS:
+        return 1.0, text
+    try:
+        return float(text), None
+    except ValueError:
+        raise UsageError(f"--drift '{text}' is neither a number nor one of {', '.join(DRIFTS)}") from None
 
 
 def drifted(dataset: Dataset, kind: str, at: float = 0.75, *, over: float = 0.0, seed: int = 0) -> Dataset:
