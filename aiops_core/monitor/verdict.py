@@ -58,9 +58,12 @@ def verdict(found: Mapping[str, Any]) -> dict[str, Any]:
         todo.append(
             "Look at the worst resources and features below; if the change is there to stay, train on newer data."
         )
-    if state == "fine" and (moved or feared or (found["alerts"] and found["alerts"]["over"])):
+    likely = bool(measured and measured["likely_fallen"])
+    if likely and not certain and measured:
+        why.append(f"Labelled quality may have fallen: {_against(_worse(measured))}.")
+    if state == "fine" and (moved or feared or likely or (found["alerts"] and found["alerts"]["over"])):
         state = "watch"
-        todo += _waiting(moved, feared, measured)
+        todo += _waiting(moved, feared, likely, measured)
     if found["alerts"] and found["alerts"]["over"]:
         count, budget = found["alerts"]["per_day"][0], found["alerts"]["budget"]
         why.append(f"{count} alerts on the last day, {budget:.0f} were to be expected.")
@@ -108,7 +111,11 @@ def _list(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _waiting(moved: Sequence[Any], feared: bool, measured: Mapping[str, Any] | None) -> list[str]:
+def _waiting(moved: Sequence[Any], feared: bool, likely: bool, measured: Mapping[str, Any] | None) -> list[str]:
+    if likely:
+        return [
+            "Give more feedback, on answers of the last days: it tells whether this is chance. Look again tomorrow."
+        ]
     if moved and measured:
         return ["Nothing yet: the answers that have labels are as good as promised. Look again tomorrow."]
     if moved or feared:

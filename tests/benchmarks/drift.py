@@ -351,6 +351,7 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--tasks", default="failure,threat,capacity")
+    parser.add_argument("--parts", default="quiet,sudden,slow,real")
     parser.add_argument("--models", type=Path)
     parser.add_argument("--write", type=Path, default=REPORTS / "drift.json")
     options = parser.parse_args()
@@ -358,23 +359,19 @@ def main() -> None:
     found: dict[str, Any] = json.loads(options.write.read_text()) if options.write.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:
         for task in options.tasks.split(","):
-            began = time.monotonic()
             model = train(task, options.models or Path(scratch))
-            trained = time.monotonic()
-            found[task] = {"quiet": quiet(task, model, options.weeks)}
-            print(task, found[task]["quiet"], round(trained - began), round(time.monotonic() - trained), flush=True)
-            for pace in ("sudden", "slow"):
+            parts: dict[str, Any] = {
+                "quiet": lambda task=task, model=model: quiet(task, model, options.weeks),
+                "sudden": lambda task=task, model=model: detections(task, model, options.seeds, "sudden"),
+                "real": lambda task=task: real(task),
+                "slow": lambda task=task, model=model: detections(task, model, max(1, options.seeds // 4), "slow"),
+            }
+            for part in options.parts.split(","):
                 began = time.monotonic()
-                found[task][pace] = detections(
-                    task, model, options.seeds if pace == "sudden" else max(1, options.seeds // 4), pace
-                )
-                for kind, row in found[task][pace].items():
-                    print(task, pace, kind, row, flush=True)
-                print(round(time.monotonic() - began), "s", flush=True)
-            found[task]["real"] = real(task)
-            print(task, found[task]["real"], flush=True)
-            options.write.write_text(json.dumps(found, indent=1) + "\n")
-            options.write.with_suffix(".md").write_text(drift_table.table(found))
+                found.setdefault(task, {})[part] = parts[part]()
+                print(task, part, found[task][part], f"{time.monotonic() - began:.0f} s", flush=True)
+                options.write.write_text(json.dumps(found, indent=1) + "\n")
+                options.write.with_suffix(".md").write_text(drift_table.table(found))
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ def table(found: Mapping[str, Any]) -> str:
         "| task | weeks | with a false page | with a false watch |",
         "| --- | --- | --- | --- |",
     ]
-    for task, one in found.items():
-        quiet = one["quiet"]
+    found_quiet = {task: one["quiet"] for task, one in found.items() if "quiet" in one}
+    for task, quiet in found_quiet.items():
         lines.append(f"| {task} | {quiet['weeks']} | {quiet['pages']} | {quiet['watched']} |")
-    weeks, pages = (sum(one["quiet"][key] for one in found.values()) for key in ("weeks", "pages"))
-    lines += [f"| all | {weeks} | {pages} | {sum(one['quiet']['watched'] for one in found.values())} |", ""]
+    weeks, pages, doubts = (sum(q[key] for q in found_quiet.values()) for key in ("weeks", "pages", "watched"))
+    lines += [f"| all | {weeks} | {pages} | {doubts} |", ""]
     for pace, words in (("sudden", "Sudden drifts, seven days"), ("slow", "Drifts that grow over two weeks, 14 days")):
         lines += [
             f"## {words}", "",
