@@ -45,8 +45,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks.cards": ("facts units", "."),
     "aiops_core.tasks.failure": (
         "errors facts units judge rules servable data tasks.cards derive",
-        ". baselines data decision evaluation export findings model network prepare recurrence seen split training "
-        "trees units validated window_statistics",
+        ". baselines data decision evaluation export findings model network prepare recurrence seen split stack "
+        "training tree_graph trees units validated window_statistics",
     ),
     "aiops_core.tasks.threat": (
         "errors facts units judge rules servable data tasks.cards derive",

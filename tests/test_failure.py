@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,10 @@ from aiops_core.errors import DataError, ServableError, UsageError
 from aiops_core.servable.failure import FailureServable, apply_calibration, choose_threshold, clock_of, fit_to_window
 from aiops_core.tasks import failure
 from aiops_core.tasks.failure.data import PARTS
-from aiops_core.tasks.failure.model import platt
 from aiops_core.tasks.failure.network import MULTIPLES, summarise_patches
 from aiops_core.tasks.failure.recurrence import recurrence
 from aiops_core.tasks.failure.split import near, on_one_calendar, steps_to_next, stretches
+from aiops_core.tasks.failure.stack import platt, stack_of
 from aiops_core.tasks.failure.training import draw_epoch, patch_ends, patch_summaries, targets, train_network
 from aiops_core.tasks.failure.trees import fit_trees, learning_rows, tree_probability
 from aiops_core.tasks.failure.window_statistics import window_statistics
@@ -709,16 +710,24 @@ def test_the_final_mean_is_calibrated_by_means_of_networks_that_did_not_see_the_
         return None, signal[check] + (1 if len(calls) % 2 else -1) * blur[check]
 
     monkeypatch.setattr("aiops_core.tasks.failure.model.train_network", train)
+
+    def networks_only(names: list[str], *found: Any) -> list[dict[str, Any]]:
+        return [{**m, "weight": float(m["name"] == "lstm")} for m in stack_of(names, *found)]
+
     monkeypatch.setattr("aiops_core.tasks.failure.model._alignment", lambda found: [(1.0, 0.0)] * len(found))
+    monkeypatch.setattr("aiops_core.tasks.failure.model.stack_of", networks_only)
     model = failure.finish([PARAMS], data, seed=0)
     assert len(calls) == len(set(calls)) == 6
     rows = np.concatenate([data.ends["train"], data.ends["validation"]])
     slope, offset = platt(signal[rows], data.label(rows))
-    assert (model.slope, model.offset) == pytest.approx((slope, offset), rel=1e-3)
-    assert model.slope > 2 * platt(signal[rows] + blur[rows], data.label(rows))[0]
+    own = model.members[0]
+    assert (own["slope"], own["offset"]) == pytest.approx((slope, offset), rel=1e-3)
+    # On this scale there is nothing left to calibrate.
+    assert (model.slope, model.offset) == pytest.approx((1.0, 0.0), abs=0.01)
+    assert own["slope"] > 2 * platt(signal[rows] + blur[rows], data.label(rows))[0]
     # One row a step decides what would be alerted, and the card's curve knows it.
     steps = np.flatnonzero((data.fold >= 0) & (data.part != -1) & data.example)
-    probability = apply_calibration(signal[steps], model.slope, model.offset)
+    probability = apply_calibration(own["slope"] * signal[steps] + own["offset"], model.slope, model.offset)
     alarms = failure.events(data, steps, probability >= model.curve["threshold"][-1], stride=1)
     assert model.curve["alerts_per_resource_day"][-1] == pytest.approx(alarms["alerts_per_resource_day"], rel=1e-6)
 
@@ -763,7 +772,8 @@ def test_the_servable_equals_the_keras_model_also_with_padding_and_missing_value
     data: failure.FailureData, trained: tuple[failure.FailureModel, FailureServable]
 ) -> None:
     model, loaded = trained
-    assert len(model.networks) == 4 and [p["patch"] for p in model.params] == [2, 5, 2, 5]
+    assert [p["patch"] for p in model.params] == [2, 5]
+    assert loaded.members == ["lstm", "hist_gradient_boosting", "random_forest", "extra_trees", "recurrence"]
     for part in ("test", "train"):
         native, served = failure.predict(model, data, part), failure.score(loaded, data, part)
         np.testing.assert_allclose(native["probability"], served["probability"], atol=1e-5)
@@ -807,12 +817,13 @@ def test_an_explanation_names_the_driver_and_removing_it_moves_the_score(
     prediction = failure.score(loaded, data, "test")["probability"]
     end = data.ends["test"][int(np.argmax(prediction))]
     window, last = data.windows(np.array([end]))[0], data.time[end]
-    drivers = loaded.explain(window, top=2, last=last)
+    owner = data.names(data.ends["test"])[int(np.argmax(prediction))]
+    drivers = loaded.explain(window, top=2, last=last, resource=owner)
     assert drivers[0]["feature"] == "signal"
     assert drivers[0]["value"] == pytest.approx(float(window[-1, 0]))
     without = window.copy()
     without[:, 0] = loaded.card["features"][0]["reference"]["median"]
-    both = loaded.predict(np.stack([window, without]), np.array([last, last]))
+    both = loaded.predict(np.stack([window, without]), np.array([last, last]), [owner, owner])
     assert drivers[0]["contribution"] == pytest.approx(both[0] - both[1], abs=1e-6)
     assert drivers[0]["contribution"] > 5 * abs(drivers[1]["contribution"])
     overall = failure.importance(loaded, data, rows=40)
@@ -841,7 +852,7 @@ def test_the_golden_examples_refuse_another_graph(
 ) -> None:
     folder = trained[1].folder
     card = servable.update_card(folder)
-    graphs = {"lstm": (folder / "lstm.onnx").read_bytes()}
+    graphs = {name: (folder / f"{name}.onnx").read_bytes() for name in ("lstm", "trees", "recurrence")}
     with np.load(folder / "golden.npz") as stored:
         golden = {name: stored[name] for name in stored.files}
     golden["expected_probability"] = golden["expected_probability"] + 0.01

@@ -16,9 +16,10 @@ from aiops_core.errors import DataError
 from aiops_core.servable.failure import F1_TOLERANCE, choose_threshold
 from aiops_core.tasks import failure
 from aiops_core.tasks.failure import decision
-from aiops_core.tasks.failure.model import LEAST_SLOPE, _alignment, platt
+from aiops_core.tasks.failure.model import _alignment
 from aiops_core.tasks.failure.prepare import _ends, _oracle_rows, _places, _scaling, _useful_columns, _with_derived
 from aiops_core.tasks.failure.split import assign_folds, incident_table, labels, near, steps_to_next, thin_rows
+from aiops_core.tasks.failure.stack import LEAST_SLOPE, platt
 from aiops_core.tasks.failure.trees import GRID, choose_trees, fit_trees, tree_probability
 
 TRAIN, VALIDATION, TEST, NONE = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.NONE

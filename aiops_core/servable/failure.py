@@ -7,6 +7,7 @@ decisions and explanations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from aiops_core.errors import ServableError
 from aiops_core.servable.folder import Driver, Servable
 
 GRAPH = "lstm"
+#: Logits of the trees, (n, n_families), in the order of the members after the first.
+TREES = "trees"
+#: Logits of past incidents, (n,), from places in a table of resources and times of the day; the last member, if any.
+RECURRENCE = "recurrence"
+#: The share of positive votes is kept this far from 0 and 1 before its log odds are taken.
+LEAST_VOTE = 1e-3
 #: Windows a call of the graph: keeps memory flat in batch scoring.
 CHUNK = 4096
 DAY_SECONDS = 86_400
@@ -75,6 +82,12 @@ def clock_of(last: np.ndarray | None, n: int) -> np.ndarray:
 def apply_calibration(logits: np.ndarray, slope: float, offset: float) -> np.ndarray:
     """Return ``1 / (1 + exp(-(slope * logit + offset)))``, (n,), float64 (Platt 1999)."""
     return 1.0 / (1.0 + np.exp(-np.clip(slope * np.asarray(logits, dtype=np.float64) + offset, -40.0, 40.0)))
+
+
+def log_odds(share: np.ndarray, least: float = LEAST_VOTE) -> np.ndarray:
+    """Return log odds of probabilities that are kept ``least`` away from 0 and 1, float64."""
+    share = np.clip(np.asarray(share, dtype=np.float64), least, 1 - least)
+    return np.asarray(np.log(share / (1 - share)))
 
 
 def choose_threshold(
@@ -156,10 +169,21 @@ class FailureServable(Servable):
         self.threshold = float(card["decision"]["threshold"])
         parameters = card["calibration"]["parameters"]
         self._slope, self._offset = float(parameters["slope"]), float(parameters["offset"])
+        members = card.get("members") or [{"name": GRAPH, "weight": 1.0, "slope": 1.0, "offset": 0.0}]
+        self.members: list[str] = [member["name"] for member in members]
+        weight = np.array([member["weight"] for member in members])
+        self._counts = weight * [member["slope"] for member in members]
+        self._level = float(weight @ [member["offset"] for member in members])
+        self._scales = np.array([[member["slope"], member["offset"]] for member in members])
+        known = card.get("recurrence") or {}
+        self._resources = {name: i for i, name in enumerate(known.get("resources", []))}
+        self._bins = int(known.get("bins", 0))
         self._clocked = bool(card.get("uses_time_of_day", False))
         self._reference = np.array([f["reference"]["median"] for f in card["features"]], dtype=np.float32)
 
-    def predict(self, windows: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
+    def predict(
+        self, windows: np.ndarray, last: np.ndarray | None = None, resources: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Return calibrated probabilities.
 
         Parameters
@@ -169,6 +193,8 @@ class FailureServable(Servable):
             of longer ones the last ``window`` steps count.
         last : ndarray, (n,), datetime64, optional
             UTC time of each window's last row. Without it the model does without the time of day.
+        resources : sequence of str, optional
+            Whose window each is. Of one that was never seen, or without it, the habits of the whole fleet are taken.
 
         Returns
         -------
@@ -184,13 +210,16 @@ class FailureServable(Servable):
             raise ServableError(
                 f"failure windows have shape {windows.shape}; expected (n, up to {self.window}, {len(self.features)})"
             )
-        return self._probability(fit_to_window(windows, self.window), clock_of(last, len(windows)))
+        clock = clock_of(last, len(windows))
+        return self._probability(fit_to_window(windows, self.window), clock, self._places(resources, clock))
 
     def decide(self, probability: np.ndarray) -> np.ndarray:
         """Return the alarms (n,), bool: ``probability >= threshold``."""
         return np.asarray(probability) >= self.threshold
 
-    def explain(self, window: np.ndarray, top: int = 3, last: np.ndarray | None = None) -> list[Driver]:
+    def explain(
+        self, window: np.ndarray, top: int = 3, last: np.ndarray | None = None, resource: str | None = None
+    ) -> list[Driver]:
         """Name the metrics behind one prediction, by occlusion in one batch.
 
         Parameters
@@ -199,6 +228,7 @@ class FailureServable(Servable):
         top : int, default 3
         last : datetime64 scalar or (1,), optional
             As in `predict`.
+        resource : str, optional
 
         Returns
         -------
@@ -215,7 +245,8 @@ class FailureServable(Servable):
         for i in range(n):
             batch[i + 1, rows, i] = self._reference[i]
         clock = clock_of(None if last is None else np.asarray(last).reshape(1), 1)
-        probability = self._probability(batch, np.repeat(clock, n + 1, axis=0))
+        places = self._places(None if resource is None else [resource], clock)
+        probability = self._probability(batch, np.repeat(clock, n + 1, axis=0), np.repeat(places, n + 1, axis=0))
         change = probability[0] - probability[1:]
         order = np.argsort(-np.abs(change), kind="stable")[:top]
         drivers: list[Driver] = []
@@ -228,14 +259,43 @@ class FailureServable(Servable):
     def golden(self, inputs: Any) -> dict[str, np.ndarray]:
         """Replay the golden windows."""
         last = inputs["last"].astype("datetime64[s]")
-        return {"probability": self.predict(inputs["windows"], last)}
+        resources = inputs["resources"].tolist() if "resources" in inputs else None
+        return {"probability": self.predict(inputs["windows"], last, resources)}
 
-    def _probability(self, windows: np.ndarray, clock: np.ndarray) -> np.ndarray:
-        session = self.session(GRAPH)
-        logits = np.empty(len(windows), dtype=np.float64)
-        for at in range(0, len(windows), CHUNK):
-            feed = {"window": np.ascontiguousarray(windows[at : at + CHUNK])}
-            if self._clocked:
-                feed["clock"] = clock[at : at + CHUNK]
-            logits[at : at + CHUNK] = session.run(None, feed)[0].reshape(-1)
+    def alone(
+        self, windows: np.ndarray, last: np.ndarray | None = None, resources: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Return what each member says by itself, (n, n_members), float64, in [0, 1]; arguments as in `predict`."""
+        windows = np.asarray(windows)
+        clock = clock_of(last, len(windows))
+        logits = self._logits(fit_to_window(windows, self.window), clock, self._places(resources, clock))
+        return np.asarray(apply_calibration(logits * self._scales[:, 0] + self._scales[:, 1], 1.0, 0.0))
+
+    def _places(self, resources: Sequence[str] | None, clock: np.ndarray) -> np.ndarray:
+        """Return row and column of each window in the table of past incidents, (n, 2), int64."""
+        places = np.empty((len(clock), 2), dtype=np.int64)
+        fleet = len(self._resources)
+        places[:, 0] = fleet if resources is None else [self._resources.get(name, fleet) for name in resources]
+        known = ~np.isnan(clock[:, 0])
+        places[:, 1] = np.where(known, np.nan_to_num(clock[:, 0]) * self._bins, self._bins)
+        return places
+
+    def _probability(self, windows: np.ndarray, clock: np.ndarray, places: np.ndarray) -> np.ndarray:
+        logits = self._logits(windows, clock, places) @ self._counts + self._level
         return apply_calibration(logits, self._slope, self._offset)
+
+    def _logits(self, windows: np.ndarray, clock: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the logits of the members, (n, n_members), float64."""
+        logits = np.empty((len(windows), len(self.members)))
+        trees = len(self.members) - (self._bins > 0)
+        if self._bins:
+            logits[:, -1] = self.session(RECURRENCE).run(None, {"place": places})[0]
+        for at in range(0, len(windows), CHUNK):
+            part = slice(at, at + CHUNK)
+            feed = {"window": np.ascontiguousarray(windows[part])}
+            if trees > 1:
+                logits[part, 1:trees] = self.session(TREES).run(None, feed)[0]
+            if self._clocked:
+                feed["clock"] = clock[part]
+            logits[part, 0] = self.session(GRAPH).run(None, feed)[0].reshape(-1)
+        return logits

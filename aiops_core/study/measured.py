@@ -79,6 +79,7 @@ def details_of(study: Any, prediction: Mapping[str, Any], baselines: Mapping[str
             "curve": served.card["decision"]["curve"],
             "watched": study.task.watch(served, study.data),
             "importance": study.task.importance(served, study.data),
+            "members": study.task.members_alone(served, study.data) or None,
             "others": others if best is None else {**others, "oracle": best},
         }
     found: dict[str, Any] = study.task.details(study.data, prediction, **more)

@@ -77,7 +77,7 @@ class FailureService(Service):
         window, last = await self._window(model, instance)
         if model is None or window is None:
             return encode(self._by_rules(instance, request_id))
-        p = float(model.servable.predict(window[None], last)[0])
+        p = float(model.servable.predict(window[None], last, [instance.resource_id])[0])
         return encode(self._decided(model, instance, window, last, p, instance.explain is not False, request_id))
 
     def read(self, model: FailureModel | None, batch: FailureBatch, body: bytes, path: str) -> Instance:
@@ -95,7 +95,8 @@ class FailureService(Service):
             if model is None or not waiting:
                 return
             last = np.concatenate([when for _, _, when in waiting])
-            probabilities = model.servable.predict(np.stack([window for _, window, _ in waiting]), last)
+            owners = [instances[k].resource_id for k, _, _ in waiting]
+            probabilities = model.servable.predict(np.stack([window for _, window, _ in waiting]), last, owners)
             for (k, window, when), p in zip(waiting, probabilities.tolist(), strict=True):
                 own = instances[k].explain
                 shown = batch.explain if own is None else own
@@ -127,7 +128,7 @@ class FailureService(Service):
     ) -> dict[str, Any]:
         # The advice follows the drivers, whether they are shown or not.
         needed = shown or p >= instance.threshold
-        drivers = model.servable.explain(window, last=last) if needed else []
+        drivers = model.servable.explain(window, last=last, resource=instance.resource_id) if needed else []
         return self._envelope(model, instance, window, p, drivers, shown, request_id)
 
     async def _window(self, model: FailureModel | None, instance: Instance) -> tuple[np.ndarray | None, np.ndarray]:

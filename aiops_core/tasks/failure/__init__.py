@@ -3,10 +3,12 @@
 A Keras LSTM reads the last ``window`` steps of a resource's metrics in raw units. Scaling, missing values, patch
 statistics and deviations from the window's own level are part of its graph, so the exported ONNX model is the whole
 feature code. It learns several horizons at once (a quarter of the horizon up to four times it): how far an incident is
-away says more than a yes or no, and only the answer for the horizon itself is used. The final model is the mean of
-several networks, each trained for a fixed number of epochs without one block of the training data, a few for each
-block. What the mean of a block's networks predicts for it calibrates the mean of all and sets the alarm threshold;
-these rows choose nothing else, and no data is lost to validation.
+away says more than a yes or no, and only the answer for the horizon itself is used. The final model is a
+stack. Its members are networks, each trained for a fixed number of epochs without one block of the training data; a random
+forest, extremely randomised trees and boosted trees on statistics of the same windows; and, where a time of day can say
+anything, the table of a resource's past incidents. No member alone is safe on all data. What members that have not seen
+a block say of it tells what each of them counts, calibrates their sum and sets the alarm threshold; these rows choose
+nothing else but the point of a grid and of the search, and no data is lost to validation.
 
 Rows and labels
 ---------------
@@ -41,7 +43,7 @@ from aiops_core.tasks.failure.data import (
     FailureData,
 )
 from aiops_core.tasks.failure.decision import events, highest_f1, policies
-from aiops_core.tasks.failure.evaluation import compare, evaluate, importance, oracle, predictions, share
+from aiops_core.tasks.failure.evaluation import compare, evaluate, importance, members_alone, oracle, predictions, share
 from aiops_core.tasks.failure.export import export, score, watch
 from aiops_core.tasks.failure.findings import details
 from aiops_core.tasks.failure.model import FailureModel, defaults, finish, fit, follow, predict, space, steps
@@ -78,6 +80,7 @@ __all__ = [
     "fit",
     "highest_f1",
     "importance",
+    "members_alone",
     "oracle",
     "policies",
     "predict",

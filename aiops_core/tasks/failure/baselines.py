@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from aiops_core import rules
-from aiops_core.data import splits
 from aiops_core.tasks.failure.data import FailureData, Prediction
 from aiops_core.tasks.failure.decision import highest_f1
-from aiops_core.tasks.failure.recurrence import BANDWIDTHS, recurrence
-from aiops_core.tasks.failure.split import steps_to_next
-from aiops_core.tasks.failure.trees import GRID, choose_trees, fit_trees, learning_rows, tree_probability
+from aiops_core.tasks.failure.recurrence import choose_bandwidth, recurrence
+from aiops_core.tasks.failure.split import rows_before_test
+from aiops_core.tasks.failure.trees import chosen_trees, final_trees, tree_probability
 from aiops_core.tasks.failure.window_statistics import window_statistics
 
 #: The rules need this many of their metrics to be a fair baseline.
@@ -26,9 +25,6 @@ def baselines(data: FailureData, *, seed: int) -> dict[str, Prediction]:
     labelled rows. Validation chooses a point of a small grid and the threshold of highest F1; then training and
     validation rows are learned together.
     """
-    train = np.flatnonzero((data.part == splits.TRAIN) & data.example)
-    both = np.flatnonzero((data.fold >= 0) & data.example)
-    both = both[steps_to_next(data, data.part == splits.TEST)[both] > data.horizon]
     n = len(data.ends["test"])
     out: dict[str, Prediction] = {
         "class_prior": {
@@ -39,27 +35,17 @@ def baselines(data: FailureData, *, seed: int) -> dict[str, Prediction]:
     ruled = _rules(data)
     if ruled is not None:
         out["rules"] = ruled
-    out["recurrence"] = _recurrence(data, train, both)
-    return out | _trees(data, train, both, seed=seed)
+    out["recurrence"] = _recurrence(data, rows_before_test(data))
+    return out | _trees(data, seed=seed)
 
 
-def _trees(data: FailureData, train: np.ndarray, both: np.ndarray, *, seed: int) -> dict[str, Prediction]:
-    """Choose on validation, learn training and validation rows, and predict the test part, for every family of trees."""
-    effort = data.effort
-
-    def learned(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        kept, weight = learning_rows(data, rows, effort.baseline_rows)
-        return window_statistics(data, kept), data.label(kept), weight
-
-    part, whole = learned(train), learned(both)
-    checked = window_statistics(data, data.ends["validation"]), data.truth("validation")
-    tested = window_statistics(data, data.ends["test"])
-    out = {}
-    for family in GRID:
-        params, tried = choose_trees(family, part, checked, trees=effort.baseline_trees, seed=seed)
-        model = fit_trees(family, params, *whole, trees=effort.baseline_trees, seed=seed)
+def _trees(data: FailureData, *, seed: int) -> dict[str, Prediction]:
+    """Predict the test part by every family of trees; validation chose its point and its threshold."""
+    chosen, models = chosen_trees(data, seed=seed), final_trees(data, seed=seed)
+    tested, truth, out = window_statistics(data, data.ends["test"]), data.truth("validation"), {}
+    for family, model in models.items():
         found = tree_probability(model, tested)
-        out[family] = {"probability": found, "alarm": found >= highest_f1(checked[1], tried)}
+        out[family] = {"probability": found, "alarm": found >= highest_f1(truth, chosen[family][1])}
     return out
 
 
@@ -75,12 +61,7 @@ def _rules(data: FailureData) -> Prediction | None:
     return {"probability": found, "alarm": found >= threshold}
 
 
-def _recurrence(data: FailureData, train: np.ndarray, both: np.ndarray) -> Prediction:
-    from sklearn.metrics import average_precision_score
-
-    check = data.ends["validation"]
-    truth = data.label(check)
-    tried = [recurrence(data, train, check, bandwidth) for bandwidth in BANDWIDTHS]
-    best = int(np.argmax([average_precision_score(truth, found) for found in tried]))
-    found = recurrence(data, both, data.ends["test"], BANDWIDTHS[best])
-    return {"probability": found, "alarm": found >= highest_f1(truth, tried[best])}
+def _recurrence(data: FailureData, both: np.ndarray) -> Prediction:
+    bandwidth, tried = choose_bandwidth(data)
+    found = recurrence(data, both, data.ends["test"], bandwidth)
+    return {"probability": found, "alarm": found >= highest_f1(data.truth("validation"), tried)}

@@ -79,7 +79,7 @@ class Effort:
     pool_rows: int = 400_000
     watched_rows: int = 20_000
     folds: int = 3
-    networks: int = 2
+    networks: int = 1
     finalists: int = 2
     align_rows: int = 4_000
     clock: bool = True
@@ -155,6 +155,8 @@ class FailureData:
     #: By column, see `tables.column_facts`; goes into the card, and nothing is learned from it.
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     derived: Derived = field(default_factory=Derived)
+    #: What `aiops_core.tasks.failure.trees` has fitted: baselines and members of the final model share it.
+    trees: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -197,6 +199,10 @@ class FailureData:
     def truth(self, part: str) -> np.ndarray:
         """Return the labels of a part's examples, (n,), int64."""
         return self.label(self.ends[part])
+
+    def names(self, ends: np.ndarray) -> list[str]:
+        """Return the names of the resources of rows."""
+        return [self.resources[i] for i in self.resource[ends]]
 
     def keys(self, part: str) -> pd.DataFrame:
         """Return ``resource_id`` and ``timestamp`` of a part's examples."""

@@ -9,8 +9,8 @@ import pandas as pd
 
 from aiops_core.judge import intervals, metrics
 from aiops_core.judge.intervals import Metric
-from aiops_core.servable.failure import FailureServable
-from aiops_core.tasks.failure.data import GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, FailureData, Prediction
+from aiops_core.servable.failure import FailureServable, log_odds
+from aiops_core.tasks.failure.data import CHUNK, GATE_METRICS, MAIN_METRIC, PROBABILITY_METRICS, FailureData, Prediction
 from aiops_core.tasks.failure.decision import highest_f1, likely_f1
 from aiops_core.tasks.failure.export import score
 from aiops_core.tasks.failure.split import thin_rows
@@ -107,6 +107,45 @@ def share(
     return intervals.share(own, low, high, len(drawn.code), metric=MAIN_METRIC, units=drawn, seed=seed)
 
 
+def members_alone(model: FailureServable, data: FailureData) -> list[dict[str, float | str]]:
+    """Return what each member of a served model reaches alone on the test part, and all of them but one.
+
+    Returns
+    -------
+    list of dict
+        ``member``, its ``weight``, its own ``average_precision`` and ``roc_auc``, and ``without_it``, the average precision
+        of the others with their weights; first the whole model. Empty for a model of one member.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if len(model.members) < 2:
+        return []
+    ends, truth = data.ends["test"], data.truth("test")
+    chunks = [ends[i : i + CHUNK] for i in range(0, len(ends), CHUNK)]
+    alone = [model.alone(data.served_windows(some), data.time[some], data.names(some)) for some in chunks]
+    logits = log_odds(np.concatenate(alone), least=1e-12)
+    weight = np.array([member["weight"] for member in model.card["members"]])
+    whole = logits @ weight
+    found: list[dict[str, float | str]] = []
+    for name, own, logit, rest in zip(
+        ["all together", *model.members],
+        [1.0, *weight.tolist()],
+        [whole, *logits.T],
+        [None, *(whole - w * x for w, x in zip(weight, logits.T, strict=True))],
+        strict=True,
+    ):
+        row: dict[str, float | str] = {
+            "member": name,
+            "weight": float(own),
+            "average_precision": float(average_precision_score(truth, logit)),
+            "roc_auc": float(roc_auc_score(truth, logit)),
+        }
+        if rest is not None:
+            row["without_it"] = float(average_precision_score(truth, rest))
+        found.append(row)
+    return found
+
+
 def importance(model: FailureServable, data: FailureData, *, rows: int = 200) -> list[dict[str, float | str]]:
     """Return how much each metric moves the prediction on test windows, most important first.
 
@@ -122,9 +161,8 @@ def importance(model: FailureServable, data: FailureData, *, rows: int = 200) ->
     chosen = np.unique(np.r_[order[: rows // 2], thin_rows(order, rows - rows // 2)])
     totals = {name: np.zeros(2) for name in model.features}
     for end in data.ends["test"][chosen]:
-        for driver in model.explain(
-            data.served_windows(np.array([end]))[0], top=len(model.features), last=data.time[end]
-        ):
+        window, owner = data.served_windows(np.array([end]))[0], data.resources[data.resource[end]]
+        for driver in model.explain(window, top=len(model.features), last=data.time[end], resource=owner):
             totals[driver["feature"]] += [abs(driver["contribution"]), driver["contribution"]]
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
     means = [(name, *(total / len(chosen)).tolist()) for name, total in ranked]

@@ -12,25 +12,43 @@ import numpy as np
 
 from aiops_core import servable
 from aiops_core.derive.graph import prepend
-from aiops_core.servable.failure import GRAPH, FailureServable, apply_calibration, choose_threshold, clock_of
+from aiops_core.servable.failure import (
+    GRAPH,
+    RECURRENCE,
+    TREES,
+    FailureServable,
+    apply_calibration,
+    choose_threshold,
+    clock_of,
+    log_odds,
+)
 from aiops_core.tasks import cards
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.failure.data import CHUNK, NAME, FailureData, Prediction
 from aiops_core.tasks.failure.decision import Watched
 from aiops_core.tasks.failure.model import FailureModel, combine_networks
 from aiops_core.tasks.failure.network import import_tensorflow
+from aiops_core.tasks.failure.recurrence import looked_up
 from aiops_core.tasks.failure.split import stretches, thin_rows
+from aiops_core.tasks.failure.stack import combined
+from aiops_core.tasks.failure.tree_graph import graph_of_table, graph_of_trees, statistics_of
+from aiops_core.tasks.failure.trees import tree_logits
 
 GOLDEN_ROWS = 24
 
 
 def export(model: FailureModel, data: FailureData, folder: Path) -> None:
-    """Write the servable: one ONNX graph with all networks, the card and golden examples."""
-    combined = combine_networks(model, data)
-    clocked = "clock" in combined.input
-    graph, names = _onnx(combined), [feature["name"] for feature in data.metrics]
+    """Write the servable: one ONNX graph of all networks and one of the trees, the card and golden examples."""
+    combined_networks = combine_networks(model, data)
+    clocked = "clock" in combined_networks.input
+    names = [feature["name"] for feature in data.metrics]
+    graphs = {GRAPH: _onnx(combined_networks)}
+    if model.trees:
+        graphs[TREES] = graph_of_trees(model.trees, data.window, len(data.features))
     if len(data.derived):
-        graph = prepend(graph, data.derived, names, "window")
+        graphs = {name: prepend(graph, data.derived, names, "window") for name, graph in graphs.items()}
+    if model.table is not None:
+        graphs[RECURRENCE] = graph_of_table(model.table)
     card = {
         **head(NAME),
         "features": [{**feature, **data.facts.get(feature["name"], {})} for feature in data.metrics],
@@ -42,28 +60,36 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
         "step_seconds": data.step_seconds,
         "uses_time_of_day": clocked,
         "networks": model.params,
+        "members": model.members,
+        "recurrence": None if model.table is None else {"resources": data.resources, "bins": model.table.shape[1] - 1},
         "decision": {"rule": "max_f1", "threshold": model.threshold, "curve": model.curve},
         "calibration": {"method": "platt", "parameters": {"slope": model.slope, "offset": model.offset}},
         "watch": _watched(data, names, model.curve, model.threshold),
     }
-    windows, last = _golden(data)
+    windows, last, owner = _golden(data)
+    asked = {"windows": windows, "last": last.astype(np.int64), "resources": np.array([*data.resources, ""])[owner]}
     with tempfile.TemporaryDirectory() as scratch:
         # The golden outputs are the Keras model's: a trial copy of the servable must agree with them first.
         path = Path(scratch) / "servable"
-        servable.write(path, card, {GRAPH: graph}, {"windows": windows, "last": last.astype(np.int64)})
-        found = FailureServable(path, servable.read_card(path)).predict(windows, last)
+        servable.write(path, card, graphs, asked)
+        found = FailureServable(path, servable.read_card(path)).predict(windows, last, asked["resources"].tolist())
     whole = data.derived.of_windows(windows, names)
     feed = {"window": whole, "clock": clock_of(last, len(last))}
-    native = np.asarray(combined({k: feed[k] for k in combined.input}, training=False))[:, 0]
-    expected = apply_calibration(native, model.slope, model.offset)
+    native = np.asarray(combined_networks({k: feed[k] for k in combined_networks.input}, training=False))
+    if model.trees:
+        statistics = statistics_of(whole)
+        native = np.column_stack([native, tree_logits(model.trees, statistics)])
+    if model.table is not None:
+        native = np.column_stack([native, log_odds(looked_up(model.table, owner, last))])
+    expected = apply_calibration(combined(model.members, native), model.slope, model.offset)
     worst = float(np.abs(expected - found).max())
     if worst > 1e-5:
-        raise RuntimeError(f"the ONNX graph differs from the Keras model by {worst:.2g} in probability")
+        raise RuntimeError(f"the ONNX graphs differ from the model by {worst:.2g} in probability")
     servable.write(
         folder,
         card,
-        {GRAPH: graph},
-        {"windows": windows, "last": last.astype(np.int64), "expected_probability": expected},
+        graphs,
+        {**asked, "expected_probability": expected},
     )
 
 
@@ -99,15 +125,17 @@ def _onnx(combined: Any) -> bytes:
         return path.read_bytes()
 
 
-def _golden(data: FailureData) -> tuple[np.ndarray, np.ndarray]:
-    """Return test windows with the hard cases added: padding, missing values, an unknown time."""
+def _golden(data: FailureData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return test windows, their times and resources, with hard cases: padding, missing values, an unknown time or name."""
     ends = thin_rows(data.ends["test"], GOLDEN_ROWS)
     windows, last = data.served_windows(ends), data.time[ends].copy()
     windows[0, : data.served_window // 2] = np.nan
     windows[1 % len(windows), :, 0] = np.nan
     windows[2 % len(windows)] = np.nan
     last[3 % len(last)] = np.datetime64("NaT")
-    return windows, last
+    owner = data.resource[ends].astype(np.int64)
+    owner[4 % len(owner)] = -1
+    return windows, last, owner
 
 
 def score(model: FailureServable, data: FailureData, part: str) -> Prediction:
@@ -134,5 +162,5 @@ def _served(model: FailureServable, data: FailureData, rows: np.ndarray) -> np.n
     probability = np.empty(len(rows))
     for i in range(0, len(rows), CHUNK):
         chosen = rows[i : i + CHUNK]
-        probability[i : i + CHUNK] = model.predict(data.served_windows(chosen), data.time[chosen])
+        probability[i : i + CHUNK] = model.predict(data.served_windows(chosen), data.time[chosen], data.names(chosen))
     return probability

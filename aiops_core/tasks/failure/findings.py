@@ -28,6 +28,7 @@ def details(
     watched: Watched | None = None,
     others: Mapping[str, Prediction] | None = None,
     importance: list[dict[str, Any]] | None = None,
+    members: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return curves, events, costs and the worst resources of a test prediction, for the report.
 
@@ -42,6 +43,8 @@ def details(
         Predictions of the test part whose precision-recall curves are shown beside.
     importance : list of dict, optional
         What `aiops_core.tasks.failure.importance` returns, shown as ``importance`` (by ``mean_abs_contribution``).
+    members : list of dict, optional
+        What `aiops_core.tasks.failure.members_alone` returns, kept as ``members`` and printed as a table.
 
     Returns
     -------
@@ -93,6 +96,9 @@ def details(
     }
     if importance is not None:
         found["importance"] = [{"feature": r["feature"], "importance": r["mean_abs_contribution"]} for r in importance]
+    if members is not None:
+        found["members"] = members
+        found["tables"] = {"The members of the model, each alone": members} | found["tables"]
     if by_kind:
         found["tables"] = {"Incidents by kind": by_kind} | found["tables"]
     thresholds = None if curve is None else np.asarray(curve["threshold"], dtype=float)

@@ -10,14 +10,18 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from aiops_core.data import splits
-from aiops_core.servable.failure import apply_calibration, choose_threshold, clock_of
+from aiops_core.servable.failure import apply_calibration, choose_threshold, clock_of, log_odds
 from aiops_core.tasks.failure.data import CHUNK, MODEL, FailureData, Params, Prediction, Report
 from aiops_core.tasks.failure.decision import policies
 from aiops_core.tasks.failure.network import MAIN, import_tensorflow, patch_size, summarise_patches
-from aiops_core.tasks.failure.split import near, steps_to_next, stretches, thin_rows
+from aiops_core.tasks.failure.recurrence import choose_bandwidth, looked_up, recurrence, recurrence_table, recurs
+from aiops_core.tasks.failure.split import near, rows_before_test, steps_to_next, stretches, thin_rows
+from aiops_core.tasks.failure.stack import ALONE, Member, combined, platt, stack_of
 from aiops_core.tasks.failure.training import train_network
-
-LEAST_SLOPE = 0.05
+from aiops_core.tasks.failure.tree_graph import statistics_of
+from aiops_core.tasks.failure.trees import chosen_trees, final_trees, tree_logits, trees_of
+from aiops_core.tasks.failure.units import incidents_of
+from aiops_core.tasks.failure.window_statistics import window_statistics
 
 
 def space(data: FailureData) -> dict[str, BaseDistribution]:
@@ -80,6 +84,12 @@ class FailureModel:
         Factor and shift that bring each network's logits to a common scale before the mean.
     native : dict
         The combined Keras model under its name.
+    trees : dict
+        Fitted trees by family; none in a trial.
+    table : ndarray or None
+        See `recurrence_table`; None where the time of day says nothing.
+    members : list of Member
+        What the networks' mean and each family of trees count.
     """
 
     networks: list[Any]
@@ -90,6 +100,9 @@ class FailureModel:
     threshold: float = 0.5
     curve: dict[str, list[float]] = field(default_factory=dict)
     native: dict[str, Any] = field(default_factory=dict)
+    trees: dict[str, Any] = field(default_factory=dict)
+    table: np.ndarray | None = None
+    members: list[Member] = field(default_factory=lambda: list(ALONE))
 
 
 def fit(params: Params, data: FailureData, *, seed: int, report: Report | None = None) -> FailureModel:
@@ -120,9 +133,60 @@ def fit(params: Params, data: FailureData, *, seed: int, report: Report | None =
 def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> FailureModel:
     """Train the final model: ``networks`` for each of ``folds`` blocks of the training and validation data, without it.
 
-    The networks of a block take the best ``finalists`` parameter sets in turn. What their mean predicts for the block
-    calibrates the mean of all networks and gives the policy curve; of these rows, those of validation also ranked the
-    parameter sets.
+    The networks take the best ``finalists`` parameter sets in turn; trees are fitted without it as well, and once
+    on all rows. What the mean of the networks and the trees predict for the blocks says what each of them counts,
+    calibrates their sum and gives the policy curve; of these rows, those of validation also ranked the parameter sets.
+
+    Parameters
+    ----------
+    ranked : list of dict
+        Parameter sets of the search, best first.
+    """
+    found = held_out(ranked, data, seed=seed)
+    if found is None:
+        return fit(ranked[0], data, seed=seed)
+    model, bandwidth = found.model, found.bandwidth
+    model.trees = final_trees(data, seed=seed)
+    if bandwidth is not None:
+        model.table = recurrence_table(data, rows_before_test(data), bandwidth)
+    own = found.logits[np.searchsorted(found.rows, found.examples)]
+    count = incidents_of(data, found.examples)
+    model.members = stack_of(found.names, own, data.label(found.examples), count)
+    logits = combined(model.members, found.logits)
+    _decide(model, data, found.rows, logits, examples=found.examples, watched=found.watched)
+    return model
+
+
+@dataclass
+class HeldOut:
+    """What members say of blocks that they have not seen.
+
+    Attributes
+    ----------
+    model : FailureModel
+        With the networks only.
+    bandwidth : float or None
+        Of past incidents; None where the time of day says nothing.
+    names : list of str
+        Of the members.
+    rows : ndarray, (n,)
+        Positions, ascending.
+    logits : ndarray, (n, n_members)
+    examples, watched : ndarray
+        Which rows are examples, and which are rows of every step; ascending.
+    """
+
+    model: FailureModel
+    bandwidth: float | None
+    names: list[str]
+    rows: np.ndarray
+    logits: np.ndarray
+    examples: np.ndarray
+    watched: np.ndarray
+
+
+def held_out(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> HeldOut | None:
+    """Train the members without each block and let them predict it; None where no block can be left out.
 
     Parameters
     ----------
@@ -131,44 +195,47 @@ def finish(ranked: list[dict[str, Any]], data: FailureData, *, seed: int) -> Fai
     """
     distinct = [dict(t) for t in dict.fromkeys(tuple(sorted(p.items())) for p in ranked)][: data.effort.finalists]
     common = thin_rows(np.flatnonzero((data.fold >= 0) & data.example), data.effort.align_rows)
+    points = {family: point for family, (point, _) in chosen_trees(data, seed=seed).items()}
+    bandwidth = choose_bandwidth(data)[0] if recurs(data) else None
     networks, used, outputs, owner = [], [], [], []
-    examples: list[np.ndarray] = []
-    watched: list[np.ndarray] = []
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    votes: list[np.ndarray] = []
     for k in range(data.effort.folds):
         rows, scored, steps_of = _block(data, k)
         truth = data.label(scored)
         if len(rows) == 0 or data.label(rows).sum() == 0 or truth.sum() in (0, len(truth)):
             continue
         bound = steps_to_next(data, (data.fold == k) | (data.part == splits.TEST))
-        for j in range(data.effort.networks):
+        heard = np.union1d(scored, steps_of)
+        check = np.union1d(heard, common)
+        for j in range(k * data.effort.networks, (k + 1) * data.effort.networks):
             params = distinct[j % len(distinct)]
-            check = np.union1d(np.union1d(scored, steps_of), common)
-            network, logits = train_network(params, data, rows, bound, check, seed=seed + k * data.effort.networks + j)
+            network, logits = train_network(params, data, rows, bound, check, seed=seed + j)
             networks.append(network)
             used.append(params)
             outputs.append((check, logits))
-            owner.append(len(examples))
-        examples.append(scored)
-        watched.append(steps_of)
+            owner.append(len(parts))
+        votes.append(tree_logits(trees_of(data, rows, points, seed=seed), window_statistics(data, heard)))
+        if bandwidth is not None:
+            votes[-1] = np.column_stack([votes[-1], log_odds(recurrence(data, rows, heard, bandwidth))])
+        parts.append((heard, scored, steps_of))
     if not networks:
-        return fit(ranked[0], data, seed=seed)
+        return None
     aligned = _alignment([x[np.searchsorted(check, common)] for check, x in outputs])
-    model = FailureModel(networks, used, aligned)
     scaled = [factor * x + shift for (_, x), (factor, shift) in zip(outputs, aligned, strict=True)]
-    heard = [np.union1d(*rows) for rows in zip(examples, watched, strict=True)]
-    means = []
-    for k, rows in enumerate(heard):
-        mine = [i for i, o in enumerate(owner) if o == k]
-        means.append(np.mean([scaled[i][np.searchsorted(outputs[i][0], rows)] for i in mine], axis=0))
-    _decide(
-        model,
-        data,
-        np.concatenate(heard),
-        np.concatenate(means),
-        examples=np.concatenate(examples),
-        watched=np.concatenate(watched),
-    )
-    return model
+    means = [
+        np.mean(
+            [x[np.searchsorted(c, heard)] for x, (c, _), o in zip(scaled, outputs, owner, strict=True) if o == i],
+            axis=0,
+        )
+        for i, (heard, _, _) in enumerate(parts)
+    ]
+    heard, examples, watched = (np.concatenate(found) for found in zip(*parts, strict=True))
+    order = np.argsort(heard, kind="stable")
+    logits = np.column_stack([np.concatenate(means), np.concatenate(votes)])[order]
+    names = ["lstm", *points, *([] if bandwidth is None else ["recurrence"])]
+    model = FailureModel(networks, used, aligned)
+    return HeldOut(model, bandwidth, names, heard[order], logits, np.sort(examples), np.sort(watched))
 
 
 def _block(data: FailureData, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -241,34 +308,28 @@ def follow(model: FailureModel, policy: Mapping[str, Any]) -> None:
     model.threshold = choose_threshold(model.curve, **policy)
 
 
-def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Return slope and offset of the logistic curve of logits (Platt 1999)."""
-    from sklearn.linear_model import LogisticRegression
-
-    rate = float(np.mean(truth))
-    if rate in (0.0, 1.0):
-        return 1.0, 0.0
-    middle, spread = float(np.mean(logits)), max(float(np.std(logits)), 1e-9)
-    # Nearly without penalty: it only keeps the slope finite where the classes are apart.
-    found = LogisticRegression(C=1_000.0, tol=1e-8, max_iter=1_000).fit(((logits - middle) / spread)[:, None], truth)
-    slope = float(found.coef_[0, 0]) / spread
-    # A negative slope would turn the ranking round: held-out data that poor only sets the level.
-    if slope < LEAST_SLOPE:
-        return LEAST_SLOPE, float(np.log(rate / (1 - rate)) - LEAST_SLOPE * middle)
-    return slope, float(found.intercept_[0]) - slope * middle
-
-
 def predict(model: FailureModel, data: FailureData, part: str) -> Prediction:
-    """Predict the examples of a part with the Keras networks.
+    """Predict the examples of a part with the Keras networks and the trees.
 
     Returns
     -------
     dict
         ``probability`` (n,), float64 and ``alarm`` (n,), bool.
     """
-    logits = _logits(model, data, data.ends[part])
-    probability = apply_calibration(logits, model.slope, model.offset)
+    ends = data.ends[part]
+    logits = _logits(model, data, ends)[:, None]
+    if model.trees:
+        logits = np.column_stack([logits, tree_logits(model.trees, _as_served(data, ends))])
+    if model.table is not None:
+        logits = np.column_stack([logits, log_odds(looked_up(model.table, data.resource[ends], data.time[ends]))])
+    probability = apply_calibration(combined(model.members, logits), model.slope, model.offset)
     return {"probability": probability, "alarm": probability >= model.threshold}
+
+
+def _as_served(data: FailureData, ends: np.ndarray) -> np.ndarray:
+    """Return window statistics by the graph that is served: of the fast ones, last digits differ."""
+    chunks = [ends[i : i + CHUNK] for i in range(0, len(ends), CHUNK)]
+    return np.concatenate([statistics_of(data.windows(some)) for some in chunks])
 
 
 def _logits(model: FailureModel, data: FailureData, ends: np.ndarray) -> np.ndarray:

@@ -314,6 +314,12 @@ def steps_to_next(data: FailureData, stop: np.ndarray) -> np.ndarray:
     return np.where(same, following - np.arange(n), np.inf)
 
 
+def rows_before_test(data: FailureData) -> np.ndarray:
+    """Return the labelled rows of training and validation whose horizon does not reach into the test, ascending."""
+    rows = np.flatnonzero((data.fold >= 0) & data.example)
+    return rows[steps_to_next(data, data.part == splits.TEST)[rows] > data.horizon]
+
+
 def near(data: FailureData, block: np.ndarray, distance: int) -> np.ndarray:
     """Return the rows of a block and those within ``distance`` steps of it in the same resource."""
     after = steps_to_next(data, block) <= distance

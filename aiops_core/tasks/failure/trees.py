@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from aiops_core.data import splits
+from aiops_core.servable.failure import log_odds
 from aiops_core.tasks.failure.data import FailureData
-from aiops_core.tasks.failure.split import thin_rows
+from aiops_core.tasks.failure.split import rows_before_test, thin_rows
+from aiops_core.tasks.failure.window_statistics import window_statistics
 
 #: By family, the points that validation chooses from: one that fits closely, one for few incidents in many metrics.
 GRID: dict[str, tuple[dict[str, Any], ...]] = {
@@ -138,3 +141,50 @@ def choose_trees(
     chosen = GRID[family][int(np.argmax(reached))]
     # A threshold belongs to one scale of scores: boosting of few rounds stays nearer to the base rate than of all.
     return chosen, scored(chosen, trees)
+
+
+def chosen_trees(data: FailureData, *, seed: int) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
+    """Return by family the point that validation chooses, and its probabilities there; made once for a data set.
+
+    Whoever asks first, a baseline or the final model, makes the choice, and its seed is that of the asker.
+    """
+    if "chosen" not in data.trees:
+        train = np.flatnonzero((data.part == splits.TRAIN) & data.example)
+        learned = _learned(data, train)
+        checked = window_statistics(data, data.ends["validation"]), data.truth("validation")
+        count = data.effort.baseline_trees
+        data.trees["chosen"] = {
+            family: choose_trees(family, learned, checked, trees=count, seed=seed) for family in GRID
+        }
+    return data.trees["chosen"]  # type: ignore[no-any-return]
+
+
+def final_trees(data: FailureData, *, seed: int) -> dict[str, Any]:
+    """Return by family the trees that have learned all rows before the test; made once for a data set and seed.
+
+    The baselines and the members of the final model are the same fits.
+    """
+    if seed not in data.trees:
+        chosen = chosen_trees(data, seed=seed)
+        data.trees[seed] = trees_of(
+            data, rows_before_test(data), {family: params for family, (params, _) in chosen.items()}, seed=seed
+        )
+    return data.trees[seed]  # type: ignore[no-any-return]
+
+
+def trees_of(
+    data: FailureData, rows: np.ndarray, params: Mapping[str, Mapping[str, Any]], *, seed: int
+) -> dict[str, Any]:
+    """Fit every family on rows."""
+    learned, count = _learned(data, rows), data.effort.baseline_trees
+    return {family: fit_trees(family, params[family], *learned, trees=count, seed=seed) for family in params}
+
+
+def tree_logits(models: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    """Return the log odds that fitted models give to rows of `window_statistics`, (n, n_models), float64."""
+    return log_odds(np.stack([tree_probability(model, x) for model in models.values()], axis=1))
+
+
+def _learned(data: FailureData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    kept, weight = learning_rows(data, rows, data.effort.baseline_rows)
+    return window_statistics(data, kept), data.label(kept), weight
