@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty fuzz sequence lint lock clean
+.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data difficulty drift fuzz sequence lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ difficulty: setup ## how hard the synthetic data are for simple and strong metho
 
 sequence: setup ## how far the running judgement of two versions can be trusted, to reports/sequence.md
 	$(BIN)/python tests/benchmarks/sequence.py $(ARGS)
+
+drift: setup ## quiet weeks and drifts through monitoring, to reports/drift.md (ARGS="--tasks threat --weeks 30")
+	$(BIN)/python tests/benchmarks/drift.py $(ARGS)
 
 lint: setup ## ruff, format check, mypy
 	$(BIN)/ruff check .

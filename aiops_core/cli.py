@@ -17,6 +17,7 @@ import typer
 
 from aiops_core import __version__
 from aiops_core.backup import commands
+from aiops_core.commands import monitor
 from aiops_core.errors import AiopsError, DataError, UsageError
 from aiops_core.journal_commands import feedback_app, journal_app
 from aiops_core.live import commands as live
@@ -215,13 +216,28 @@ def models_rollback(name: str) -> None:
 
 @data_app.command("generate")
 def data_generate(
-    out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0, drift: float = 1.0
+    out: Path,
+    n_samples: Samples = None,
+    seed: Seed = 7,
+    signal: float = 1.0,
+    drift: Annotated[
+        str,
+        typer.Option(
+            help="how far levels and styles move anyway, 0 to 3, or a kind of drift that begins at --drift-at"
+        ),
+    ] = "1",
+    drift_at: Annotated[float, typer.Option(help="share of the time, or rows, before the drift begins")] = 0.75,
+    drift_over: Annotated[float, typer.Option(help="share over which the drift grows; 0 is sudden")] = 0.0,
 ) -> None:
     """Write the synthetic data set as a folder of contract tables."""
     from aiops_core.data import folder
     from aiops_core.data import sources as datasets
+    from aiops_core.data.synthetic.drift import drifted, strength_or_kind
 
-    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=drift)
+    strength, kind = strength_or_kind(drift)
+    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=strength)
+    if kind is not None:
+        dataset = drifted(dataset, kind, drift_at, over=drift_over, seed=seed)
     folder.save_folder(dataset, out)
     typer.echo(f"{', '.join(dataset.tables)} written to {out}")
 
@@ -285,6 +301,7 @@ app.command()(commands.backup)
 app.command()(commands.restore)
 for command in (live.shadow, live.canary, live.judge):
     models_app.command()(command)
+app.command()(monitor)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
         Ray cluster to join; ``None`` starts a local one.
     concurrent_searches : int
         Searches that share the cluster at the same time; each takes its part of the CPUs.
+    monitor_schedule : str
+        Cron expression, UTC, at which the service has its monitoring run; empty for never.
     webhooks : dict
         Remediation action id to the URL its signed body is posted to.
     webhook_secret : str or None
@@ -102,6 +104,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
     concurrent_searches: int = Field(default=1, ge=1)
+    monitor_schedule: str = ""
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
     log: Literal["note", "all", "off"] = "note"

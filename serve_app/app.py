@@ -241,6 +241,7 @@ class Ingress:
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.log import FILE, RequestLog
+        from serve_app.operations.monitored import Monitored
         from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
@@ -280,6 +281,7 @@ class Ingress:
             limits=config["limits"],
             state=state,
             privacy=Privacy(state, current.journal_drop, current.journal_hash),
+            monitored=Monitored(state),
         )
         self._services.guard.start()
 

@@ -23,6 +23,7 @@ from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
 from serve_app.guard import keys
 from serve_app.guard.access import is_loopback
+from serve_app.operations import schedule
 
 __all__ = ["FAST", "RunningService", "main"]
 
@@ -168,6 +169,7 @@ class RunningService:
         self._state = Path(state_dir or settings.load().state_dir).resolve()
         self._started_ray = False
         self._record: leftovers.Record | None = None
+        self._schedule: schedule.Schedule | None = None
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
     def __enter__(self) -> RunningService:
@@ -177,6 +179,8 @@ class RunningService:
         os.umask(0o077)
         files.private_folder(self._state)
         _check_keys(self.host, keys.location(self._state))
+        expression = settings.load().monitor_schedule
+        due = schedule.times(expression) if expression else None
         node = node_folder(self._state)
         ended = leftovers.clear(node)
         if ended:
@@ -207,10 +211,19 @@ class RunningService:
             serve.start(http_options={"host": self.host, "port": self.port}, logging_config={"log_level": "WARNING"})
             serve.run(build(arguments), name=_APPLICATION, route_prefix="/")
             self.health = self._wait()
+            if due is not None:
+                self._schedule = schedule.Schedule(due, self._state, self._for_monitoring())
+                self._schedule.start()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _for_monitoring(self) -> dict[str, str]:
+        """Return what a run of the monitoring must know of this service."""
+        current = settings.load()
+        uri = self._arguments["tracking_uri"] or current.mlflow_tracking_uri
+        return {"AIOPS_STATE_DIR": str(self._state), "AIOPS_HOME": str(current.home), "MLFLOW_TRACKING_URI": uri}
 
     def _connect(self, ray: Any, address: str | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
@@ -241,6 +254,8 @@ class RunningService:
 
     def __exit__(self, *exception: object) -> None:
         try:
+            if self._schedule is not None:
+                self._schedule.close()
             self._stop()
         finally:
             if self._record is not None:

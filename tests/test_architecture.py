@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.data": (
         "errors redact markup facts files settings units rules servable derive",
         ". derive folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
-        "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.failure synthetic.failure_chain "
+        "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.drift synthetic.failure synthetic.failure_chain "
         "synthetic.failure_effects synthetic.failure_filter synthetic.failure_metrics synthetic.threat "
         "synthetic.threat_tactics tables validation",
     ),
@@ -63,27 +63,32 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors redact facts files settings servable data",
         ". looks native registry runs scoring servables snapshot store",
     ),
+    "aiops_core.monitor": (
+        "errors facts files settings journal tasks.cards tracking",
+        ". alerts drift estimate look quality records sensors traffic verdict",
+    ),
     "aiops_core.search": (
         "errors files settings data tracking judge",
         ". ablation choice connection events final result run space",
     ),
     "aiops_core.study": (
-        "errors markup facts files settings judge rules servable data tracking search",
-        ". ablation champion first_screen measured model_card notebook origin panel pictures pictures.capacity pictures.common "
-        "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
+        "errors markup facts files settings judge rules servable data tracking search monitor",
+        ". ablation champion first_screen measured model_card monitoring notebook origin panel pictures pictures.capacity pictures.common "
+        "pictures.data pictures.failure pictures.monitoring pictures.of_study pictures.search pictures.threat policy progress report "
         "section study trainings words",
     ),
     "aiops_core.job": (
-        "errors redact facts files settings data tracking search study",
-        ". environment lanes notebooks workspace",
+        "errors redact facts files settings data tracking search study monitor",
+        ". environment lanes monitoring notebooks workspace",
     ),
     "aiops_core.console": ("facts tracking study", "."),
+    "aiops_core.commands": ("facts job", "."),
     "aiops_core.journal_commands": ("errors facts settings journal", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore state"),
     "aiops_core.live": (
         "errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
     ),
-    "aiops_core.cli": ("backup journal_commands live errors redact files settings servable data tracking job console", "."),
+    "aiops_core.cli": ("backup commands journal_commands live errors redact files settings servable data tracking job console", "."),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",
@@ -95,8 +100,8 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". __main__ access audit commands keys rates replays sources",
     ),
     "serve_app.operations": (
-        "wire files cluster guard aiops_core.redact aiops_core.settings",
-        ". catalogue ended jobs load log remediation runner telemetry tracing",
+        "wire files cluster guard aiops_core.errors aiops_core.redact aiops_core.settings",
+        ". catalogue ended jobs load log monitored remediation runner schedule telemetry tracing",
     ),
     "serve_app.journal": (
         "wire operations aiops_core.journal aiops_core.settings",

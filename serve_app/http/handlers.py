@@ -32,6 +32,7 @@ from serve_app.journal.entries import asked
 from serve_app.journal.watch import watch
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
+from serve_app.operations.monitored import Monitored
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import Limits
@@ -101,6 +102,8 @@ class Services:
         State folder, for the journal and feedback.
     privacy : Privacy, optional
         What they conceal.
+    monitored : Monitored, optional
+        What the newest monitoring report found.
     """
 
     backend: Backend
@@ -117,6 +120,7 @@ class Services:
     folder: Path | None = None
     state: Path | None = None
     privacy: Privacy | None = None
+    monitored: Monitored | None = None
 
 
 class Handlers:
@@ -136,6 +140,8 @@ class Handlers:
         if services.state is not None:
             watch(services.metrics, services.state)
             services.metrics.at_scrape("aiops_alerts_open", Store(services.state).samples)
+        if services.monitored is not None:
+            services.monitored.attach(services.metrics)
         files = Docs()
         self.docs, self.docs_file = files.page, files.file
 

@@ -103,6 +103,21 @@ CATALOGUE: dict[str, Family] = {
     "aiops_log_dropped_total": Family(
         "counter", ("to",), "Lines of the request log (file) and spans (otlp) that could not be written."
     ),
+    "aiops_monitor_age_seconds": Family("gauge", (), "Seconds since the newest monitoring report; no sample without one."),
+    "aiops_monitor_state": Family(
+        "gauge", ("task",), "Verdict of monitoring: 0 fine, 1 watch, 2 act, -1 not judged."
+    ),
+    "aiops_monitor_drift_ratio": Family(
+        "gauge", ("task",), "Largest drift of the newest day as a multiple of its threshold: above 1 it is certain."
+    ),
+    "aiops_monitor_drifted": Family(
+        "gauge", ("task",), "Features, window statistics, scores and answers that moved away from the training data."
+    ),
+    "aiops_monitor_broken_sensors": Family("gauge", ("task",), "Sensors that say nothing, or always the same."),
+    "aiops_monitor_quality": Family(
+        "gauge", ("task", "metric", "source"), "Quality: estimated without labels, labelled, and promised by held-out rows."
+    ),
+    "aiops_monitor_alerts": Family("gauge", ("task",), "Alerts of the last day that monitoring saw."),
 }  # fmt: skip
 
 
