@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.settings": ("errors", "."),
     "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sequence shares sizes summed units"),
     "aiops_core.derive": ("errors", ". expression graph values"),
-    "aiops_core.rules": ("errors", ". actions anomaly failure inputs threat"),
+    "aiops_core.rules": ("errors", ". actions anomaly anomaly.detector anomaly.past anomaly.reference failure inputs threat"),
     "aiops_core.servable": (
         "errors markup files derive",
         ". capacity capacity_features capacity_layout changes failure folder seal series threat",
