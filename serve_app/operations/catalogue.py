@@ -84,6 +84,9 @@ CATALOGUE: dict[str, Family] = {
     ),
     "aiops_jobs_total": Family("counter", ("event",), "Training jobs, by event."),
     "aiops_jobs": Family("gauge", ("state",), "Training jobs on record, by state; lost is one whose process is gone."),
+    "aiops_retraining": Family(
+        "gauge", ("task", "state"), "1 for how the last retraining of a task went: running, succeeded or failed."
+    ),
     "aiops_remediations_refused_total": Family(
         "counter", ("action", "reason"), "Remediation webhooks that failed or were not configured."
     ),
