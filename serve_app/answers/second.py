@@ -66,7 +66,8 @@ def _failure(about: About, entries: Sequence[Entry], other: Champion) -> list[tu
     if have < wanted:
         unseen = np.full((len(windows), wanted - have, windows.shape[2]), np.nan, dtype=np.float32)
         windows = np.concatenate([unseen, windows], axis=1)
-    found = servable.predict(np.ascontiguousarray(windows[:, -wanted:]), _times(entries))
+    owners = ["" if entry.subject is None else str(entry.subject) for entry in entries]
+    found = servable.predict(np.ascontiguousarray(windows[:, -wanted:]), _times(entries), owners)
     threshold = float(servable.threshold)
     return [(other.version, p, p >= threshold) for p in found.tolist()]
 
