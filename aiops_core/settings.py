@@ -74,6 +74,13 @@ class Settings(BaseSettings):
     alert_quiet : int
     alert_hours : float
         It closes after so many answers without an alarm, or when the last alarm is so long ago.
+    retrain_cron, retrain_on_drift, retrain_labels : str, bool, int
+        When the service trains again: at the times of a cron expression (UTC), when the monitoring says *act*, after so many
+        new labels; by default never.
+    retrain_policy : {"never", "better"}
+        Whether the verdict *better* on live traffic promotes what a retraining has put into the shadow.
+    retrain_cool_down_hours, retrain_trials, retrain_tasks : float, int, tuple of str
+        Hours between two retrainings of a task, trials of each, and which tasks, separated by commas.
     keys_file : Path or None
         Keys of the HTTP service; ``None`` means ``keys.json`` in the state folder.
     key : str or None
@@ -120,13 +127,24 @@ class Settings(BaseSettings):
     alert_after: Annotated[tuple[int, int], NoDecode] = (2, 3)
     alert_quiet: int = Field(default=3, ge=1)
     alert_hours: float = Field(default=24.0, gt=0)
+    retrain_cron: str = ""
+    retrain_on_drift: bool = False
+    retrain_labels: int = Field(default=0, ge=0)
+    retrain_policy: Literal["never", "better"] = "never"
+    retrain_cool_down_hours: float = Field(default=24.0, ge=0)
+    retrain_trials: int = Field(default=5, ge=1)
+    retrain_tasks: Annotated[tuple[Literal["failure", "threat", "capacity"], ...], NoDecode] = (
+        "failure",
+        "threat",
+        "capacity",
+    )
     keys_file: Path | None = None
     key: str | None = Field(default=None, repr=False)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     metrics_open: bool = False
     source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
 
-    @field_validator("allowed_hosts", "journal_drop", "journal_hash", mode="before")
+    @field_validator("allowed_hosts", "journal_drop", "journal_hash", "retrain_tasks", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -169,6 +169,7 @@ class RunningService:
         self._state = Path(state_dir or settings.load().state_dir).resolve()
         self._started_ray = False
         self._record: leftovers.Record | None = None
+        self._retraining: Any = None
         self._schedule: schedule.Schedule | None = None
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
@@ -211,6 +212,7 @@ class RunningService:
             serve.start(http_options={"host": self.host, "port": self.port}, logging_config={"log_level": "WARNING"})
             serve.run(build(arguments), name=_APPLICATION, route_prefix="/")
             self.health = self._wait()
+            self._watch()
             if due is not None:
                 self._schedule = schedule.Schedule(due, self._state, self._for_monitoring())
                 self._schedule.start()
@@ -218,6 +220,24 @@ class RunningService:
             self.__exit__()
             raise
         return self
+
+    def _watch(self) -> None:
+        """Train again when the settings say so."""
+        from serve_app.app import absolute_uri
+        from serve_app.operations.jobs import Jobs
+        from serve_app.operations.retraining import Retraining, wanted
+        from serve_app.operations.telemetry import Metrics
+
+        current = settings.load()
+        if not wanted(current):
+            return
+        uri = absolute_uri(self._arguments["tracking_uri"] or current.mlflow_tracking_uri)
+        environment = {"MLFLOW_TRACKING_URI": uri, "AIOPS_STATE_DIR": str(self._state)}
+        jobs = Jobs(
+            self._state / "jobs", Metrics(self._state / "metrics", flush=False), environment, keep=current.keep_jobs
+        )
+        self._retraining = Retraining(self._state, jobs, current, environment)
+        self._retraining.start()
 
     def _for_monitoring(self) -> dict[str, str]:
         """Return what a run of the monitoring must know of this service."""
@@ -268,6 +288,8 @@ class RunningService:
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.telemetry import Metrics
 
+        if self._retraining is not None:
+            self._retraining.close()
         if not ray.is_initialized():
             return
         try:

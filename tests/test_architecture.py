@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.data": (
         "errors redact markup facts files settings units rules servable derive",
-        ". derive folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
+        ". derive folder overview periods seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
         "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.drift synthetic.failure synthetic.failure_chain "
         "synthetic.failure_effects synthetic.failure_filter synthetic.failure_metrics synthetic.threat "
         "synthetic.threat_tactics tables validation",
@@ -77,18 +77,31 @@ ROOMS: dict[str, tuple[str, str]] = {
         "pictures.data pictures.failure pictures.monitoring pictures.of_study pictures.search pictures.threat policy progress report "
         "section study trainings words",
     ),
+    "aiops_core.replay": (
+        "errors markup facts files settings servable journal tracking study",
+        ". alerts answers commands measures page run why",
+    ),
     "aiops_core.job": (
         "errors redact facts files settings data tracking search study monitor",
         ". environment lanes monitoring notebooks workspace",
     ),
+    "aiops_core.retrain": (
+        "errors redact facts files settings judge journal data tracking job live console",
+        ". commands page run settle state tables",
+    ),
     "aiops_core.console": ("facts tracking study", "."),
+    "aiops_core.data_commands": ("errors data console", "."),
     "aiops_core.commands": ("facts job", "."),
     "aiops_core.journal_commands": ("errors facts settings journal", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore state"),
     "aiops_core.live": (
         "errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
     ),
-    "aiops_core.cli": ("backup commands journal_commands live errors redact files settings servable data tracking job console", "."),
+    "aiops_core.cli": (
+        "commands data_commands replay retrain backup journal_commands live errors redact files settings servable data "
+        "tracking job console",
+        ".",
+    ),
     "serve_app.wire": (
         "aiops_core.facts aiops_core.units",
         ". decoding features first limits problems requests responses times violations wording",
@@ -100,8 +113,8 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". __main__ access audit commands keys rates replays sources",
     ),
     "serve_app.operations": (
-        "wire files cluster guard aiops_core.errors aiops_core.redact aiops_core.settings",
-        ". catalogue ended jobs load log monitored remediation runner schedule telemetry tracing",
+        "wire files cluster guard aiops_core.errors aiops_core.facts aiops_core.journal aiops_core.redact aiops_core.settings",
+        ". catalogue dashboard ended jobs load log monitored remediation retraining runner schedule telemetry tracing",
     ),
     "serve_app.journal": (
         "wire operations aiops_core.journal aiops_core.settings",
@@ -150,7 +163,7 @@ OWNERS = {
     "keras": ("aiops_core.tasks.failure",),
     "sklearn": ("aiops_core.tasks",),
     "xgboost": ("aiops_core.tasks",),
-    "matplotlib": ("aiops_core.study",),
+    "matplotlib": ("aiops_core.study", "aiops_core.replay"),
     "optuna": ("aiops_core.search", "aiops_core.study", "aiops_core.tasks"),
 }
 #: Lines of a file, and of a function without its docstring.

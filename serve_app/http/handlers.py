@@ -30,6 +30,7 @@ from serve_app.http.ready import judge
 from serve_app.http.routes import PREFIX
 from serve_app.journal.entries import asked
 from serve_app.journal.watch import watch
+from serve_app.operations import retraining
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
 from serve_app.operations.monitored import Monitored
@@ -139,6 +140,7 @@ class Handlers:
         services.metrics.at_scrape("aiops_jobs", services.jobs.by_state)
         if services.state is not None:
             watch(services.metrics, services.state)
+            retraining.watch(services.metrics, services.state)
             services.metrics.at_scrape("aiops_alerts_open", Store(services.state).samples)
         if services.monitored is not None:
             services.monitored.attach(services.metrics)
