@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data benchmark-anomaly difficulty drift fuzz sequence lint lock clean
+.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data benchmark-anomaly difficulty drift fuzz sequence day-two lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ benchmark-data: setup ## all real data sets against their floors, to reports/rea
 
 benchmark-anomaly: setup ## the anomaly detector on labelled series, to reports/anomaly.md (needs AIOPS_DATASETS_DIR)
 	$(BIN)/python tests/benchmarks/anomaly.py $(ARGS)
+
+day-two: setup ## four weeks after the promotion, against the real service in a few minutes, to reports/day-two
+	$(BIN)/python tests/benchmarks/day_two.py $(ARGS)
 
 fuzz: setup ## 10,000 requests and more from the description, with all checks, to reports/reliability.md
 	$(BIN)/python tests/benchmarks/fuzz.py --write reports/reliability.md $(ARGS)
