@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data benchmark-anomaly difficulty fuzz lint lock clean
+.PHONY: help setup report test test-fast serve lab bench chaos benchmark-data benchmark-anomaly difficulty drift fuzz sequence day-two lint lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -50,11 +50,20 @@ benchmark-data: setup ## all real data sets against their floors, to reports/rea
 benchmark-anomaly: setup ## the anomaly detector on labelled series, to reports/anomaly.md (needs AIOPS_DATASETS_DIR)
 	$(BIN)/python tests/benchmarks/anomaly.py $(ARGS)
 
+day-two: setup ## four weeks after the promotion, against the real service in a few minutes, to reports/day-two
+	$(BIN)/python tests/benchmarks/day_two.py $(ARGS)
+
 fuzz: setup ## 10,000 requests and more from the description, with all checks, to reports/reliability.md
 	$(BIN)/python tests/benchmarks/fuzz.py --write reports/reliability.md $(ARGS)
 
 difficulty: setup ## how hard the synthetic data are for simple and strong methods, to reports/difficulty.md
 	$(BIN)/python tests/benchmarks/difficulty.py $(ARGS)
+
+sequence: setup ## how far the running judgement of two versions can be trusted, to reports/sequence.md
+	$(BIN)/python tests/benchmarks/sequence.py $(ARGS)
+
+drift: setup ## quiet weeks and drifts through monitoring, to reports/drift.md (ARGS="--tasks threat --weeks 30")
+	$(BIN)/python tests/benchmarks/drift.py $(ARGS)
 
 lint: setup ## ruff, format check, mypy
 	$(BIN)/ruff check .

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiops_core import __version__
+from aiops_core import __version__, data_commands
 from aiops_core.audited import audited
 from aiops_core.backup import commands
+from aiops_core.commands import monitor
 from aiops_core.errors import AiopsError, DataError, UsageError
 from aiops_core.journal_commands import feedback_app, journal_app
+from aiops_core.live import commands as live
 from aiops_core.redact import redacted
+from aiops_core.replay import commands as replay_commands
+from aiops_core.retrain import commands as retrain_commands
 
 if TYPE_CHECKING:
     from aiops_core.servable import Servable
@@ -33,10 +37,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="Registered models: list, show, promote, roll back.", no_args_is_help=True)
-data_app = typer.Typer(help="Contract tables: generate, fetch, validate.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Registered models: list, show, promote, roll back, try beside the champion, judge.", no_args_is_help=True
+)
 app.add_typer(models_app, name="models")
-app.add_typer(data_app, name="data")
+app.add_typer(data_commands.app, name="data")
 app.add_typer(journal_app, name="journal")
 app.add_typer(feedback_app, name="feedback")
 
@@ -213,95 +218,13 @@ def models_rollback(name: str) -> None:
     typer.echo("\n".join([f"{restored.name} version {restored.version} is the champion again", *changes]))
 
 
-@data_app.command("generate")
-def data_generate(
-    out: Path, n_samples: Samples = None, seed: Seed = 7, signal: float = 1.0, drift: float = 1.0
-) -> None:
-    """Write the synthetic data set as a folder of contract tables."""
-    from aiops_core.data import folder
-    from aiops_core.data import sources as datasets
-
-    dataset = datasets.load("synthetic", n_samples=n_samples, seed=seed, signal=signal, drift=drift)
-    folder.save_folder(dataset, out)
-    typer.echo(f"{', '.join(dataset.tables)} written to {out}")
-
-
-@data_app.command("fetch")
-def data_fetch(name: str, out: Path | None = None) -> None:
-    """Fetch a public data set, and write it as contract tables if a folder is named."""
-    from aiops_core.data import folder, tables
-    from aiops_core.data import sources as datasets
-
-    if name not in datasets.PUBLIC:
-        raise UsageError(f"unknown data set '{name}'{tables.suggestion(name, datasets.PUBLIC)}")
-    dataset = datasets.load(name)
-    for table, frame in dataset.tables.items():
-        typer.echo(f"{table}: {len(frame)} rows, {len(frame.columns)} columns")
-    if out is not None:
-        folder.save_folder(dataset, out)
-        typer.echo(f"written to {out}")
-
-
-@data_app.command("prometheus")
-def data_prometheus(
-    url: Annotated[str, typer.Argument(help="the server, such as http://prometheus:9090")],
-    out: Annotated[Path, typer.Argument(help="folder that gets the table")],
-    metric: Annotated[list[str], typer.Option(help="column=PromQL, once for every column")],
-    start: Annotated[str, typer.Option(help="first time, with timezone: 2026-01-01T00:00Z")],
-    end: Annotated[str, typer.Option(help="last time, with timezone")],
-    step: Annotated[int, typer.Option(help="seconds between rows")] = 3600,
-    label: Annotated[str, typer.Option(help="label that names the resource")] = "instance",
-    table: Annotated[str, typer.Option(help="usage (capacity) or telemetry (failure)")] = "usage",
-) -> None:
-    """Read a table from a Prometheus server and write it as a folder of contract tables."""
-    from aiops_core.data import folder
-    from aiops_core.data import sources as datasets
-
-    queries = dict(_assignment(text) for text in metric)
-    dataset = datasets.prometheus.load(
-        url,
-        queries,
-        start=_time("--start", start),
-        end=_time("--end", end),
-        step_seconds=step,
-        label=label,
-        table=table,
-    )
-    folder.save_folder(dataset, out)
-    typer.echo(f"{table}: {len(dataset.tables[table])} rows written to {out}")
-
-
-@data_app.command("validate")
-def data_validate(source: str) -> None:
-    """Check contract tables; print what they hold and the settings a report would use."""
-    from aiops_core import console
-    from aiops_core.data import overview
-    from aiops_core.data import sources as datasets
-
-    console.paragraphs(overview.lines(datasets.load(source)))
-
-
 app.command()(commands.backup)
 app.command()(commands.restore)
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, query = text.partition("=")
-    if not equals or not name.strip() or not query.strip():
-        raise UsageError(f"--metric {text!r} is not of the form column=query")
-    return name.strip(), query.strip()
-
-
-def _time(option: str, text: str) -> Any:
-    import pandas as pd
-
-    try:
-        stamp = pd.Timestamp(text)
-    except ValueError:
-        raise UsageError(f"{option} '{text}' is no time; write it like 2026-01-01T00:00Z") from None
-    if stamp.tzinfo is None:
-        raise UsageError(f"{option} '{text}' has no timezone; write it like 2026-01-01T00:00Z")
-    return stamp.tz_convert("UTC")
+app.command()(monitor)
+app.command()(replay_commands.replay)
+app.command()(retrain_commands.retrain)
+for command in (live.shadow, live.canary, live.judge):
+    models_app.command()(command)
 
 
 def _known(name: str) -> str:

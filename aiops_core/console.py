@@ -135,13 +135,18 @@ def changes(found: Iterable[Mapping[str, Any]]) -> list[str]:
     return said
 
 
+def _named(version: ModelVersion) -> str:
+    named = {"canary": f"canary {100 * (version.share or 0):g} %"}
+    return ", ".join(named.get(alias, alias) for alias in version.aliases) or version.alias or ""
+
+
 def models(versions: list[ModelVersion]) -> None:
     """Print registered versions, one a line; in a narrow terminal under the name of their model."""
     console = Console(soft_wrap=True)
     if not versions:
         console.print("no registered model yet; train with: aiops report")
         return
-    rows = [(v.name, str(v.version), v.alias or "", v.created[:16].replace("T", " "), v.run_id) for v in versions]
+    rows = [(v.name, str(v.version), _named(v), v.created[:16].replace("T", " "), v.run_id) for v in versions]
     rows.insert(0, ("model", "version", "alias", "created (UTC)", "run"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     narrow = console.is_terminal and sum(widths) + 2 * len(widths) > console.width

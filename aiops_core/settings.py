@@ -47,6 +47,8 @@ class Settings(BaseSettings):
         Ray cluster to join; ``None`` starts a local one.
     concurrent_searches : int
         Searches that share the cluster at the same time; each takes its part of the CPUs.
+    monitor_schedule : str
+        Cron expression, UTC, at which the service has its monitoring run; empty for never.
     webhooks : dict
         Remediation action id to the URL its signed body is posted to.
     webhook_secret : str or None
@@ -65,6 +67,20 @@ class Settings(BaseSettings):
     journal_drop, journal_hash : tuple of str
         Fields of the journal and of feedback that are not kept, or only as a keyed hash, separated by commas; see
         `aiops_core.journal.Privacy`.
+    alerts : {"on", "off"}
+        Whether alarms become alerts.
+    alert_after : tuple of two int
+        An alert opens after so many alarms among so many answers of a resource, written ``2/3``.
+    alert_quiet : int
+    alert_hours : float
+        It closes after so many answers without an alarm, or when the last alarm is so long ago.
+    retrain_cron, retrain_on_drift, retrain_labels : str, bool, int
+        When the service trains again: at the times of a cron expression (UTC), when the monitoring says *act*, after so many
+        new labels; by default never.
+    retrain_policy : {"never", "better"}
+        Whether the verdict *better* on live traffic promotes what a retraining has put into the shadow.
+    retrain_cool_down_hours, retrain_trials, retrain_tasks : float, int, tuple of str
+        Hours between two retrainings of a task, trials of each, and which tasks, separated by commas.
     keys_file : Path or None
         Keys of the HTTP service; ``None`` means ``keys.json`` in the state folder.
     key : str or None
@@ -95,6 +111,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
     concurrent_searches: int = Field(default=1, ge=1)
+    monitor_schedule: str = ""
     webhooks: dict[str, str] = {}
     webhook_secret: str | None = None
     log: Literal["note", "all", "off"] = "note"
@@ -106,16 +123,41 @@ class Settings(BaseSettings):
     journal_days: float = Field(default=30.0, gt=0)
     journal_drop: Annotated[tuple[str, ...], NoDecode] = ()
     journal_hash: Annotated[tuple[str, ...], NoDecode] = ()
+    alerts: Literal["on", "off"] = "on"
+    alert_after: Annotated[tuple[int, int], NoDecode] = (2, 3)
+    alert_quiet: int = Field(default=3, ge=1)
+    alert_hours: float = Field(default=24.0, gt=0)
+    retrain_cron: str = ""
+    retrain_on_drift: bool = False
+    retrain_labels: int = Field(default=0, ge=0)
+    retrain_policy: Literal["never", "better"] = "never"
+    retrain_cool_down_hours: float = Field(default=24.0, ge=0)
+    retrain_trials: int = Field(default=5, ge=1)
+    retrain_tasks: Annotated[tuple[Literal["failure", "threat", "capacity"], ...], NoDecode] = (
+        "failure",
+        "threat",
+        "capacity",
+    )
     keys_file: Path | None = None
     key: str | None = Field(default=None, repr=False)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     metrics_open: bool = False
     source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
 
-    @field_validator("allowed_hosts", "journal_drop", "journal_hash", mode="before")
+    @field_validator("allowed_hosts", "journal_drop", "journal_hash", "retrain_tasks", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("alert_after", mode="before")
+    @classmethod
+    def _share(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        hits, slash, of = value.partition("/")
+        if not (slash and hits.strip().isdecimal() and of.strip().isdecimal() and 1 <= int(hits) <= int(of) <= 100):
+            raise ValueError("write it like 2/3: after two alarms among three answers, of at most 100")
+        return int(hits), int(of)
 
     @field_validator("source_roots", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from aiops_core import settings
 from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
 from aiops_core.journal.privacy import Privacy
+from serve_app.alerts.watch import alerts
 from serve_app.answers.window_journal import Journal
 from serve_app.answers.windows import MAX_RESOURCES, Unreachable, Windows
 from serve_app.backends import LocalModels, RemoteModels
@@ -145,7 +146,7 @@ class TaskModels:
             self._process.metrics,
             buffer,
             limits=config["limits"],
-            journal=recorder(Path(config["state_dir"]), self._process.metrics, settings.load()),
+            journal=_kept(Path(config["state_dir"]), self._process.metrics),
         )
         self._models.start(30.0 if config["follow"] else 0.0)
 
@@ -166,6 +167,12 @@ class TaskModels:
         if found is not None:
             found.close()
             self._process.supervisor.close()
+
+
+def _kept(state: Path, metrics: Metrics) -> Any:
+    """Return what takes every answer: the alerts, and behind them the journal."""
+    current = settings.load()
+    return alerts(recorder(state, metrics, current), state, metrics, current)
 
 
 def journalled(state: Path, metrics: Metrics) -> tuple[Windows, Journal]:
@@ -258,6 +265,7 @@ class Ingress:
         from serve_app.http.handlers import Services
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.log import FILE, RequestLog
+        from serve_app.operations.monitored import Monitored
         from serve_app.operations.remediation import Remediator
 
         self._process = process = _Process(config)
@@ -266,7 +274,7 @@ class Ingress:
             buffer: Any = None if windows is None else RemoteWindows(windows)
             if buffer is None:
                 buffer, self._journal = journalled(state, process.metrics)
-            journal = recorder(state, process.metrics, settings.load())
+            journal = _kept(state, process.metrics)
             local = LocalModels(
                 list(MODELS), process.folder, process.metrics, buffer, limits=config["limits"], journal=journal
             )
@@ -297,6 +305,7 @@ class Ingress:
             limits=config["limits"],
             state=state,
             privacy=Privacy(state, current.journal_drop, current.journal_hash),
+            monitored=Monitored(state),
         )
         self._services.guard.start()
 

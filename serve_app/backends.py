@@ -15,11 +15,13 @@ from typing import Any
 
 from aiops_core import servable
 from aiops_core.facts import MODELS
+from serve_app.alerts.watch import Alerts
 from serve_app.answers import legacy
 from serve_app.answers.anomaly import AnomalyService
 from serve_app.answers.capacity import CapacityService
 from serve_app.answers.failure import FailureService
 from serve_app.answers.service import Service
+from serve_app.answers.shadow import Shadows
 from serve_app.answers.threat import ThreatService
 from serve_app.champions.watcher import ChampionWatcher
 from serve_app.http.routes import PREDICTIONS
@@ -51,7 +53,7 @@ class LocalModels:
         Folder to verified servable.
     limits : Limits, optional
         What one request may cost.
-    journal : Recorder or Silent, optional
+    journal : Recorder, Silent or Alerts, optional
         Takes every answer.
     """
 
@@ -63,7 +65,7 @@ class LocalModels:
         windows: Any | None = None,
         loader: Callable[[str], Any] = servable.load,
         limits: Limits | None = None,
-        journal: Recorder | Silent | None = None,
+        journal: Recorder | Silent | Alerts | None = None,
     ) -> None:
         self._metrics = metrics
         self._journal = journal or Silent()
@@ -79,18 +81,23 @@ class LocalModels:
             self.services["capacity"] = self._routes["predict/capacity"] = CapacityService(metrics)
         for service in {*self.services.values(), *self._routes.values()}:
             service.limits = limits or Limits()
-            service.journal = self._journal
+            service.journal = service.kept = self._journal
+        self._shadows = Shadows(self._journal, self.services, metrics)
+        for service in self.services.values():
+            service.unheard = self._shadows
         by_name = {MODELS[task]: service for task, service in self.services.items()}
         self.watcher = ChampionWatcher(folder, by_name, metrics, loader)
 
     def start(self, wait_seconds: float = 30.0) -> None:
         """Load the champions, then follow them."""
         self._journal.start()
+        self._shadows.start()
         self.watcher.start(wait_seconds)
 
     def close(self) -> None:
         """Stop following, and write down what was answered."""
         self.watcher.close()
+        self._shadows.close()
         self._journal.close()
 
     def answer(self, route: str, body: bytes, request_id: str) -> Awaitable[bytes]:
@@ -125,6 +132,9 @@ class LocalModels:
             refused = self.watcher.refused.get(service.name)
             if refused is not None:
                 entry["refused"] = refused
+            beside = self.watcher.beside(service.name)
+            if beside:
+                entry["beside"] = beside
             models.append(entry)
         if "failure" in self.services:
             models += [_legacy(legacy.RULES, "rule_based"), _legacy(legacy.ANOMALY, "statistical")]

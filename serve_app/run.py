@@ -23,6 +23,7 @@ from aiops_core.errors import AiopsError, UsageError
 from serve_app.cluster import haproxy, leftovers
 from serve_app.guard import keys
 from serve_app.guard.access import MARKER, is_loopback
+from serve_app.operations import schedule
 
 __all__ = ["FAST", "RunningService", "main"]
 
@@ -173,6 +174,8 @@ class RunningService:
         self._state = Path(state_dir or settings.load().state_dir).resolve()
         self._started_ray = False
         self._record: leftovers.Record | None = None
+        self._retraining: Any = None
+        self._schedule: schedule.Schedule | None = None
         self.url = f"http://{host if host != '0.0.0.0' else '127.0.0.1'}:{port}"
 
     def __enter__(self) -> RunningService:
@@ -182,6 +185,8 @@ class RunningService:
         os.umask(0o077)
         files.private_folder(self._state)
         _check_keys(self.host, keys.location(self._state), self._state / MARKER)
+        expression = settings.load().monitor_schedule
+        due = schedule.times(expression) if expression else None
         node = node_folder(self._state)
         ended = leftovers.clear(node)
         if ended:
@@ -212,10 +217,38 @@ class RunningService:
             serve.start(http_options={"host": self.host, "port": self.port}, logging_config={"log_level": "WARNING"})
             serve.run(build(arguments), name=_APPLICATION, route_prefix="/")
             self.health = self._wait()
+            self._watch()
+            if due is not None:
+                self._schedule = schedule.Schedule(due, self._state, self._for_monitoring())
+                self._schedule.start()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _watch(self) -> None:
+        """Train again when the settings say so."""
+        from serve_app.app import absolute_uri
+        from serve_app.operations.jobs import Jobs
+        from serve_app.operations.retraining import Retraining, wanted
+        from serve_app.operations.telemetry import Metrics
+
+        current = settings.load()
+        if not wanted(current):
+            return
+        uri = absolute_uri(self._arguments["tracking_uri"] or current.mlflow_tracking_uri)
+        environment = {"MLFLOW_TRACKING_URI": uri, "AIOPS_STATE_DIR": str(self._state)}
+        jobs = Jobs(
+            self._state / "jobs", Metrics(self._state / "metrics", flush=False), environment, keep=current.keep_jobs
+        )
+        self._retraining = Retraining(self._state, jobs, current, environment)
+        self._retraining.start()
+
+    def _for_monitoring(self) -> dict[str, str]:
+        """Return what a run of the monitoring must know of this service."""
+        current = settings.load()
+        uri = self._arguments["tracking_uri"] or current.mlflow_tracking_uri
+        return {"AIOPS_STATE_DIR": str(self._state), "AIOPS_HOME": str(current.home), "MLFLOW_TRACKING_URI": uri}
 
     def _connect(self, ray: Any, address: str | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
@@ -246,6 +279,8 @@ class RunningService:
 
     def __exit__(self, *exception: object) -> None:
         try:
+            if self._schedule is not None:
+                self._schedule.close()
             self._stop()
         finally:
             if self._record is not None:
@@ -258,6 +293,8 @@ class RunningService:
         from serve_app.operations.jobs import Jobs
         from serve_app.operations.telemetry import Metrics
 
+        if self._retraining is not None:
+            self._retraining.close()
         if not ray.is_initialized():
             return
         try:

@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.markup": ("", "."),
     "aiops_core.units": ("", "."),
     "aiops_core.settings": ("errors", "."),
-    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds shares sizes summed units"),
+    "aiops_core.judge": ("errors markup", ". curves gate intervals metrics seeds sequence shares sizes summed units"),
     "aiops_core.derive": ("errors", ". expression graph values"),
     "aiops_core.rules": ("errors", ". actions anomaly anomaly.detector anomaly.past anomaly.reference failure inputs threat"),
     "aiops_core.servable": (
@@ -37,8 +37,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "aiops_core.data": (
         "errors redact markup facts files settings units rules servable derive",
-        ". derive folder overview seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
-        "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.failure synthetic.failure_chain "
+        ". derive folder overview periods seen sources sources.prometheus sources.public splits synthetic synthetic.capacity "
+        "synthetic.capacity_filter synthetic.capacity_parts synthetic.draws synthetic.drift synthetic.failure synthetic.failure_chain "
         "synthetic.failure_effects synthetic.failure_filter synthetic.failure_metrics synthetic.threat "
         "synthetic.threat_tactics tables validation",
     ),
@@ -63,26 +63,44 @@ ROOMS: dict[str, tuple[str, str]] = {
         "errors redact facts files settings servable data",
         ". looks native registry runs scoring servables snapshot store",
     ),
+    "aiops_core.monitor": (
+        "errors facts files settings journal tasks.cards tracking",
+        ". alerts drift estimate look quality records sensors traffic verdict",
+    ),
     "aiops_core.search": (
         "errors files settings data tracking judge",
         ". ablation choice connection events final result run space",
     ),
     "aiops_core.study": (
-        "errors markup facts files settings judge rules servable data tracking search",
-        ". ablation champion first_screen measured model_card notebook origin panel pictures pictures.capacity pictures.common "
-        "pictures.data pictures.failure pictures.of_study pictures.search pictures.threat policy progress report "
+        "errors markup facts files settings judge rules servable data tracking search monitor",
+        ". ablation champion first_screen measured model_card monitoring notebook origin panel pictures pictures.capacity pictures.common "
+        "pictures.data pictures.failure pictures.monitoring pictures.of_study pictures.search pictures.threat policy progress report "
         "section study trainings words",
     ),
+    "aiops_core.replay": (
+        "errors markup facts files settings servable journal tracking study",
+        ". alerts answers commands measures page run why",
+    ),
     "aiops_core.job": (
-        "errors redact facts files settings data tracking search study",
-        ". environment lanes notebooks workspace",
+        "errors redact facts files settings data tracking search study monitor",
+        ". environment lanes monitoring notebooks workspace",
+    ),
+    "aiops_core.retrain": (
+        "errors redact facts files settings judge journal data tracking job live console",
+        ". commands page run settle state tables",
     ),
     "aiops_core.console": ("facts tracking study", "."),
+    "aiops_core.data_commands": ("errors data console", "."),
+    "aiops_core.commands": ("facts job", "."),
     "aiops_core.journal_commands": ("errors facts settings journal", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore state"),
+    "aiops_core.live": (
+        "errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
+    ),
     "aiops_core.audited": ("errors", "."),
     "aiops_core.cli": (
-        "audited backup journal_commands errors redact files settings servable data tracking job console",
+        "audited commands data_commands replay retrain backup journal_commands live errors redact files settings servable data "
+        "tracking job console",
         ".",
     ),
     "serve_app.wire": (
@@ -96,30 +114,34 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". __main__ access audit commands keys rates replays sources",
     ),
     "serve_app.operations": (
-        "wire files cluster guard aiops_core.redact aiops_core.settings",
-        ". catalogue ended jobs load log remediation runner telemetry tracing",
+        "wire files cluster guard aiops_core.errors aiops_core.facts aiops_core.journal aiops_core.redact aiops_core.settings",
+        ". catalogue dashboard ended jobs load log monitored remediation retraining runner schedule telemetry tracing",
     ),
     "serve_app.journal": (
         "wire operations aiops_core.journal aiops_core.settings",
         ". entries recorder records watch",
     ),
+    "serve_app.alerts": (
+        "wire files journal operations aiops_core.facts aiops_core.journal aiops_core.settings", ". rules store watch"
+    ),
     "serve_app.answers": (
         "wire journal operations aiops_core.errors aiops_core.facts aiops_core.rules aiops_core.servable",
-        ". anomaly batches capacity capacity_input envelope failure failure_input legacy outlook rows series "
-        "service threat window_journal windows",
+        ". anomaly batches canary capacity capacity_input envelope failure failure_input legacy outlook rows second series "
+        "service shadow threat window_journal windows",
     ),
     "serve_app.champions": (
-        "wire files cluster operations answers aiops_core.errors aiops_core.redact aiops_core.facts aiops_core.settings "
+        "wire files cluster guard operations answers aiops_core.errors aiops_core.redact aiops_core.facts aiops_core.settings "
         "aiops_core.servable aiops_core.tracking",
-        ". client follower liveness neighbours node supervisor verify watcher",
+        ". beside client commands companions follower listening liveness neighbours node supervisor verify watcher",
     ),
     "serve_app.http": (
-        "wire guard answers journal operations champions aiops_core.facts aiops_core.errors aiops_core.journal",
-        ". api bodies components docs examples feedback handlers meanings openapi ready request_ids router routes writes",
+        "wire guard alerts answers journal operations champions aiops_core.facts aiops_core.errors aiops_core.journal "
+        "aiops_core.live",
+        ". alerting api bodies components docs examples feedback handlers judging meanings openapi ready request_ids router routes writes",
     ),
-    "serve_app.backends": ("wire answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
+    "serve_app.backends": ("wire alerts answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
     "serve_app.app": (
-        "wire guard answers journal operations champions http backends aiops_core.errors aiops_core.facts "
+        "wire guard alerts answers journal operations champions http backends aiops_core.errors aiops_core.facts "
         "aiops_core.journal aiops_core.settings",
         ".",
     ),
@@ -142,7 +164,7 @@ OWNERS = {
     "keras": ("aiops_core.tasks.failure",),
     "sklearn": ("aiops_core.tasks",),
     "xgboost": ("aiops_core.tasks",),
-    "matplotlib": ("aiops_core.study",),
+    "matplotlib": ("aiops_core.study", "aiops_core.replay"),
     "optuna": ("aiops_core.search", "aiops_core.study", "aiops_core.tasks"),
 }
 #: Lines of a file, and of a function without its docstring.

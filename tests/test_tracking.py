@@ -58,6 +58,41 @@ def test_a_promotion_made_elsewhere_can_be_rolled_back(store: Path, tmp_path: Pa
     assert tracking.rollback("threat_detector").version == first
 
 
+def test_a_shadow_and_a_canary_answer_beside_the_champion_until_they_are_removed_or_promoted(
+    store: Path, tmp_path: Path
+) -> None:
+    name = "threat_detector"
+    first, second, third = (int(fake_version(tmp_path, label)) for label in "abc")
+    with pytest.raises(TrackingError, match="no champion"):
+        tracking.set_companion(name, "shadow", second)
+    tracking.promote(name, first)
+    with pytest.raises(TrackingError, match="is the champion"):
+        tracking.set_companion(name, "canary", first)
+    for share in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(TrackingError, match="share"):
+            tracking.set_companion(name, "canary", second, share)
+    assert tracking.companions() == {}
+    tracking.set_companion(name, "shadow", second)
+    assert tracking.set_companion(name, "canary", third, 0.25).share == 0.25
+    beside = tracking.companions()[name]
+    assert (beside["shadow"].version, beside["shadow"].share) == (second, None)
+    assert (beside["canary"].version, beside["canary"].share) == (third, 0.25)
+    # The same version may be both, and is listed with both.
+    tracking.set_companion(name, "canary", second)
+    listed = next(v for v in tracking.list_models() if v.version == second)
+    assert listed.aliases == ("canary", "shadow") and listed.share == 0.1
+    with pytest.raises(TrackingError, match=f"version {second} of {name} is its canary, not version {third}"):
+        tracking.remove_companion(name, "canary", third)
+    tracking.set_companion(name, "canary", third)
+    assert tracking.remove_companion(name, "canary", third).version == third
+    with pytest.raises(TrackingError, match="has no canary"):
+        tracking.remove_companion(name, "canary")
+    tracking.promote(name, second)
+    assert tracking.companions() == {} and tracking.champions()[name].version == second
+    tracking.set_companion(name, "shadow", first)
+    assert tracking.rollback(name).aliases == ("champion",) and tracking.companions() == {}
+
+
 def test_a_search_that_went_on_after_it_was_logged_is_logged_again(store: Path, tmp_path: Path) -> None:
     run = tracking.open_search("threat", tmp_path, name="x", params={}, tags={}).run_id
     for depth, score in ((4, 0.5), (5, 0.6)):

@@ -50,12 +50,14 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "test_fraction": (float, 0.01),
         "decision": (dict, 0),
         "derive": (dict, 0),
+        "start": (dict, 0),
     },
     "threat": {
         "test_fraction": (float, 0.01),
         "costs": (dict, 0),
         "whole_groups": (bool, 0),
         "derive": (dict, 0),
+        "start": (dict, 0),
     },
     "capacity": {
         "target": ((str, list), 0),
@@ -65,6 +67,7 @@ CONFIG: dict[str, dict[str, tuple[type | tuple[type, ...], float]]] = {
         "origin_step": (int, 1),
         "score_steps": (list, 0),
         "derive": (dict, 0),
+        "start": (dict, 0),
     },
 }
 DEFAULT_CONFIG: dict[str, dict[str, Any]] = {

@@ -17,6 +17,7 @@ NOTEBOOKS = {
     "data": "01_data",
     **{task: facts.notebook for task, facts in FACTS.items()},
     "report": "05_training_report",
+    "monitor": "07_monitoring",
 }
 Progress = Callable[[str, str], None]
 

@@ -23,7 +23,7 @@ from ray.exceptions import RayTaskError
 from aiops_core.judge import intervals, metrics
 from aiops_core.search.connection import ONE_THREAD, cluster
 from aiops_core.search.result import Choice, SearchResult
-from aiops_core.search.space import checked_space, moved_into
+from aiops_core.search.space import checked_space, first_points
 
 __all__ = ["chosen"]
 
@@ -41,13 +41,14 @@ def chosen(
     result: SearchResult,
     *,
     space: Mapping[str, BaseDistribution] | None = None,
+    start: Mapping[str, Any] | None = None,
     seed: int,
 ) -> SearchResult:
-    """Put the default point first among the ranked ones, unless another is better by more than noise.
+    """Put the default point, or where the search started from, first among the ranked ones, unless another is better by more than noise.
 
     Parameters
     ----------
-    task, data, space, seed
+    task, data, space, start, seed
         As of the search.
     result : SearchResult
 
@@ -56,7 +57,7 @@ def chosen(
     SearchResult
         With ``choice``, and ``ranked`` beginning with what was chosen.
     """
-    default = moved_into(checked_space(task, data, space), task.defaults(data))[0]
+    default = first_points(task, data, checked_space(task, data, space), start)[0]
     if result.ranked[0] == default:
         return replace(result, choice=Choice("default", "no trial scored better than the default point", {}))
     trials = [params for params in result.ranked if params != default]

@@ -31,7 +31,7 @@ from aiops_core.errors import SearchStopped, UsageError
 from aiops_core.search.connection import ONE_THREAD, cluster
 from aiops_core.search.events import Watcher
 from aiops_core.search.result import SearchResult, TrialLog
-from aiops_core.search.space import checked_space, moved_into
+from aiops_core.search.space import checked_space, first_points
 
 __all__ = ["reusable", "search"]
 
@@ -90,6 +90,7 @@ def search(
     n_trials: int = 20,
     seed: int = 7,
     folder: str | Path,
+    start: Mapping[str, Any] | None = None,
     log: TrialLog | None = None,
     deterministic: bool = False,
     resume: bool = True,
@@ -108,12 +109,14 @@ def search(
         What is searched, by the names of the task's own space, which is the default. The task's default points are
         moved into it.
     n_trials : int, default 20
-        Number of trials, the task's default points first.
+        Number of trials, ``start`` and the task's default points first.
     seed : int
         Seed of the sampler and of every trial.
     folder : path
         State of the search; the same search found there is continued and its finished trials are not run again, any
         other is replaced (see `reusable`).
+    start : mapping, optional
+        Parameters of an earlier model, tried before the default points.
     log : TrialLog, optional
         Receiver of live events.
     deterministic : bool, default False
@@ -148,13 +151,14 @@ def search(
     space = checked_space(task, data, space)
     reusable(task, data, seed=seed, folder=folder, space=space)
     with cluster():
-        return _search(task, data, space, n_trials, seed, folder, log, deterministic, resume, progress, stop)
+        return _search(task, data, space, start, n_trials, seed, folder, log, deterministic, resume, progress, stop)
 
 
 def _search(
     task: ModuleType,
     data: Any,
     space: dict[str, BaseDistribution],
+    start: Mapping[str, Any] | None,
     n_trials: int,
     seed: int,
     folder: Path,
@@ -175,7 +179,7 @@ def _search(
     else:
         share = int(ray.cluster_resources().get("CPU", 1)) // settings.load().concurrent_searches
         tune_config = tune.TuneConfig(
-            search_alg=_searcher(task, data, space, watcher, left, seed),
+            search_alg=_searcher(task, data, space, start, watcher, left, seed),
             scheduler=_scheduler(task, data, watcher),
             num_samples=left,
             max_concurrent_trials=1 if deterministic else max(1, share),
@@ -208,10 +212,16 @@ def _search(
 
 
 def _searcher(
-    task: ModuleType, data: Any, space: dict[str, BaseDistribution], watcher: Watcher, left: int, seed: int
+    task: ModuleType,
+    data: Any,
+    space: dict[str, BaseDistribution],
+    start: Mapping[str, Any] | None,
+    watcher: Watcher,
+    left: int,
+    seed: int,
 ) -> OptunaSearch:
-    """Return the sampler: interrupted trials and the task's defaults first, then what the ended trials suggest."""
-    first = moved_into(space, task.defaults(data))
+    """Return the sampler: interrupted trials and the first points first, then what the ended trials suggest."""
+    first = first_points(task, data, space, start)
     points = watcher.interrupted + [p for p in first if p not in watcher.params.values()]
     sampler = optuna.samplers.TPESampler(seed=seed + len(watcher.params), n_startup_trials=8, multivariate=True)
     searcher = OptunaSearch(

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from aiops_core.data.tables import suggestion
 from aiops_core.errors import UsageError
 
-__all__ = ["checked_space", "moved_into"]
+__all__ = ["checked_space", "first_points", "moved_into"]
 
 
 def checked_space(
@@ -39,6 +39,25 @@ def checked_space(
         if name not in space:
             raise UsageError(f"space: '{name}' is missing; CategoricalDistribution with one choice keeps it fixed")
     return dict(space)
+
+
+def first_points(
+    task: ModuleType, data: Any, space: Mapping[str, BaseDistribution], start: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the points that a search tries first, moved into the space: where to start from, then the task's defaults.
+
+    Parameters
+    ----------
+    task, data
+        As in `aiops_core.search.search`.
+    space : mapping
+    start : mapping, optional
+        Parameters of an earlier model; what it does not name is as in the first default, names that are not in the space
+        are left out.
+    """
+    defaults = task.defaults(data)
+    known = {name: value for name, value in (start or {}).items() if name in space}
+    return moved_into(space, [*([{**defaults[0], **known}] if known else []), *defaults])
 
 
 def moved_into(space: Mapping[str, BaseDistribution], points: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pandas as pd
 import aiops_core
 from aiops_core import settings
 from aiops_core.data import sources, splits
+from aiops_core.data.periods import within
 from aiops_core.data.tables import Dataset
 from aiops_core.rules import StatisticalAnomalyDetector
 
@@ -61,6 +62,8 @@ def protocol_of(data: Any) -> str:
 def anomaly_reference(dataset: Dataset, data: Any) -> dict[str, Any]:
     """Return the reference of the statistical anomaly detector, learned from what precedes each resource's test part.
 
+    Incidents are left out: what is usual then must not be called usual.
+
     Parameters
     ----------
     dataset : Dataset
@@ -72,4 +75,5 @@ def anomaly_reference(dataset: Dataset, data: Any) -> dict[str, Any]:
     names = np.array(data.resources, dtype=object)[data.resource[tested]]
     first = pd.Series(pd.DatetimeIndex(data.time[tested]).tz_localize("UTC")).groupby(names).min()
     early = telemetry.loc[~(telemetry["timestamp"] >= telemetry["resource_id"].map(first))]
+    early = early[~within(early, dataset.tables["incidents"])]
     return StatisticalAnomalyDetector().learn(early, max_resources=0)

@@ -167,6 +167,7 @@ class Study:
         if found:
             print(f"{found} finished trials of the same search are reused; another out, seed or space starts anew")
         search.connect()
+        start = self.dataset.config.get(self.name, {}).get("start")
         log = self._open_run(n_trials)
         self.drawn.clear()
         varied = [name for name, one in (space or self.task.space(self.data)).items() if not one.single()]
@@ -179,13 +180,14 @@ class Study:
                     n_trials=n_trials,
                     seed=self.seed,
                     folder=folder,
+                    start=start,
                     log=log,
                     deterministic=deterministic,
                     progress=progress.show,
                     stop=progress.stop,
                 )
             note_stage(self.folder, "default or found")
-            self.result = search.chosen(self.task, self.data, result, space=space, seed=self.seed)
+            self.result = search.chosen(self.task, self.data, result, space=space, start=start, seed=self.seed)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SearchStopped)
             tracking.fail_run(self.run_id, str(error) or type(error).__name__, "KILLED" if interrupted else "FAILED")

@@ -9,13 +9,16 @@ from aiops_core.tracking.native import save_native
 from aiops_core.tracking.registry import (
     ModelVersion,
     champions,
+    companions,
     describe_version,
     get_version,
     list_models,
     previous_champion,
     promote,
     register,
+    remove_companion,
     rollback,
+    set_companion,
 )
 from aiops_core.tracking.runs import (
     SearchLog,
@@ -37,6 +40,7 @@ __all__ = [
     "champions",
     "check",
     "close_search",
+    "companions",
     "count_look",
     "dataset_input",
     "describe_version",
@@ -53,6 +57,8 @@ __all__ = [
     "previous_champion",
     "promote",
     "register",
+    "remove_companion",
     "rollback",
     "save_native",
+    "set_companion",
 ]

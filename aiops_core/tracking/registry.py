@@ -1,4 +1,4 @@
-"""The registry: versions of the three models, which of them is champion, and which were before."""
+"""The registry: versions of the three models, which of them is champion, which were before, and which answer beside it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+#: Versions that answer beside the champion: unheard, or a share of the requests.
+SHADOW, CANARY = "shadow", "canary"
+#: Tag of a version: the share of the requests that it answers as canary.
+SHARE = "canary_share"
+DEFAULT_SHARE = 0.1
 #: Tag of a registered model: versions that were champion, oldest first, comma separated.
 HISTORY = "champion_history"
 #: File of the state folder that is locked while an alias and its history are changed, and how long others wait.
@@ -37,11 +42,15 @@ class ModelVersion:
     version : int
     run_id : str
     alias : str or None
-        "champion", "challenger" or None.
+        "champion", "challenger", "shadow", "canary" or None; of several the first in the alphabet.
     created : str
         ISO 8601, UTC.
     source : str
         Where the registered artefact lies.
+    aliases : tuple of str
+        All of them.
+    share : float or None
+        Of a canary: the share of the requests that it answers, 0 to 1.
     """
 
     name: str
@@ -50,6 +59,8 @@ class ModelVersion:
     alias: str | None
     created: str
     source: str = ""
+    aliases: tuple[str, ...] = ()
+    share: float | None = None
 
 
 def register(task: str, run_id: str, alias: str | None, *, model_uri: str | None = None) -> ModelVersion:
@@ -130,10 +141,16 @@ def promote(name: str, version: int) -> ModelVersion:
             if number is not None and history[-1:] != [str(number)]:
                 history.append(str(number))
         client.set_registered_model_alias(name, CHAMPION, str(version))
-        if str(model.aliases.get(CHALLENGER)) == str(version):
-            client.delete_registered_model_alias(name, CHALLENGER)
+        _only_champion(client, model, version)
         client.set_registered_model_tag(name, HISTORY, ",".join(history[-50:]))
     return get_version(name, version)
+
+
+def _only_champion(client: MlflowClient, model: Any, version: int | str) -> None:
+    """Take the other aliases from a version that is champion now."""
+    for alias in (CHALLENGER, SHADOW, CANARY):
+        if str(model.aliases.get(alias)) == str(version):
+            client.delete_registered_model_alias(model.name, alias)
 
 
 @contextlib.contextmanager
@@ -162,8 +179,10 @@ def rollback(name: str) -> ModelVersion:
         If there is no earlier champion, or another promotion goes on for too long.
     """
     with open_client() as client, _alone():
-        history = _before(client.get_registered_model(name))
+        model = client.get_registered_model(name)
+        history = _before(model)
         client.set_registered_model_alias(name, CHAMPION, history[-1])
+        _only_champion(client, model, history[-1])
         client.set_registered_model_tag(name, HISTORY, ",".join(history))
         number = int(history[-1])
     return get_version(name, number)
@@ -213,8 +232,80 @@ def champions() -> dict[str, ModelVersion]:
             number = model.aliases.get(CHAMPION) if model is not None else None
             if number is not None:
                 version = client.get_model_version(name, str(number))
-                found[name] = _version(version, {str(version.version): CHAMPION})
+                found[name] = _version(version, {str(version.version): [CHAMPION]})
     return found
+
+
+def companions() -> dict[str, dict[str, ModelVersion]]:
+    """Return the versions that answer beside the champions: model name to alias (shadow, canary) to version."""
+    found: dict[str, dict[str, ModelVersion]] = {}
+    with open_client() as client:
+        for name in MODELS.values():
+            model = _registered(client, name)
+            for alias in (SHADOW, CANARY):
+                number = model.aliases.get(alias) if model is not None else None
+                if number is not None:
+                    version = client.get_model_version(name, str(number))
+                    found.setdefault(name, {})[alias] = _version(version, {str(number): [alias]})
+    return found
+
+
+def set_companion(name: str, alias: str, version: int, share: float | None = None) -> ModelVersion:
+    """Have a version answer beside the champion.
+
+    Parameters
+    ----------
+    name : str
+    alias : {"shadow", "canary"}
+    version : int
+    share : float, optional
+        Of a canary: the share of the requests that it answers, above 0 and below 1; `DEFAULT_SHARE` by default.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such version, no champion to be compared with, the version is champion itself, or the share is
+        no share.
+    """
+    share = DEFAULT_SHARE if share is None else share
+    if not 0 < share < 1:
+        raise TrackingError(f"a canary's share lies above 0 and below 1, not at {share:g}")
+    with open_client() as client, _alone():
+        client.get_model_version(name, str(version))
+        champion = client.get_registered_model(name).aliases.get(CHAMPION)
+        if champion is None:
+            raise TrackingError(f"model '{name}' has no champion that version {version} could be compared with")
+        if str(champion) == str(version):
+            raise TrackingError(f"version {version} of {name} is the champion: another one can answer beside it")
+        if alias == CANARY:
+            client.set_model_version_tag(name, str(version), SHARE, f"{share:g}")
+        client.set_registered_model_alias(name, alias, str(version))
+    return get_version(name, version)
+
+
+def remove_companion(name: str, alias: str, version: int | None = None) -> ModelVersion:
+    """Have a version answer beside the champion no longer; returns which one did.
+
+    Parameters
+    ----------
+    name : str
+    alias : {"shadow", "canary"}
+    version : int, optional
+        Only if it is this one.
+
+    Raises
+    ------
+    TrackingError
+        If there is none, or another one than named.
+    """
+    with open_client() as client, _alone():
+        current = client.get_registered_model(name).aliases.get(alias)
+        if current is None:
+            raise TrackingError(f"model '{name}' has no {alias}")
+        if version is not None and str(current) != str(version):
+            raise TrackingError(f"version {current} of {name} is its {alias}, not version {version}")
+        client.delete_registered_model_alias(name, alias)
+    return get_version(name, int(current))
 
 
 def list_models() -> list[ModelVersion]:
@@ -243,14 +334,25 @@ def _registered(client: MlflowClient, name: str) -> Any | None:
         return None
 
 
-def _aliases(model: Any) -> dict[str, str]:
-    """Return the alias of each version that has one; of several the first in the alphabet."""
-    return {str(v): k for k, v in sorted(model.aliases.items(), reverse=True)}
+def _aliases(model: Any) -> dict[str, list[str]]:
+    """Return the aliases of each version that has some, in the order of the alphabet."""
+    found: dict[str, list[str]] = {}
+    for alias, version in sorted(model.aliases.items()):
+        found.setdefault(str(version), []).append(alias)
+    return found
 
 
-def _version(version: Any, aliases: Mapping[str, str]) -> ModelVersion:
+def _version(version: Any, aliases: Mapping[str, list[str]]) -> ModelVersion:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(version.creation_timestamp / 1000))
-    number = str(version.version)
+    own = tuple(aliases.get(str(version.version), ()))
+    share = float((version.tags or {}).get(SHARE, DEFAULT_SHARE)) if CANARY in own else None
     return ModelVersion(
-        version.name, int(number), version.run_id or "", aliases.get(number), created, str(version.source)
+        version.name,
+        int(version.version),
+        version.run_id or "",
+        own[0] if own else None,
+        created,
+        str(version.source),
+        own,
+        share,
     )

@@ -95,12 +95,15 @@ class Work:
         )
 
 
-async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T], work: Work) -> list[T | Problem]:
-    """Read every instance; a bad one becomes the problem that it raised.
+async def read_each(
+    raw: Sequence[msgspec.Raw], places: Sequence[int], read: Callable[[bytes, str], T], work: Work
+) -> list[T | Problem]:
+    """Read the instances at some places; a bad one becomes the problem that it raised.
 
     Parameters
     ----------
     raw : sequence of msgspec.Raw
+    places : sequence of int
     read : callable
         Called with the JSON of an instance and its path.
     work : Work
@@ -112,9 +115,9 @@ async def read_each(raw: Sequence[msgspec.Raw], read: Callable[[bytes, str], T],
     """
     found: list[T | Problem] = []
     errors = 0
-    for i, instance in enumerate(raw):
+    for i in places:
         try:
-            body = bytes(instance)
+            body = bytes(raw[i])
             check_values(body, MAX_VALUES, place(i))
             item = read(body, place(i))
             work.take(getattr(item, "values", 0))
@@ -136,8 +139,8 @@ def place(index: int) -> str:
     return f"$.instances[{index}]"
 
 
-def refuse(found: Sequence[Any], partial: bool) -> None:
-    """Raise one 422 that names every bad instance, unless the good ones are to be answered.
+def refuse(found: Sequence[Any], partial: bool, count: int) -> None:
+    """Raise one 422 that names every bad instance of ``count``, unless the good ones are to be answered.
 
     Raises
     ------
@@ -149,7 +152,7 @@ def refuse(found: Sequence[Any], partial: bool) -> None:
     errors = [error for problem in bad for error in problem.errors][:MAX_ERRORS]
     if len(bad) == 1:
         raise Problem(422, bad[0].detail, errors)
-    raise Problem(422, f"{len(bad)} of {len(found)} instances break a rule; the first: {bad[0].detail}", errors)
+    raise Problem(422, f"{len(bad)} of {count} instances break a rule; the first: {bad[0].detail}", errors)
 
 
 def said(problem: Problem) -> dict[str, Any]:

@@ -43,13 +43,13 @@ class CapacityService(Service):
 
     batch_decoder = msgspec.json.Decoder(CapacityBatch)
 
-    def prepare(self, champion: Champion) -> None:
+    def prepare(self, champion: Champion) -> Champion:
         """See `Service.prepare`."""
         servable = champion.servable
         history = np.ones((1, 2))
         servable.forecast(history, None, [1, min(2, servable.horizon)], servable.targets[0])
         servable.explain(history, None, 1, servable.targets[0])
-        self._model = champion
+        return champion
 
     async def answer_one(self, model: Champion, body: bytes, request_id: str) -> bytes:
         """See `Service.answer_one`."""
@@ -82,7 +82,8 @@ class CapacityService(Service):
 
     def _keep(self, model: Champion, instance: Instance, request_id: str, batch: bool) -> None:
         name, last = str(instance.request.resource_id), instance.last
-        entry = Entry(model.about, request_id, batch, name, last, instance.history, (instance.forecast,))
+        outputs = (instance.forecast, instance.alarm, instance.probability)
+        entry = Entry(model.about, request_id, batch, name, last, instance.history, outputs)
         self.journal.put(entry, instance.values)
 
     # Forecasting -----------------------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ class CapacityService(Service):
         unfamiliar = _outside(instance, units)
         warnings += unfamiliar
         stated = _Stated.of(probability, observed, len(unfamiliar), servable.season, warnings)
+        instance.alarm, instance.probability = stated.alarm, probability
         drivers: list[Any] = []
         if explain:
             bands = instance.forecast[first]

@@ -39,6 +39,9 @@ class Instance:
     steps: int = 1
     warnings: list[str] = field(default_factory=list)
     forecast: dict[str, np.ndarray] = field(default_factory=dict)
+    #: As the answer states it.
+    alarm: bool = False
+    probability: float | None = None
 
     @property
     def values(self) -> int:

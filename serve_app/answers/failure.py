@@ -13,6 +13,7 @@ import numpy as np
 from aiops_core.rules import failure_actions
 from serve_app.answers import legacy
 from serve_app.answers.batches import CHUNK, Work
+from serve_app.answers.canary import Canary
 from serve_app.answers.envelope import (
     UNCALIBRATED,
     close,
@@ -58,17 +59,22 @@ class FailureService(Service):
         self._windows = Windows() if windows is None else windows
         self._rules = legacy_block(legacy.RULES, "rule_based")
 
-    def prepare(self, champion: Champion) -> None:
+    def prepare(self, champion: Champion) -> FailureModel:
         """See `Service.prepare`."""
         model = FailureModel(champion)
         warm = np.zeros((1, model.window, len(model.names)), dtype=np.float32)
         model.servable.predict(warm)
         model.servable.explain(warm[0])
-        self._model = model
+        return model
 
     def current(self) -> FailureModel | None:
         """Return the model in service; without one the rules answer."""
         return self._model
+
+    def _takes(self, canary: Canary, model: FailureModel, body: bytes) -> bool:
+        # Windows of another shape would have to fill first, and the rules answer until then.
+        same = canary.model.signature == model.signature
+        return (same or b'"time_series"' in body) and canary.takes(body)
 
     def names_instances(self, model: FailureModel | None) -> bool:
         """See `Service.names_instances`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import msgspec
 
 from aiops_core.facts import MODELS
 from serve_app.answers.batches import Work, encode, read_each, refuse, said
+from serve_app.answers.canary import Canary
 from serve_app.journal.entries import CANARY, CHAMPION, About
 from serve_app.journal.recorder import Silent
 from serve_app.operations.telemetry import Metrics, Slot
@@ -57,6 +58,7 @@ class Champion:
                 "run_id": self.run_id,
                 "kind": card.get("kind"),
                 "trained_at": card.get("created") or self.created,
+                "alias": self.alias,
             }
         )
 
@@ -69,7 +71,7 @@ class Champion:
 
 def legacy_block(name: str, kind: str) -> msgspec.Raw:
     """Return the ``model`` object of an answer by an untrained model, encoded."""
-    return _encoded({"name": name, "version": None, "run_id": None, "kind": kind, "trained_at": None})
+    return _encoded({"name": name, "version": None, "run_id": None, "kind": kind, "trained_at": None, "alias": None})
 
 
 def _encoded(block: dict[str, Any]) -> msgspec.Raw:
@@ -90,8 +92,15 @@ class Service:
     #: Set by the one that the service belongs to.
     limits = Limits()
     journal: Any = Silent()
+    #: The journal itself, and what stands before it while another version answers too, see `serve_app.answers.shadow`.
+    kept: Any = Silent()
+    unheard: Any = None
     #: What `prepare` made of the model in service.
     _model: Any = None
+    #: Answers a share of the requests.
+    canary: Canary | None = None
+    #: Answers all of them once more, unheard.
+    shadow: Champion | None = None
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -105,16 +114,39 @@ class Service:
 
     def install(self, champion: Champion) -> None:
         """Take a verified model into service, in one assignment: requests under way finish with the old one."""
-        self.prepare(champion)
+        self._model = self.prepare(champion)
         self.champion = champion
+
+    def accompany(self, champion: Champion, share: float = 0.0) -> None:
+        """Let a verified version answer beside the one in service, as its alias says."""
+        if champion.alias == "canary":
+            self.canary = Canary(champion, self.prepare(champion), share, self.metrics)
+        else:
+            self.prepare(champion)
+            self.shadow = champion
+        self._turn()
+
+    def part(self, alias: str) -> None:
+        """Answer without the canary, or the shadow."""
+        if alias == "canary":
+            self.canary = None
+        else:
+            self.shadow = None
+        self._turn()
+
+    def _turn(self) -> None:
+        """Lead answers past the versions that answer unheard, if there are some: else it costs nothing."""
+        beside = self.unheard is not None and (self.canary is not None or self.shadow is not None)
+        self.journal = self.unheard if beside else self.kept
 
     def retire(self) -> None:
         """Take the model out of service: requests are answered as before the first promotion."""
         self._model = None
         self.champion = None
 
-    def prepare(self, champion: Champion) -> None:
-        """Derive what requests need from a card, and run the graph once so that no request pays for it."""
+    def prepare(self, champion: Champion) -> Any:
+        """Return what requests need, derived from the card; the graph runs once, so that no request pays for it."""
+        raise NotImplementedError
 
     def current(self) -> Any:
         """Return what `prepare` made of the model in service.
@@ -145,7 +177,30 @@ class Service:
             return self._answer_batch(model, body, request_id)
         if len(body) > MAX_VALUES:
             check_values(body, MAX_VALUES, "the body")
-        return self.answer_one(model, body, request_id)
+        canary = self.canary
+        if canary is None or model is None:
+            return self.answer_one(model, body, request_id)
+        return self._answer_shared(canary, model, body, request_id)
+
+    async def _answer_shared(self, canary: Canary, model: Any, body: bytes, request_id: str) -> bytes:
+        """Have the canary answer what is its own, and the champion the rest."""
+        started = time.perf_counter()
+        if not self._takes(canary, model, body):
+            answer = await self.answer_one(model, body, request_id)
+            canary.beside(time.perf_counter() - started)
+            return answer
+        try:
+            answer = await self.answer_one(canary.model, body, request_id)
+        except Exception as error:
+            # What both refuse says nothing about the canary.
+            answer = await self.answer_one(model, body, request_id)
+            canary.failed(error)
+            return answer
+        canary.answered(seconds=time.perf_counter() - started)
+        return answer
+
+    def _takes(self, canary: Canary, model: Any, body: bytes) -> bool:
+        return canary.takes(body)
 
     def names_instances(self, model: Any) -> bool:
         """Say whether a column bears the name that marks a batch."""
@@ -182,22 +237,52 @@ class Service:
         """
         raise NotImplementedError
 
-    async def read_batch(self, model: Any, batch: Any, work: Work) -> list[Any]:
-        """Read every instance; a bad one becomes the problem that it raised."""
-        return await read_each(batch.instances, lambda body, path: self.read(model, batch, body, path), work)
+    async def read_batch(self, model: Any, batch: Any, places: Sequence[int], work: Work) -> list[Any]:
+        """Read the instances at some places; a bad one becomes the problem that it raised."""
+        return await read_each(batch.instances, places, lambda body, path: self.read(model, batch, body, path), work)
 
     async def _answer_batch(self, model: Any, body: bytes, request_id: str) -> bytes:
         batch = decode(self.batch_decoder, body)
         work = Work(self.limits.answer)
-        found = await self.read_batch(model, batch, work)
-        refuse(found, batch.partial)
-        answers = [work.encode(said(item)) if isinstance(item, Problem) else b"" for item in found]
-        good = [i for i, item in enumerate(found) if not isinstance(item, Problem)]
-        ids = [f"{request_id}-{i}" for i in good]
-        given = await self.answer_each(model, batch, [found[i] for i in good], ids, work)
-        for i, answer in zip(good, given, strict=True):
-            answers[i] = answer
-        return b'{"predictions":[%s]}' % b",".join(answers)
+        count = len(batch.instances)
+        canary = None if model is None else self.canary
+        answers, errors = ({}, {}) if canary is None else await self._answer_own(canary, model, batch, request_id, work)
+        left = [place for place in range(count) if place not in answers]
+        found = await self.read_batch(model, batch, left, work)
+        refuse(found, batch.partial, count)
+        items = dict(zip(left, found, strict=True))
+        answers |= {place: work.encode(said(item)) for place, item in items.items() if isinstance(item, Problem)}
+        good = [place for place, item in items.items() if not isinstance(item, Problem)]
+        answers |= await self._answer_places(model, batch, {place: items[place] for place in good}, request_id, work)
+        if canary is not None:
+            for place in good:
+                if place in errors:
+                    canary.failed(errors[place])
+        return b'{"predictions":[%s]}' % b",".join(answers[place] for place in range(count))
+
+    async def _answer_places(
+        self, model: Any, batch: Any, items: dict[int, Any], request_id: str, work: Work
+    ) -> dict[int, bytes]:
+        """Answer what was read, by place."""
+        ids = [f"{request_id}-{place}" for place in items]
+        given = await self.answer_each(model, batch, list(items.values()), ids, work)
+        return dict(zip(items, given, strict=True))
+
+    async def _answer_own(
+        self, canary: Canary, model: Any, batch: Any, request_id: str, work: Work
+    ) -> tuple[dict[int, bytes], dict[int, Exception]]:
+        """Have the canary answer its own instances; returns the answers, and why there is none of some."""
+        own = [i for i, raw in enumerate(batch.instances) if self._takes(canary, model, bytes(raw))]
+        if not own:
+            return {}, {}
+        try:
+            found = dict(zip(own, await self.read_batch(canary.model, batch, own, work), strict=True))
+            good = {place: item for place, item in found.items() if not isinstance(item, Problem)}
+            answers = await self._answer_places(canary.model, batch, good, request_id, work)
+        except Exception as error:
+            return {}, dict.fromkeys(own, error)
+        canary.answered(len(answers))
+        return answers, {place: item for place, item in found.items() if isinstance(item, Problem)}
 
     def count(self, kind: str, label: str, amount: int = 1) -> None:
         """Count predictions in ``aiops_predictions_total``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -148,13 +148,13 @@ class ThreatService(Service):
     _model: ThreatModel | None = None
     batch_decoder = msgspec.json.Decoder(ThreatBatch)
 
-    def prepare(self, champion: Champion) -> None:
+    def prepare(self, champion: Champion) -> ThreatModel:
         """See `Service.prepare`."""
         model = ThreatModel(champion)
         warm = np.full((1, model.width), np.nan, dtype=np.float32)
         model.servable.occlude(warm[0])
         model.servable.predict(warm)
-        self._model = model
+        return model
 
     def names_instances(self, model: ThreatModel) -> bool:
         """See `Service.names_instances`."""
@@ -185,17 +185,17 @@ class ThreatService(Service):
             raise invalid(f"{path}.costs", "costs hold for a whole batch: name them beside instances")
         return request
 
-    async def read_batch(self, model: ThreatModel, batch: ThreatBatch, work: Work) -> list[Any]:
+    async def read_batch(self, model: ThreatModel, batch: ThreatBatch, places: Sequence[int], work: Work) -> list[Any]:
         """See `Service.read_batch`; a good instance comes with its row."""
         # Wrong costs are named before wrong rows.
         model.matrix(batch.costs)
-        found = await super().read_batch(model, batch, work)
+        found = await super().read_batch(model, batch, places, work)
         every = [i for i, request in enumerate(found) if not isinstance(request, Problem)]
         for start in range(0, len(every), CHUNK):
             good = every[start : start + CHUNK]
             rows = model.rows([found[i] for i in good]).reshape(len(good), model.width)
             for i, row, empty in zip(good, rows, np.isnan(rows).all(axis=1).tolist(), strict=True):
-                found[i] = model.nothing(place(i)) if empty else (found[i], row)
+                found[i] = model.nothing(place(places[i])) if empty else (found[i], row)
             await work.rest()
         return found
 

@@ -13,6 +13,7 @@ from typing import Any
 from aiops_core import servable
 from aiops_core.errors import AiopsError
 from serve_app.answers.service import Champion, Service
+from serve_app.champions.beside import Beside
 from serve_app.champions.liveness import follower_runs
 from serve_app.champions.node import POINTER, POLL_SECONDS, read_pointer
 from serve_app.operations.telemetry import Histogram, Metrics
@@ -87,6 +88,7 @@ class ChampionWatcher:
         self._by_follower: dict[str, dict[str, str]] = {}
         self._by_us: dict[str, dict[str, str]] = {}
         self.registry: dict[str, Any] = {}
+        self._beside = Beside(folder, self._services, metrics, self._load)
         self._up = metrics.gauge("aiops_registry_up", replica=metrics.replica)
         self._follower = metrics.gauge("aiops_follower_up", replica=metrics.replica)
 
@@ -119,6 +121,7 @@ class ChampionWatcher:
             if self._stop.wait(WATCH_SECONDS):
                 return
             self.look()
+            self._beside.report()
             if turn % LIVENESS_TURNS == 0:
                 self.feel()
 
@@ -158,11 +161,16 @@ class ChampionWatcher:
         for name, entry in content.get("models", {}).items():
             if name in self._services:
                 self._take(name, entry)
+        self._beside.look(content)
 
     @property
     def refused(self) -> dict[str, dict[str, str]]:
         """Model name to version and reason of the last refusal."""
         return {**self._by_follower, **self._by_us}
+
+    def beside(self, name: str) -> list[dict[str, Any]]:
+        """Describe what answers beside the champion of a model, for ``models/status``."""
+        return self._beside.status(name)
 
     def _vacate(self, name: str) -> None:
         """Take a model out of service whose alias was removed."""
@@ -189,11 +197,7 @@ class ChampionWatcher:
             return
         self._tried[name] = attempt
         try:
-            loaded = self._loader(entry["folder"])
-            if loaded.task != service.task:
-                raise AiopsError(f"the servable is for task '{loaded.task}', not '{service.task}'")
-            timed(loaded, self._metrics.histogram("aiops_model_seconds", model=name, version=version))
-            fresh = Champion(loaded, name, version, run_id, entry.get("alias"), entry.get("created"))
+            fresh = self._load(name, entry)
             service.install(fresh)
         except Exception as error:
             # Whatever is wrong with a new model, the old one goes on serving.
@@ -207,6 +211,15 @@ class ChampionWatcher:
             self._info(champion).set(0.0)
         self._info(fresh).set(1.0)
         self._metrics.counter("aiops_reloads_total", model=name, result="loaded").inc()
+
+    def _load(self, name: str, entry: Mapping[str, Any]) -> Champion:
+        """Return the verified model of an entry of the pointer file, its calls timed."""
+        task, version = self._services[name].task, str(entry["version"])
+        loaded = self._loader(entry["folder"])
+        if loaded.task != task:
+            raise AiopsError(f"the servable is for task '{loaded.task}', not '{task}'")
+        timed(loaded, self._metrics.histogram("aiops_model_seconds", model=name, version=version))
+        return Champion(loaded, name, version, str(entry["run_id"]), entry.get("alias"), entry.get("created"))
 
     def _info(self, champion: Champion) -> Any:
         kind = str(champion.servable.card.get("kind"))

@@ -30,6 +30,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "models/register": {"name": "threat_detector", "run_id": "6dd8e22a36884b418fa978f99e4db012"},
     "models/promote": {"name": "threat_detector", "version": 1},
     "models/rollback": {"name": "threat_detector"},
+    "models/shadow": {"name": "threat_detector", "version": 2},
+    "models/canary": {"name": "threat_detector", "version": 2, "share": 0.1},
     "feedback": {"request_id": "6f1c0a9d2b3e-1f", "verdict": "false_alarm"},
+    "alerts/mute": {"resource_id": "server-01", "minutes": 120, "reason": "planned maintenance"},
     "remediate": {"action": "scale_horizontal", "resource_id": "server-01", "dry_run": True},
 }

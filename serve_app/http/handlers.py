@@ -15,31 +15,38 @@ from starlette.responses import Response
 
 from aiops_core.facts import BY_MODEL, MODELS
 from aiops_core.journal.privacy import Privacy
+from serve_app.alerts.store import Store
 from serve_app.answers import legacy
 from serve_app.champions.client import Registry
 from serve_app.guard.access import Guard
 from serve_app.guard.audit import Audit
 from serve_app.guard.replays import Replays
 from serve_app.guard.sources import Sources
-from serve_app.http import openapi
+from serve_app.http import alerting, openapi
 from serve_app.http.docs import Docs
 from serve_app.http.feedback import recent, take
+from serve_app.http.judging import verdicts
 from serve_app.http.ready import judge
 from serve_app.http.routes import PREFIX
 from serve_app.journal.entries import asked
 from serve_app.journal.watch import watch
+from serve_app.operations import retraining
 from serve_app.operations.jobs import Jobs
 from serve_app.operations.log import RequestLog
+from serve_app.operations.monitored import Monitored
 from serve_app.operations.remediation import Remediator, catalogue
 from serve_app.operations.telemetry import Metrics
 from serve_app.wire.limits import Limits
 from serve_app.wire.problems import TYPE, Problem, invalid
 from serve_app.wire.requests import (
+    CanaryRequest,
     FeedbackRequest,
+    MuteRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
     RollbackRequest,
+    ShadowRequest,
     TrainRequest,
 )
 
@@ -96,6 +103,8 @@ class Services:
         State folder, for the journal and feedback.
     privacy : Privacy, optional
         What they conceal.
+    monitored : Monitored, optional
+        What the newest monitoring report found.
     """
 
     backend: Backend
@@ -112,6 +121,7 @@ class Services:
     folder: Path | None = None
     state: Path | None = None
     privacy: Privacy | None = None
+    monitored: Monitored | None = None
 
 
 class Handlers:
@@ -130,6 +140,10 @@ class Handlers:
         services.metrics.at_scrape("aiops_jobs", services.jobs.by_state)
         if services.state is not None:
             watch(services.metrics, services.state)
+            retraining.watch(services.metrics, services.state)
+            services.metrics.at_scrape("aiops_alerts_open", Store(services.state).samples)
+        if services.monitored is not None:
+            services.monitored.attach(services.metrics)
         files = Docs()
         self.docs, self.docs_file = files.page, files.file
 
@@ -215,6 +229,21 @@ class Handlers:
         found = await self._services.registry.ask(do="rollback", name=request.name, expected=request.expected_version)
         return _Json(_answer("promoted", found))
 
+    async def shadow(self, request: ShadowRequest) -> Response:
+        """Let a version answer unheard beside the champion."""
+        return await self._beside("shadow", request)
+
+    async def canary(self, request: CanaryRequest) -> Response:
+        """Let a version answer a share of the requests."""
+        return await self._beside("canary", request, share=request.share)
+
+    async def _beside(self, alias: str, request: ShadowRequest | CanaryRequest, **options: Any) -> Response:
+        _check_trained(request.name)
+        found = await self._services.registry.ask(
+            do=alias, name=request.name, version=request.version, expected=request.expected_version, **options
+        )
+        return _Json(_answer("removed" if request.version is None else alias, found))
+
     async def register(self, request: RegisterRequest) -> Response:
         """Register the servable of a run."""
         _check_trained(request.name)
@@ -267,6 +296,24 @@ class Handlers:
         """Return the newest records of the journal."""
         state, privacy = self._kept()
         return _Json(await asyncio.to_thread(recent, state, privacy, request.query_params))
+
+    async def judged(self, request: Request) -> Response:
+        """Say which is better, champion or candidate."""
+        state, _ = self._kept()
+        folder = self._services.folder
+        if folder is None:
+            raise Problem(503, "this service does not follow the registry: nothing answers beside its champions")
+        return _Json(await asyncio.to_thread(verdicts, state, folder, request.query_params))
+
+    async def alerts(self, request: Request) -> Response:
+        """List the alerts."""
+        state, privacy = self._kept()
+        return _Json(await asyncio.to_thread(alerting.shown, state, privacy, request.query_params))
+
+    async def mute(self, request: MuteRequest) -> Response:
+        """Keep quiet about a task or a resource for a while."""
+        state, privacy = self._kept()
+        return _Json(await asyncio.to_thread(alerting.mute, state, privacy, request))
 
     def _kept(self) -> tuple[Path, Privacy]:
         state = self._services.state

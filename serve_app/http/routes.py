@@ -15,12 +15,17 @@ import msgspec
 
 from serve_app.guard.access import PUBLIC
 from serve_app.wire.requests import (
+    AlertsQuery,
+    CanaryRequest,
     FeedbackRequest,
     JournalQuery,
+    JudgeQuery,
+    MuteRequest,
     PromoteRequest,
     RegisterRequest,
     RemediateRequest,
     RollbackRequest,
+    ShadowRequest,
     TrainRequest,
 )
 
@@ -181,6 +186,12 @@ ROUTES: tuple[Route, ...] = (
     ),
     _change("models/promote", "Make a version the champion", PromoteRequest, "promote", repeatable=True),
     _change("models/rollback", "Go back to the previous champion", RollbackRequest, "rollback"),
+    _change("models/shadow", "Let a version answer unheard beside the champion, or none", ShadowRequest, "shadow",
+            repeatable=True),
+    _change("models/canary", "Let a version answer a share of the requests, or none", CanaryRequest, "canary",
+            repeatable=True),
+    Route("GET", "models/judge", "models", "Which is better on live traffic, champion or candidate?", "judged",
+          query=JudgeQuery, problems=(422, 503), shape=_OBJECT),
     _change(
         "remediate", "Post a signed webhook, or say what would be posted", RemediateRequest, "remediate",
         tag="remediation", problems=(*_BODY, 404, 409, 502),
@@ -191,6 +202,10 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "journal", "journal", "What was answered, the newest first", "journal", query=JournalQuery,
           problems=(422, 503), shape=_OBJECT),
+    Route("GET", "alerts", "alerts", "Open alerts, the newest first, and what is muted", "alerts", query=AlertsQuery,
+          problems=(422, 503), shape=_OBJECT),
+    _change("alerts/mute", "Keep quiet about a task or a resource for a while", MuteRequest, "mute", tag="alerts",
+            repeatable=True, problems=(*_BODY, 503)),
     Route(
         "GET", JOB, "training", "State, progress and result of a job", "train_get", meaning="The job.", shape=_OBJECT,
         problems=(404,), operation="get_job",

@@ -69,7 +69,7 @@ class Entry(msgspec.Struct, gc=False):
         aligned at their end.
     outputs : tuple
         Failure: probability, threshold. Threat: probabilities, index of the class, its threshold. Capacity: bands by target,
-        (steps, 3).
+        (steps, 3), whether the answer is an alarm, and its probability.
     shadow : tuple or None
         What another version would have answered, and which: failure ``(version, probability, alarm)``, threat ``(version,
         class, probabilities)``, capacity ``(version, medians by target)``. May be filled in until the entry is put.

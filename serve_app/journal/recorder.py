@@ -41,6 +41,9 @@ class Silent:
     def put(self, entry: Entry, values: int) -> None:
         """Do nothing."""
 
+    def describe(self, about: About) -> None:
+        """Do nothing."""
+
     def start(self) -> None:
         """Do nothing."""
 
@@ -109,6 +112,13 @@ class Recorder:
             return
         self._values += values
         self._queue.append(entry)
+
+    def describe(self, about: About) -> None:
+        """Keep what the answers of a version mean that is not heard itself."""
+        try:
+            keep_version(self._state, about.task, about.version, about.card)
+        except OSError as error:
+            _log.error("version %d of %s cannot be described in the journal: %s", about.version, about.task, error)
 
     def start(self) -> None:
         """Write from now on."""

@@ -14,7 +14,7 @@ from serve_app.journal.entries import About, Entry
 from serve_app.wire.problems import Problem
 from serve_app.wire.times import parse_stamp
 
-__all__ = ["batch_of"]
+__all__ = ["batch_of", "source_of"]
 
 #: The benign class.
 _NORMAL = "normal"
@@ -110,7 +110,7 @@ def _snapshot(entry: Entry) -> np.ndarray:
 def _threat(entries: Sequence[Entry], privacy: Privacy) -> dict[str, Any]:
     named = [e.about.classes[e.outputs[1]] for e in entries]
     return {
-        "resource_id": [_source(e.subject, privacy) for e in entries],
+        "resource_id": [source_of(e.subject, privacy) for e in entries],
         "event_time": _times([_stamp(e) for e in entries]),
         "inputs": [_kept(e.about, e.inputs, privacy) for e in entries],
         "steps": [int(privacy.readable)] * len(entries),
@@ -123,7 +123,7 @@ def _threat(entries: Sequence[Entry], privacy: Privacy) -> dict[str, Any]:
     }
 
 
-def _source(request: Any, privacy: Privacy) -> str | None:
+def source_of(request: Any, privacy: Privacy) -> str | None:
     """Return the resource that a threat request names, or its address."""
     for field in ("resource_id", "source_ip"):
         # A feature of that name takes it: then the request has no such field.

@@ -58,6 +58,20 @@ CATALOGUE: dict[str, Family] = {
     "aiops_model_seconds": Family(
         "histogram", ("model", "version"), "Time of one call of a model, a batch counting once, by version."
     ),
+    "aiops_companion_info": Family(
+        "gauge", ("model", "version", "alias", "replica"), "1 for the shadow or canary that a replica has beside its champion."
+    ),
+    "aiops_canary_total": Family(
+        "counter",
+        ("model", "result"),
+        "Instances that a canary was asked, by result: answered, or error and refused where the champion then answered.",
+    ),
+    "aiops_canary_stopped_total": Family(
+        "counter", ("model",), "Canaries that the guard rails of a replica stopped, by model."
+    ),
+    "aiops_shadow_total": Family(
+        "counter", ("model", "result"), "Answers of a shadow: answered, failed, or dropped because too many waited."
+    ),
     "aiops_reloads_total": Family(
         "counter", ("model", "result"), "Models taken into service or refused, by model and result."
     ),
@@ -70,10 +84,19 @@ CATALOGUE: dict[str, Family] = {
     ),
     "aiops_jobs_total": Family("counter", ("event",), "Training jobs, by event."),
     "aiops_jobs": Family("gauge", ("state",), "Training jobs on record, by state; lost is one whose process is gone."),
+    "aiops_retraining": Family(
+        "gauge", ("task", "state"), "1 for how the last retraining of a task went: running, succeeded or failed."
+    ),
     "aiops_remediations_refused_total": Family(
         "counter", ("action", "reason"), "Remediation webhooks that failed or were not configured."
     ),
     "aiops_errors_total": Family("counter", ("route", "type"), "Requests that ended in an internal error."),
+    "aiops_alerts_open": Family("gauge", ("task",), "Alerts that are open, by task."),
+    "aiops_alerts_total": Family("counter", ("task", "event"), "Alerts opened and closed, by task."),
+    "aiops_alerts_dropped_total": Family("counter", (), "Answers that were not looked at for alerts: too many waited."),
+    "aiops_alert_webhooks_total": Family(
+        "counter", ("action", "result"), "Webhooks of alerts: sent, failed and tried again, given_up."
+    ),
     "aiops_journal_records_total": Family("counter", ("task",), "Records written to the journal, by task."),
     "aiops_journal_dropped_total": Family(
         "counter", ("reason",), "Answers that are not in the journal: too many waited (queue) or it could not be written (disk)."
@@ -83,6 +106,21 @@ CATALOGUE: dict[str, Family] = {
     "aiops_log_dropped_total": Family(
         "counter", ("to",), "Lines of the request log (file) and spans (otlp) that could not be written."
     ),
+    "aiops_monitor_age_seconds": Family("gauge", (), "Seconds since the newest monitoring report; no sample without one."),
+    "aiops_monitor_state": Family(
+        "gauge", ("task",), "Verdict of monitoring: 0 fine, 1 watch, 2 act, -1 not judged."
+    ),
+    "aiops_monitor_drift_ratio": Family(
+        "gauge", ("task",), "Largest drift of the newest day as a multiple of its threshold: above 1 it is certain."
+    ),
+    "aiops_monitor_drifted": Family(
+        "gauge", ("task",), "Features, window statistics, scores and answers that moved away from the training data."
+    ),
+    "aiops_monitor_broken_sensors": Family("gauge", ("task",), "Sensors that say nothing, or always the same."),
+    "aiops_monitor_quality": Family(
+        "gauge", ("task", "metric", "source"), "Quality: estimated without labels, labelled, and promised by held-out rows."
+    ),
+    "aiops_monitor_alerts": Family("gauge", ("task",), "Alerts of the last day that monitoring saw."),
 }  # fmt: skip
 
 

@@ -72,7 +72,9 @@ class Jobs:
         #: Answers about jobs that have ended: nothing changes them, so their files are read once.
         self._ended: dict[str, dict[str, Any]] = {}
 
-    def start(self, options: Sequence[str], request: Mapping[str, Any]) -> dict[str, Any]:
+    def start(
+        self, options: Sequence[str], request: Mapping[str, Any], *, command: Sequence[str] | None = None
+    ) -> dict[str, Any]:
         """Start a job.
 
         Parameters
@@ -81,6 +83,8 @@ class Jobs:
             Options of ``aiops report``; ``--out`` is added.
         request : mapping
             What was asked, for the record.
+        command : sequence of str, optional
+            What runs instead of ``aiops report``; it takes ``--out`` and leaves a report there too.
 
         Raises
         ------
@@ -88,13 +92,13 @@ class Jobs:
             409 while another job is running, 503 if the state folder cannot be written.
         """
         try:
-            job_id = self._start(options, request)
+            job_id = self._start([*(command or self._command), *options], request)
         except OSError as error:
             raise Problem(503, f"no job was started, the state folder cannot be written: {error}") from error
         self._metrics.counter("aiops_jobs_total", event="started").inc()
         return self.get(job_id)
 
-    def _start(self, options: Sequence[str], request: Mapping[str, Any]) -> str:
+    def _start(self, command: Sequence[str], request: Mapping[str, Any]) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self._folder / "lock", "w", opener=only_ours) as lock:
             # Held only while deciding, so that two replicas do not both find nothing running.
@@ -113,7 +117,7 @@ class Jobs:
                     "job_id": job_id,
                     "created": time.time(),
                     "request": dict(request),
-                    "command": [*self._command, *options, "--out", str(folder / "report")],
+                    "command": [*command, "--out", str(folder / "report")],
                 }
                 write_json(folder / "status.json", {"status": "queued", "host": os.uname().nodename})
                 write_json(folder / "job.json", asked)

@@ -90,6 +90,10 @@ class Remediator:
         self._secret = secret
         self._metrics = metrics
 
+    def reaches(self, action: str) -> bool:
+        """Say whether a webhook is configured for an action, and signed."""
+        return action in self._webhooks and bool(self._secret)
+
     async def execute(
         self, action: str, resource_id: str, *, dry_run: bool, reason: str | None, request_id: str | None
     ) -> dict[str, Any]:

@@ -126,6 +126,11 @@ class _File:
         return Slot(self._values, content._positions[key] // 8)
 
 
+def _empty(name: str) -> Metric:
+    """Return a metric that nobody has counted yet."""
+    return Metric(name.removesuffix("_total"), CATALOGUE[name].text, CATALOGUE[name].kind)
+
+
 class Metrics:
     """The numbers of this process, and the sum over all processes that share the folder.
 
@@ -226,12 +231,17 @@ class Metrics:
             if family not in found:
                 found[family] = Metric(family, CATALOGUE[name].text, "counter")
                 found[family].add_sample(name, {}, 0.0)
+        # By the names of the catalogue: without its ending a counter may be called as a gauge is.
+        ordered = {name: found.get(name.removesuffix("_total")) for name in CATALOGUE}
         for name, samples in self._scraped.items():
-            found[name] = Metric(name, CATALOGUE[name].text, CATALOGUE[name].kind)
+            ordered[name] = scraped = _empty(name)
             for labels, value in samples():
-                found[name].add_sample(name, labels, value)
-        ordered = (found.get(name.removesuffix("_total")) for name in CATALOGUE)
-        return [metric for metric in ordered if metric is not None]
+                scraped.add_sample(name, labels, value)
+        # Those without a sample too: whoever writes a rule finds the name before the first fault.
+        return [
+            metric if metric is not None and metric.type == CATALOGUE[name].kind else _empty(name)
+            for name, metric in ordered.items()
+        ]
 
     def render(self) -> bytes:
         """Return the Prometheus text format, version 0.0.4, summed over all processes."""

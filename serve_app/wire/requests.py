@@ -16,8 +16,10 @@ from serve_app.wire.features import MAX_NUMBER
 from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_METRICS, MAX_SERIES, MAX_STAMP
 
 __all__ = [
+    "AlertsQuery",
     "AnomalyBatch",
     "AnomalyRequest",
+    "CanaryRequest",
     "CapacityBatch",
     "CapacityRequest",
     "Costs",
@@ -26,7 +28,9 @@ __all__ = [
     "FeedbackRequest",
     "Id",
     "JournalQuery",
+    "JudgeQuery",
     "ModelName",
+    "MuteRequest",
     "Number",
     "Partial",
     "Point",
@@ -38,6 +42,7 @@ __all__ = [
     "RollbackRequest",
     "Row",
     "Series",
+    "ShadowRequest",
     "Stamp",
     "Statement",
     "ThreatBatch",
@@ -199,6 +204,30 @@ class RollbackRequest(Struct, forbid_unknown_fields=True):
     expected_version: Expected = None
 
 
+#: Registered version that answers beside the champion.
+Beside = Annotated[
+    Annotated[int, Meta(ge=1, le=10**9)] | None,
+    Meta(description="Which version; null for none any more."),
+]
+
+
+class ShadowRequest(Struct, forbid_unknown_fields=True):
+    """Which version answers every request once more, unheard."""
+
+    name: ModelName
+    version: Beside
+    expected_version: Expected = None
+
+
+class CanaryRequest(Struct, forbid_unknown_fields=True):
+    """Which version answers a share of the requests."""
+
+    name: ModelName
+    version: Beside
+    share: Annotated[float, Meta(gt=0, lt=1, description="Of the requests, fixed by a hash of the resource.")] = 0.1
+    expected_version: Expected = None
+
+
 class RegisterRequest(Struct, forbid_unknown_fields=True):
     """A run that logged a servable, to be registered as a new version of a model."""
 
@@ -255,6 +284,40 @@ class FeedbackRequest(Statement, forbid_unknown_fields=True):
     """One statement, or many in `feedback`: all of them are taken, or none."""
 
     feedback: Annotated[list[Statement], Meta(min_length=1, max_length=MAX_INSTANCES)] | None = None
+
+
+_Task = Literal["failure", "threat", "capacity"]
+
+
+class AlertsQuery(Struct, forbid_unknown_fields=True):
+    """Which alerts."""
+
+    state: Annotated[Literal["open", "closed", "all"], Meta(description="Open ones by default.")] = "open"
+    task: _Task | None = None
+    resource_id: Annotated[_Text, Meta(description="Only of this resource.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Most alerts.")] = 100
+
+
+class MuteRequest(Struct, forbid_unknown_fields=True):
+    """What nobody wants to hear of for a while: a task, a resource, or a resource in one task."""
+
+    task: Annotated[_Task | None, Meta(description="All tasks by default.")] = None
+    resource_id: Annotated[Id | None, Meta(description="All resources by default.")] = None
+    minutes: Annotated[float, Meta(ge=0, le=525_600, description="From now on; 0 ends it.")] = 60.0
+    reason: Annotated[str, Meta(max_length=1000)] | None = None
+
+
+class JudgeQuery(Struct, forbid_unknown_fields=True):
+    """Which comparison."""
+
+    task: Annotated[Literal["failure", "threat", "capacity"] | None, Meta(description="All by default.")] = None
+    version: Annotated[
+        Annotated[int, Meta(ge=1, le=10**9)] | None,
+        Meta(description="Candidate, of one task; by default its canary, else its shadow."),
+    ] = None
+    since: Annotated[
+        Annotated[str, Meta(max_length=MAX_STAMP)] | None, Meta(description="Event time from which answers count.")
+    ] = None
 
 
 class JournalQuery(Struct, forbid_unknown_fields=True):

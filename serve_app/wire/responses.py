@@ -25,6 +25,10 @@ class Model(Struct):
     run_id: str | None
     kind: Annotated[str, Meta(description="lstm, random_forest, xgboost, rule_based or statistical.")]
     trained_at: str | None
+    alias: Annotated[
+        str | None,
+        Meta(description="What the version is to the service: champion or canary; null for untrained models."),
+    ]
 
 
 Share = Annotated[float, Meta(ge=0, le=1)]

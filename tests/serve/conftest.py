@@ -29,6 +29,7 @@ from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
 from aiops_core.journal import Privacy
 from aiops_core.settings import Settings
+from serve_app.alerts.watch import alerts
 from serve_app.backends import LocalModels
 from serve_app.champions.client import Registry
 from serve_app.champions.node import node_folder
@@ -82,6 +83,7 @@ class Version:
     alias: str | None = "champion"
     created: str = "2026-01-01T00:00:00Z"
     source: str = ""
+    share: float | None = None
 
 
 class Store:
@@ -93,6 +95,8 @@ class Store:
         self.champion: int | None = 1
         self.before = 0
         self.registered = 3
+        #: Alias to version and share.
+        self.beside: dict[str, tuple[int, float | None]] = {}
         self.error: Exception | None = None
         self.fetched: list[int] = []
 
@@ -100,6 +104,30 @@ class Store:
         if self.error:
             raise self.error
         return {} if self.champion is None else {THREAT: self.get_version(THREAT, self.champion)}
+
+    def companions(self) -> dict[str, dict[str, Version]]:
+        found = {
+            alias: Version(THREAT, version, f"{version:032x}", alias, share=share)
+            for alias, (version, share) in self.beside.items()
+        }
+        return {THREAT: found} if found else {}
+
+    def set_companion(self, name: str, alias: str, version: int, share: float | None = None) -> Version:
+        if self.champion is None:
+            raise TrackingError(f"model '{name}' has no champion that version {version} could be compared with")
+        if self.champion == version:
+            raise TrackingError(f"version {version} of {name} is the champion: another one can answer beside it")
+        self.beside[alias] = (version, share)
+        return self.companions()[name][alias]
+
+    def remove_companion(self, name: str, alias: str, version: int | None = None) -> Version:
+        if self.error:
+            raise self.error
+        if alias not in self.beside:
+            raise TrackingError(f"model '{name}' has no {alias}")
+        if version is not None and self.beside[alias][0] != version:
+            raise TrackingError(f"version {self.beside[alias][0]} of {name} is its {alias}, not version {version}")
+        return self.get_version(name, self.beside.pop(alias)[0])
 
     def list_models(self) -> list[Version]:
         return list(self.champions().values())
@@ -145,8 +173,10 @@ class Service:
         self.state = state
         self.metrics = Metrics(state / "metrics", flush=False)
         limits = options.get("limits", Limits())
-        self.settings = Settings(**{f"journal{k}": v for k, v in options.get("journal", {"": "off"}).items()})
-        self.journal = recorder(state, self.metrics, self.settings)
+        chosen = {f"journal{k}": v for k, v in options.get("journal", {"": "off"}).items()}
+        told = {"webhooks": options.get("webhooks", {}), "webhook_secret": options.get("secret")}
+        self.settings = Settings(**chosen, **told, **options.get("alerts", {"alerts": "off"}))
+        self.journal = alerts(recorder(state, self.metrics, self.settings), state, self.metrics, self.settings)
         self.models = LocalModels(
             list(MODELS), node_folder(state), self.metrics, options.get("windows"), limits=limits, journal=self.journal
         )

@@ -23,7 +23,8 @@ from serve_app.wire.problems import Problem
 from serve_app.wire.requests import CapacityRequest
 
 POST = ["predict/failure", "predict/threat", "predict/capacity", "analyze/anomaly", "models/train", "models/register",
-        "models/promote", "models/rollback", "remediate"]  # fmt: skip
+        "models/promote", "models/rollback", "models/shadow", "models/canary", "alerts/mute",
+        "remediate"]  # fmt: skip
 ROW = {"cpu_usage": 50}
 
 

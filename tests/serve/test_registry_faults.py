@@ -298,6 +298,41 @@ def test_the_command_line_promotes_only_what_reproduces_its_golden_examples(
 
 
 @pytest.mark.slow
+def test_the_command_line_sets_and_ends_shadow_and_canary(
+    registered: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from typer.testing import CliRunner
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["models", *arguments])
+
+    assert "answers 25 % of the requests" in run("canary", "threat", "2", "--share", "0.25").output
+    assert "unheard" in run("shadow", THREAT, "2").output
+    beside = tracking.companions()[THREAT]
+    assert (beside["canary"].version, beside["canary"].share, beside["shadow"].version) == (2, 0.25, 2)
+    run("list")
+    assert "canary 25 %, shadow" in capsys.readouterr().out + run("list").output
+    judged = run("judge", "threat")
+    assert judged.exit_code == 0 and "Go on collecting" in judged.output, judged.output
+    assert json.loads(run("judge", "threat", "--json").output)["candidate"] == 2
+    trained = tracking.open_search("threat", registered / "bad", name="bad", params={}, tags={})
+    uri = tracking.log_servable(trained.run_id, broken)
+    bad = tracking.register("threat", trained.run_id, None, model_uri=uri)
+    for arguments, words in (
+        (("canary", "threat", str(bad.version)), "golden"),
+        (("canary", "threat", "1"), "is the champion"),
+        (("canary", "threat", "2", "--share", "1.5"), "--share lies"),
+        (("shadow", "threat"), "or --off"),
+        (("shadow", "threats", "2"), "unknown task 'threats'"),
+        (("judge", "failure", "--since", "x"), "has neither canary nor shadow"),
+    ):
+        assert words in str(run(*arguments).exception), arguments
+    assert "is canary no longer" in run("canary", "threat", "--off").output
+    assert "is shadow no longer" in run("shadow", "threat", "--off").output
+    assert tracking.companions() == {}
+
+
+@pytest.mark.slow
 def test_versions_are_listed_from_a_store_full_of_other_models(registered: Path) -> None:
     from mlflow import MlflowClient
 

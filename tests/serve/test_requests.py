@@ -31,7 +31,7 @@ def check_envelope(answer: dict[str, Any]) -> None:
     assert 0 <= answer["probability"] <= 1 and 0 <= answer["confidence"] <= 1
     assert answer["severity"] in ("low", "medium", "high", "critical")
     assert set(answer["recommended_actions"]) <= set(catalogue())
-    assert answer["model"].keys() == {"name", "version", "run_id", "kind", "trained_at"}
+    assert answer["model"].keys() == {"name", "version", "run_id", "kind", "trained_at", "alias"}
     for driver in answer["drivers"]:
         assert driver.keys() == {"feature", "value", "contribution"}
 

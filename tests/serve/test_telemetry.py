@@ -203,6 +203,16 @@ def test_a_job_whose_process_is_gone_is_lost_in_the_metrics_too(make_service: An
     assert service.total("aiops_jobs", state="lost") == 1 and service.total("aiops_jobs") == 1
 
 
+def test_every_metric_of_the_catalogue_is_described_once_before_anything_is_counted(make_service: Any) -> None:
+    service = make_service()
+    service.metrics.counter("aiops_jobs_total", event="started").inc()
+    families = list(text_string_to_metric_families(service.client.get("metrics").body.decode()))
+    kinds = [(f.name + ("_total" if f.type == "counter" else ""), f.type) for f in families]
+    assert kinds == [(name, family.kind) for name, family in CATALOGUE.items()]
+    # A gauge and a counter that differ in the ending only.
+    assert service.total("aiops_jobs_total", event="started") == 1 and service.total("aiops_jobs") == 0
+
+
 def test_strange_labels_neither_break_the_text_nor_a_request(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, flush=False)
     for i in range(5000):

@@ -39,13 +39,19 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG of 128 colours: a third of the size, so that a report stays light to mail."""
-    buffer = io.BytesIO()
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG of 128 colours: a third of the size, so that a report stays light to mail."""
+    buffer, light = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     buffer.seek(0)
     with Image.open(buffer) as image:
-        image.convert("RGB").quantize(128).save(path, format="PNG", optimize=True)
+        image.convert("RGB").quantize(128).save(light, format="PNG", optimize=True)
+    return light.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as `png`."""
+    path.write_bytes(png(figure))
 
 
 class Gallery(list[Picture]):

@@ -12,9 +12,10 @@ from aiops_core import servable
 from aiops_core.servable.capacity import LINEAR
 from aiops_core.servable.capacity_features import assemble, features
 from aiops_core.servable.capacity_layout import feature_names
+from aiops_core.tasks import cards
 from aiops_core.tasks.capacity.data import NAME, CapacityData
 from aiops_core.tasks.capacity.pairs import history_of, others_of
-from aiops_core.tasks.capacity.prediction import CapacityModel, scaled_quantiles
+from aiops_core.tasks.capacity.prediction import CapacityModel, predict, scaled_quantiles
 from aiops_core.tasks.cards import head, numeric_feature
 
 #: How the band was calibrated, for a reader of the card.
@@ -64,6 +65,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "baselines": {},
         "oracle": None,
         "params": model.params,
+        "watch": _watched(model, data),
     }
     servable.write(folder, card, graphs, _golden(model, data))
 
@@ -76,6 +78,64 @@ def _schema(data: CapacityData) -> list[dict[str, Any]]:
         for j, name in enumerate(data.columns)
         if name in data.raw
     ]
+
+
+def _watched(model: CapacityModel, data: CapacityData) -> dict[str, Any]:
+    """Return what monitoring compares with: values before the validation origins, and bands of the calibration origins.
+
+    The score is the width of the band, its outcome the error of the median, both in standard deviations of the target and
+    as the mean over steps up to one season.
+    """
+    seen = data.limits["train"] + 1
+    columns = [j for j, name in enumerate(data.columns) if name in data.raw]
+    values = data.values[data.fitted][:, columns, :seen]
+    position, resource = np.meshgrid(np.arange(seen), np.flatnonzero(data.fitted))
+    day = data.time(resource, position).astype("datetime64[D]").astype(np.int64).ravel()
+    rows = np.moveaxis(values, 1, 2).reshape(-1, len(columns))
+    kept = ~np.isnan(rows).all(axis=1)
+    names = [data.columns[j] for j in columns]
+    known, score, error, by_step = _held_out(model, data)
+    top = max(1.0, 2 * float(score[known].max(initial=0.0)))
+    return {
+        "features": cards.features_watch(names, rows[kept], resource.ravel()[kept], day[kept]),
+        "score": cards.score_histogram(score[known], top=top),
+        "calibration": cards.calibration(score[known], error[known], top=top),
+        "steps": by_step,
+        "rows": int(kept.sum()),
+    }
+
+
+def _held_out(
+    model: CapacityModel, data: CapacityData
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, list[float]]]:
+    """Return of each calibration pair whether it has a truth, its score and error, and error and coverage by step."""
+    pairs, found = data.parts["calibration"], predict(model, data, "calibration")
+    spread = np.array([max(cards.reference(data.values[data.fitted, j, : data.limits["train"] + 1].ravel())["std"], 1e-9)
+                       for j in range(len(data.layout.targets))])[pairs.target][:, None]  # fmt: skip
+    width, error, inside = (np.full(pairs.steps.shape, np.nan) for _ in range(3))
+    truth = pairs.truth[pairs.known]
+    width[pairs.known] = found["p90"] - found["p10"]
+    error[pairs.known] = np.abs(found["p50"] - truth)
+    inside[pairs.known] = (truth >= found["p10"]) & (truth <= found["p90"])
+    width, error = width / spread, error / spread
+    near = (pairs.steps <= data.layout.season) | (pairs.steps == pairs.steps.min(axis=1, keepdims=True))
+    known = (pairs.known & near).any(axis=1)
+    with np.errstate(invalid="ignore"):
+        use = pairs.known & near
+        count = np.maximum(use.sum(axis=1), 1)
+        score, wrong = (np.where(use, x, 0.0).sum(axis=1) / count for x in (width, error))
+    steps = np.unique(pairs.steps[pairs.known])
+    mine = [pairs.known & (pairs.steps == step) for step in steps]
+    return (
+        known,
+        score,
+        wrong,
+        {
+            "step": steps.tolist(),
+            "error": [float(error[m].mean()) for m in mine],
+            "coverage": [float(inside[m].mean()) for m in mine],
+        },
+    )
 
 
 def _asked(data: CapacityData) -> list[str]:

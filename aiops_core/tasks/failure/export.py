@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from aiops_core.servable.failure import (
     clock_of,
     log_odds,
 )
+from aiops_core.tasks import cards
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.failure.data import CHUNK, NAME, FailureData, Prediction
 from aiops_core.tasks.failure.decision import Watched
@@ -62,6 +64,7 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
         "recurrence": None if model.table is None else {"resources": data.resources, "bins": model.table.shape[1] - 1},
         "decision": {"rule": "max_f1", "threshold": model.threshold, "curve": model.curve},
         "calibration": {"method": "platt", "parameters": {"slope": model.slope, "offset": model.offset}},
+        "watch": _watched(data, names, model.curve, model.threshold),
     }
     windows, last, owner = _golden(data)
     asked = {"windows": windows, "last": last.astype(np.int64), "resources": np.array([*data.resources, ""])[owner]}
@@ -88,6 +91,25 @@ def export(model: FailureModel, data: FailureData, folder: Path) -> None:
         graphs,
         {**asked, "expected_probability": expected},
     )
+
+
+def _watched(
+    data: FailureData, names: list[str], curve: Mapping[str, Sequence[float]], threshold: float
+) -> dict[str, Any]:
+    """Return what monitoring compares with: training rows and windows, and the scores of held-out rows."""
+    rows = data.every_step("train")
+    own, day = data.resource, data.time.astype("datetime64[D]").astype(np.int64)
+    some = rows[cards.some_days(own[rows], day[rows])]
+    held = np.concatenate([data.ends["train"], data.ends["validation"]])
+    score, outcome, weight = cards.of_curve(curve, len(held), float(data.label(held).mean()))
+    return {
+        "features": cards.features_watch(names, data.values[rows, : len(names)], own[rows], day[rows]),
+        "windows": cards.windows_watch(names, data.served_windows(some), own[some], day[some]),
+        "score": cards.score_histogram(score, weight),
+        "calibration": cards.calibration(score, outcome, weight, also=[threshold]),
+        "alarm_rate": float(weight[score >= threshold].sum() / weight.sum()),
+        "rows": len(rows),
+    }
 
 
 def _onnx(combined: Any) -> bytes:

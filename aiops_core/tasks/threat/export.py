@@ -11,6 +11,7 @@ from aiops_core import servable
 from aiops_core.derive.graph import prepend
 from aiops_core.errors import UsageError
 from aiops_core.servable.threat import GRAPH, NORMAL, ThreatServable
+from aiops_core.tasks import cards
 from aiops_core.tasks.cards import head
 from aiops_core.tasks.threat.alarms import rare_threshold
 from aiops_core.tasks.threat.data import NAME, Prediction, ThreatData
@@ -59,8 +60,37 @@ def export(model: ThreatModel, data: ThreatData, folder: str | Path) -> None:
         "params": model.params,
         "trees": len(model.forest.estimators_),
         "validation": model.scores,
+        "watch": _watched(model, data),
     }
     servable.write(folder, card, {GRAPH: graph}, {"X": golden, "expected_probability": probability})
+
+
+def _watched(model: ThreatModel, data: ThreatData) -> dict[str, Any]:
+    """Return what monitoring compares with: training rows, and the out-of-fold answers."""
+    rows, found = data.index("train"), model.validation
+    cluster = np.arange(len(data.y)) if data.group is None else np.asarray(data.group)
+    X, features = data.raw(rows), dict[str, Any]()
+    for feature, column in zip(data.columns, X.T, strict=True):
+        name = feature["name"]
+        if feature["dtype"] != "category":
+            features |= cards.features_watch([name], column[:, None], cluster[rows])
+            continue
+        kept, codes = cards.categories(column, feature["categories"]), np.nan_to_num(column, nan=-1).astype(int)
+        features[name] = kept | {"scatter": cards.scatter(codes, len(kept["counts"]), cluster[rows])}
+    label, weight = found["label"], found["weight"]
+    said = found["probability"][np.arange(len(label)), label]
+    shares = np.bincount(label, weights=weight, minlength=len(data.classes)) / weight.sum()
+    return {
+        "features": features,
+        "score": {
+            **(kept := cards.score_histogram(said, weight)),
+            "scatter": cards.scatter(cards.bin_of(said, kept["edges"]), len(kept["counts"]), cluster[found["row"]]),
+        },
+        "calibration": cards.calibration(said, label == data.y[found["row"]], weight),
+        "classes": dict(zip(data.classes, shares.tolist(), strict=True)),
+        "alarm_rate": 1.0 - float(shares[data.classes.index(NORMAL)]) if NORMAL in data.classes else 1.0,
+        "rows": len(rows),
+    }
 
 
 def _attack_threshold(model: ThreatModel, data: ThreatData) -> dict[str, Any]:
