@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
@@ -29,6 +28,7 @@ from serve_app.guard import keys
 from serve_app.guard.access import MARKER, Guard
 from serve_app.journal.recorder import recorder
 from serve_app.operations.telemetry import Metrics
+from serve_app.ray_serve import answer_at_once, listen_on_loopback
 from serve_app.wire.limits import MB, Limits
 
 __all__ = ["Args", "build"]
@@ -84,33 +84,6 @@ def absolute_uri(uri: str) -> str:
     return uri
 
 
-def _answer_at_once() -> None:
-    """Spare two tasks a request: nobody here looks out for clients that hang up.
-
-    Ray Serve does so by itself for requests that carry the header ``x-request-disconnect-disabled: ?1``; this treats all
-    of them like that, since a prediction is over before a hang-up could be noticed. Worth a fifth of the time of a
-    request. If a release of Ray names its function otherwise, everything works as before, only slower.
-    """
-    from ray.serve._private import replica
-
-    if hasattr(replica, "parse_disconnect_disabled_header"):
-        replica.parse_disconnect_disabled_header = lambda headers: True
-
-
-def _listen_on_loopback() -> None:
-    """Bind a replica's port for other replicas to the loopback interface, if that is where its cluster is.
-
-    Ray Serve opens it on every interface, and has no setting for it. If a release of Ray names its function otherwise,
-    everything works as before, and the token of the cluster protects it.
-    """
-    from ray.serve._private import replica
-
-    if not hasattr(replica, "add_port_to_grpc_server") or ray.util.get_node_ip_address() != "127.0.0.1":
-        return
-    bind = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]:", "127.0.0.1:"))
-
-
 class _Process:
     """What every serving process starts: metrics, and the follower's supervisor."""
 
@@ -119,7 +92,7 @@ class _Process:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         # What is written into the state folder is for this user alone.
         os.umask(0o077)
-        _listen_on_loopback()
+        listen_on_loopback()
         from serve_app.champions.node import node_folder
         from serve_app.champions.supervisor import Supervisor
 
@@ -210,7 +183,7 @@ class SharedWindows:
     """Deployment of the one snapshot buffer that several replicas ask."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        _listen_on_loopback()
+        listen_on_loopback()
         state = Path(config["state_dir"])
         self._metrics = Metrics(state / "metrics")
         self._windows, self._journal = journalled(state, self._metrics)
@@ -312,7 +285,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> Any:
         from serve_app.http.api import build_api
 
-        _answer_at_once()
+        answer_at_once()
         # Ray Serve names every answer's request itself, see `serve_app.http.request_ids`.
         return build_api(self._services, header=False)
 

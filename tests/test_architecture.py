@@ -140,8 +140,9 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". alerting api bodies components docs examples feedback handlers judging meanings openapi ready request_ids router routes writes",
     ),
     "serve_app.backends": ("wire alerts answers journal operations champions http aiops_core.facts aiops_core.servable", "."),
+    "serve_app.ray_serve": ("", "."),
     "serve_app.app": (
-        "wire guard alerts answers journal operations champions http backends aiops_core.errors aiops_core.facts "
+        "ray_serve wire guard alerts answers journal operations champions http backends aiops_core.errors aiops_core.facts "
         "aiops_core.journal aiops_core.settings",
         ".",
     ),
