@@ -156,7 +156,7 @@ ROOMS: dict[str, tuple[str, str]] = {
 OWNERS = {
     "papermill": ("aiops_core.job",),
     "mlflow": ("aiops_core.tracking",),
-    "ray": ("aiops_core.search", "serve_app.app", "serve_app.run"),
+    "ray": ("aiops_core.search", "serve_app.app", "serve_app.ray_serve", "serve_app.run"),
     "pooch": ("aiops_core.data.sources",),
     "starlette": ("serve_app.http",),
     "prometheus_client": ("serve_app.operations",),
