@@ -95,7 +95,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.journal_commands": ("errors facts settings journal", "."),
     "aiops_core.backup": ("errors redact files settings tracking", ". commands create places restore state"),
     "aiops_core.live": (
-        "errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
+        "audited errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
     ),
     "aiops_core.audited": ("errors", "."),
     "aiops_core.cli": (

@@ -10,6 +10,7 @@ import pytest
 from aiops_core import settings, tracking
 from aiops_core.data import sources
 from aiops_core.errors import TrackingError
+from aiops_core.live import commands
 from aiops_core.study import model_card
 from aiops_core.study.study import Study
 from aiops_core.tasks import threat
@@ -91,6 +92,18 @@ def test_a_shadow_and_a_canary_answer_beside_the_champion_until_they_are_removed
     assert tracking.companions() == {} and tracking.champions()[name].version == second
     tracking.set_companion(name, "shadow", first)
     assert tracking.rollback(name).aliases == ("champion",) and tracking.companions() == {}
+
+
+def test_taking_a_shadow_away_in_a_terminal_is_in_the_audit_log(store: Path, tmp_path: Path) -> None:
+    first, second = (int(fake_version(tmp_path, label)) for label in "ab")
+    tracking.promote("threat_detector", first)
+    tracking.set_companion("threat_detector", "shadow", second)
+    commands.shadow("threat", None, off=True)
+    assert tracking.companions() == {}
+    log = settings.load().state_dir / "audit.jsonl"
+    begun, done = (json.loads(line) for line in log.read_text().splitlines())
+    assert begun["route"] == "models shadow" and begun["what"] == {"name": "threat_detector", "off": True}
+    assert done["event"] == begun["event"] and done["phase"] == "done"
 
 
 def test_a_search_that_went_on_after_it_was_logged_is_logged_again(store: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aiops_core.audited import audited
 from aiops_core.errors import UsageError
 from aiops_core.facts import BY_MODEL, MODELS
 
@@ -72,7 +73,8 @@ def _beside(name: str, alias: str, version: int | None, off: bool, share: float 
     if off == (version is not None):
         raise UsageError(f"name the version that becomes {alias}, or --off")
     if version is None:
-        gone = tracking.remove_companion(name, alias)
+        with audited(f"models {alias}", name=name, off=True):
+            gone = tracking.remove_companion(name, alias)
         typer.echo(f"{name} version {gone.version} is {alias} no longer")
         return
     state = files.private_folder(settings.load().state_dir)
@@ -82,7 +84,8 @@ def _beside(name: str, alias: str, version: int | None, off: bool, share: float 
             return tracking.fetch_verified(name, number, state / "servables" / f"{name}-{number}").card
 
     own = card(version)
-    found = tracking.set_companion(name, alias, version, share)
+    with audited(f"models {alias}", name=name, version=version, share=share):
+        found = tracking.set_companion(name, alias, version, share)
     told = "answers every request once more, unheard" if share is None else f"answers {100 * share:g} % of the requests"
     typer.echo(f"{name} version {found.version} {told}")
     try:
