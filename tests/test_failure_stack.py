@@ -99,7 +99,8 @@ def test_baselines_and_members_share_their_fits_and_each_member_is_shown_alone(
     assert isinstance(loaded, FailureServable)
     rows = failure.members_alone(loaded, data)
     assert [row["member"] for row in rows] == ["all together", "lstm", *GRID, "recurrence"]
-    assert sum(float(row["weight"]) for row in rows[1:]) == pytest.approx(1.0)
+    assert sum(float(row["weight"] or 0) for row in rows[1:]) == pytest.approx(1.0)
+    assert rows[0]["without_it"] is None and all(isinstance(row["without_it"], float) for row in rows[1:])
     own = failure.evaluate(data, baselines["random_forest"])["average_precision"]["value"]
     assert rows[3]["average_precision"] == pytest.approx(own, abs=0.01)
     whole = failure.evaluate(data, failure.score(loaded, data, "test"))["average_precision"]["value"]

@@ -107,7 +107,7 @@ def share(
     return intervals.share(own, low, high, len(drawn.code), metric=MAIN_METRIC, units=drawn, seed=seed)
 
 
-def members_alone(model: FailureServable, data: FailureData) -> list[dict[str, float | str]]:
+def members_alone(model: FailureServable, data: FailureData) -> list[dict[str, float | str | None]]:
     """Return what each member of a served model reaches alone on the test part, and all of them but one.
 
     Returns
@@ -126,7 +126,7 @@ def members_alone(model: FailureServable, data: FailureData) -> list[dict[str, f
     logits = log_odds(np.concatenate(alone), least=1e-12)
     weight = np.array([member["weight"] for member in model.card["members"]])
     whole = logits @ weight
-    found: list[dict[str, float | str]] = []
+    found: list[dict[str, float | str | None]] = []
     for name, own, logit, rest in zip(
         ["all together", *model.members],
         [1.0, *weight.tolist()],
@@ -134,14 +134,13 @@ def members_alone(model: FailureServable, data: FailureData) -> list[dict[str, f
         [None, *(whole - w * x for w, x in zip(weight, logits.T, strict=True))],
         strict=True,
     ):
-        row: dict[str, float | str] = {
+        row: dict[str, float | str | None] = {
             "member": name,
             "weight": float(own),
             "average_precision": float(average_precision_score(truth, logit)),
             "roc_auc": float(roc_auc_score(truth, logit)),
         }
-        if rest is not None:
-            row["without_it"] = float(average_precision_score(truth, rest))
+        row["without_it"] = None if rest is None else float(average_precision_score(truth, rest))
         found.append(row)
     return found
 
