@@ -31,6 +31,23 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def copy_database(path: Path, copy: Path) -> None:
+    """Copy an SQLite database whole, whoever writes to it meanwhile.
+
+    Raises
+    ------
+    sqlite3.Error
+        If it cannot be read, or the copy not be written.
+    """
+    import sqlite3
+
+    with (
+        contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table that a spreadsheet opens without running anything.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 from aiops_core.errors import UsageError
+from aiops_core.files import copy_database
 
 __all__ = ["members", "successor"]
 
@@ -45,11 +45,7 @@ def members(folder: Path, work: Path) -> Iterator[tuple[str, Path]]:
 def _copied(path: Path, work: Path) -> Path:
     copy = work / path.name
     try:
-        with (
-            contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source,
-            contextlib.closing(sqlite3.connect(copy)) as target,
-        ):
-            source.backup(target)
+        copy_database(path, copy)
     except sqlite3.Error as error:
         raise UsageError(f"the database {path} cannot be read: {error}") from error
     return copy

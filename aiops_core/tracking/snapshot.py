@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from aiops_core.errors import TrackingError
+from aiops_core.files import copy_database
 from aiops_core.tracking.store import open_client
 
 if TYPE_CHECKING:
@@ -74,12 +75,7 @@ def take(uri: str, folder: Path) -> Snapshot:
         return Snapshot(left_out=[f"the registry: there is no file {database}"])
     copy = folder / "mlflow.db"
     try:
-        with (
-            contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as source,
-            contextlib.closing(sqlite3.connect(copy)) as target,
-        ):
-            # Whole, whoever writes to it meanwhile.
-            source.backup(target)
+        copy_database(database, copy)
     except sqlite3.Error as error:
         raise TrackingError(f"the registry's database {database} cannot be read: {error}") from error
     found = Snapshot(copy)

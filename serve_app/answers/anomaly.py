@@ -7,6 +7,7 @@ one for the resource, else by its own history.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from serve_app.wire.wording import plain_rule
 
 __all__ = ["AnomalyService"]
 
+#: Values that are judged at once: a few milliseconds.
+_AT_ONCE = 2_000
 #: Rows a series needs before its own history says anything.
 _ENOUGH = 8
 #: Shares of the threshold above which a score carries a warning, and above which an anomaly is critical.
@@ -95,7 +98,8 @@ class AnomalyService(Service):
 
     async def answer_one(self, model: None, body: bytes, request_id: str) -> bytes:
         """See `Service.answer_one`."""
-        return encode(self._envelope(self._read(body, "$"), request_id))
+        instance = self._read(body, "$")
+        return encode(self._envelope(instance, await self._judged(instance), request_id))
 
     def read(self, model: None, batch: AnomalyBatch, body: bytes, path: str) -> Instance:
         """See `Service.read`."""
@@ -107,7 +111,7 @@ class AnomalyService(Service):
         """See `Service.answer_each`."""
         answers = []
         for k, instance in enumerate(instances):
-            answers.append(work.encode(self._envelope(instance, ids[k])))
+            answers.append(work.encode(self._envelope(instance, await self._judged(instance), ids[k])))
             await work.rest()
         return answers
 
@@ -211,18 +215,24 @@ class AnomalyService(Service):
 
     # Answering -------------------------------------------------------------------------------------------------------
 
-    def _envelope(self, instance: Instance, request_id: str) -> dict[str, Any]:
-        series = instance.series
-        warnings: list[str] = list(instance.notes)
-        reference = self._reference
+    async def _judged(self, instance: Instance) -> list[Finding]:
+        """Return the findings; of many values from a thread: other requests are answered meanwhile."""
+        if instance.values <= _AT_ONCE:
+            return self._findings(instance)
+        return await asyncio.to_thread(self._findings, instance)
+
+    def _findings(self, instance: Instance) -> list[Finding]:
+        series, reference = instance.series, self._reference
         own = instance.field == "time_series" and instance.resource_id not in (reference or {}).get("resources", {})
         if own and len(next(iter(series.values()))) >= _ENOUGH:
             # The past judges the newest rows better than the whole fleet does.
             reference = None
         detector = StatisticalAnomalyDetector(instance.sensitivity or ANOMALY_THRESHOLD)
-        findings = detector.detect(
-            series, timestamps=instance.times, resource_id=instance.resource_id, reference=reference
-        )
+        return detector.detect(series, timestamps=instance.times, resource_id=instance.resource_id, reference=reference)
+
+    def _envelope(self, instance: Instance, findings: list[Finding], request_id: str) -> dict[str, Any]:
+        series, threshold = instance.series, instance.sensitivity or ANOMALY_THRESHOLD
+        warnings: list[str] = list(instance.notes)
         judged = [f for f in findings if np.isfinite(f.expected).any()]
         unjudged = [f.metric for f in findings if not np.isfinite(f.expected).any()]
         if unjudged:
@@ -232,11 +242,11 @@ class AnomalyService(Service):
         newest = sorted(judged, key=lambda f: -float(f.score[-1]))
         found = any(bool(f.anomalous[-1]) for f in judged)
         top = float(newest[0].score[-1]) if newest else 0.0
-        probability = _probability(top, detector.threshold)
+        probability = _probability(top, threshold)
         prediction = "anomaly" if found else "normal"
         stated = probability if found else 1.0 - probability
-        if not found and top > NEAR * detector.threshold:
-            warnings.append(close("score", top, detector.threshold))
+        if not found and top > NEAR * threshold:
+            warnings.append(close("score", top, threshold))
         # Where nothing could be compared, nothing is known.
         factor = UNCALIBRATED * quality(len(unjudged), 0, len(findings)) if judged else 0.0
         missing = share("metrics", len(unjudged), len(findings), "without anything to compare with")
@@ -247,8 +257,8 @@ class AnomalyService(Service):
             "prediction": prediction,
             "probability": round(probability, 6),
             "confidence": round(stated * factor, 6),
-            "severity": severity(found, probability, top > CRITICAL * detector.threshold),
-            "threshold": detector.threshold,
+            "severity": severity(found, probability, top > CRITICAL * threshold),
+            "threshold": threshold,
             "score": _number(top),
             "anomalies": anomalies,
             "drivers": [

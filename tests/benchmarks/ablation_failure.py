@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from real_data.plan import argument_of
+from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
 from aiops_core.data.sources import load
@@ -45,11 +46,13 @@ def score(data: failure.FailureData, found: HeldOut, columns: list[int], prior: 
 def variants(names: list[str]) -> dict[str, tuple[list[int], float]]:
     """Return by name the columns and the prior of each variant."""
     whole = list(range(len(names)))
-    found = {"all, as it is": (whole, stack.PRIOR_INCIDENTS)}
+    found = {f"all, as it is (prior of {stack.PRIOR_INCIDENTS:g} incidents)": (whole, stack.PRIOR_INCIDENTS)}
     for j, name in enumerate(names):
         found[f"without {name}"] = ([i for i in whole if i != j], stack.PRIOR_INCIDENTS)
     found |= {f"only {name}": ([j], 0.0) for j, name in enumerate(names)}
     for prior in PRIORS:
+        if prior == stack.PRIOR_INCIDENTS:
+            continue
         found["equal weights" if prior > 1e6 else f"prior of {prior:g} incidents"] = (whole, max(prior, 1e-9))
     return found
 
@@ -80,15 +83,14 @@ def table(columns: dict[str, dict[str, list[tuple[float, float]]]], seeds: int) 
     ranks: dict[str, list[float]] = {name: [] for name in names}
     for found in means.values():
         for sign, j in ((-1, 0), (1, 1)):
-            order = sorted(found, key=lambda name: sign * found[name][j])
-            for name in found:
-                ranks[name].append(1 + order.index(name))
+            for name, rank in zip(found, rankdata([sign * value[j] for value in found.values()]), strict=True):
+                ranks[name].append(float(rank))
     lines = [
         "# What each member of the failure model brings",
         "",
         "`python tests/benchmarks/ablation_failure.py`: average precision (log loss) on held-out blocks of the training and",
-        f"validation data, weights fitted on the other blocks, mean over {seeds} trainings at default parameters. No test row is",
-        "looked at. The mean rank is over sources and both measures; 1 is best.",
+        f"validation data, weights fitted on the other blocks, mean over trainings at default parameters, here {seeds}. No test row",
+        "is looked at. The mean rank is over sources and both measures; 1 is best.",
         "",
         "| variant | " + " | ".join(means) + " | mean rank |",
         "| --- |" + " --- |" * (len(means) + 1),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from client import PREFIX, Client
 from conftest import Service, point
@@ -18,6 +19,7 @@ from test_bad_input import check
 from aiops_core import servable, settings
 from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS
+from aiops_core.rules import StatisticalAnomalyDetector
 from serve_app.answers.batches import Work
 from serve_app.app import build
 from serve_app.http.api import Api
@@ -438,6 +440,35 @@ def test_large_batches_are_answered_one_at_a_time(limited: Limited) -> None:
 
     asyncio.run(run())
     assert order == [0, 1, 2]
+
+
+def test_others_are_answered_while_long_series_are_judged(limited: Limited) -> None:
+    service = limited()
+    noise = np.random.default_rng(0).normal(size=(30, MAX_SERIES // 2)).round(3)
+    rows = [{f"m{i}": x for i, x in enumerate(row)} for row in noise.T.tolist()]
+    body = msgspec.json.encode({"resource_id": "never seen", "time_series": rows})
+    judged: list[str] = []
+    detect = StatisticalAnomalyDetector.detect
+
+    def noted(*given: Any, **more: Any) -> Any:
+        judged.append("begun")
+        found = detect(*given, **more)
+        judged.append("ended")
+        return found
+
+    async def run() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StatisticalAnomalyDetector, "detect", noted)
+            work = asyncio.create_task(Connection(service.api, "analyze/anomaly", [body])())
+            meanwhile = 0
+            while not work.done():
+                assert await Connection(service.api, "predict/threat", [msgspec.json.encode(THREAT)])() == 200
+                meanwhile += judged == ["begun"]
+                await asyncio.sleep(0)
+            assert await work == 200
+        return meanwhile
+
+    assert asyncio.run(run()) > 3
 
 
 def test_a_large_answer_goes_out_in_pieces(limited: Limited) -> None:

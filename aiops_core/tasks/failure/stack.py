@@ -9,8 +9,11 @@ import numpy as np
 from aiops_core.servable.failure import apply_calibration
 
 #: Incidents at which a fitted weight counts as much as an equal one: of 0, 10, 30, 100, 300 and equal weights the best by
-#: mean rank over the held-out blocks of smd, asd and backblaze (`reports/ablation-failure.md`).
+#: mean rank over the held-out blocks of four sets (`reports/ablation-failure.md`).
 PRIOR_INCIDENTS = 10.0
+
+#: Of a member's calibration: less would let the noise of a poor one turn rankings round.
+LEAST_SLOPE = 0.05
 
 
 class Member(TypedDict):
@@ -92,6 +95,3 @@ def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     if slope < LEAST_SLOPE:
         return LEAST_SLOPE, float(np.log(rate / (1 - rate)) - LEAST_SLOPE * middle)
     return slope, float(found.intercept_[0]) - slope * middle
-
-
-LEAST_SLOPE = 0.05

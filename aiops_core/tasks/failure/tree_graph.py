@@ -16,6 +16,8 @@ __all__ = ["graph_of_table", "graph_of_trees", "statistics_of"]
 ROUNDING = 1e-6
 #: A change below this share of the mean is rounding: the sums are in double precision.
 ROUNDING_OF_MEANS = 1e-12
+#: `onnx.TensorProto.FLOAT` and ``DOUBLE``, without the import.
+_FLOAT, _DOUBLE = 1, 11
 _OPSETS = {"": 17, "ai.onnx.ml": 3}
 
 
@@ -108,8 +110,8 @@ class _Statistics:
         nan, zero, inf = (self.constant(np.float32(value)) for value in (np.nan, 0.0, np.inf))
         last = self.add("Gather", "window", self.constant(np.int64(window - 1)), axis=1)
         missing = self.add("IsNaN", "window")
-        wide = self.add("Cast", self.add("Where", missing, zero, "window"), to=11)
-        seen = self.add("Cast", self.add("Not", missing), to=11)
+        wide = self.add("Cast", self.add("Where", missing, zero, "window"), to=_DOUBLE)
+        seen = self.add("Cast", self.add("Not", missing), to=_DOUBLE)
         early = window - max(1, window // 4)
         mean, count = self.mean(wide, seen)
         mean_late, _ = self.mean(self.steps(wide, early, window), self.steps(seen, early, window))
@@ -130,7 +132,7 @@ class _Statistics:
         least_change = self.add("Mul", self.add("Abs", mean), self.constant(np.float64(ROUNDING_OF_MEANS)))
         still = self.add("Less", self.add("Abs", change), least_change)
         change = self.add("Where", still, self.constant(np.float64(0.0)), change)
-        single = [self.add("Cast", x, to=1) for x in (mean, spread, mean_late, change)]
+        single = [self.add("Cast", x, to=_FLOAT) for x in (mean, spread, mean_late, change)]
         found = [single[0], single[1], least, greatest, single[2], single[3]]
         held = [self.add("Where", some, x, nan) for x in found]
         self.output = self.add("Concat", last, *held, axis=1)
