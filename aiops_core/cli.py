@@ -50,6 +50,14 @@ Seed = Annotated[int, typer.Option(help="fixes data, splits, baselines, oracle a
 Samples = Annotated[int | None, typer.Option("--n-samples", help="examples a task, synthetic data only (default 8000)")]
 
 
+Seeds = Annotated[
+    int, typer.Option(help="fits of each final model, with --seed and those after it: what is luck of a training?")
+]
+Protocol = Annotated[
+    str, typer.Option(help="test on later times (time), or on resources and attack names left out whole (resource)")
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"aiops {__version__}")
@@ -67,12 +75,8 @@ def report(
     n_samples: Samples = None,
     trials: Annotated[int, typer.Option(help="trials of each search")] = 20,
     seed: Seed = 7,
-    seeds: Annotated[
-        int, typer.Option(help="fits of each final model, with --seed and those after it: what is luck of a training?")
-    ] = 1,
-    protocol: Annotated[
-        str, typer.Option(help="test on later times (time), or on resources and attack names left out whole (resource)")
-    ] = "time",
+    seeds: Seeds = 1,
+    protocol: Protocol = "time",
     signal: Annotated[float, typer.Option(help="strength of the synthetic signal, 0 to 1")] = 1.0,
     tasks: Annotated[str, typer.Option(help="comma separated: failure, threat, capacity")] = "failure,threat,capacity",
     out: Annotated[Path | None, typer.Option(help="folder of the report (default reports/<source>)")] = None,
@@ -81,6 +85,10 @@ def report(
     ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="one trial at a time: the whole report repeats, times and ids apart")
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="small models, for a first try: no figure to quote, and it replaces no champion"),
     ] = False,
     promote: Annotated[
         str, typer.Option(help="gate: as the gate says; first: only where there is no champion yet; never")
@@ -105,6 +113,7 @@ def report(
         signal=signal,
         tasks=tuple(part.strip() for part in tasks.split(",") if part.strip()),
         deterministic=deterministic,
+        quick=quick,
         promote="never" if no_promote else promote,
         config=_settings(setting or []),
     )

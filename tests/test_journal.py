@@ -86,6 +86,23 @@ def test_what_was_written_is_read_back_from_open_segments_and_sealed_files_alike
         journal.inputs_of(frame, 4)
 
 
+def test_a_file_that_is_still_being_made_is_nobody_s_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "threat", [record("threat", 0, [[1, 0]])])
+    seen: list[int] = []
+    whole = segments.pq.write_table
+
+    def half_way(table: pa.Table, target: Path, **options: Any) -> None:
+        target.write_bytes(b"PAR1 and no more yet")
+        seen.append(len(journal.read(tmp_path, "threat")))
+        assert len(segments.held(tmp_path)) == 1
+        whole(table, target, **options)
+
+    monkeypatch.setattr(segments.pq, "write_table", half_way)
+    assert segments.seal(path) == path.with_suffix(".parquet")
+    assert seen == [1] and len(journal.read(tmp_path, "threat")) == 1
+    assert [file.name for file in path.parent.iterdir() if file.is_file()] == [f"{path.stem}.parquet"]
+
+
 def test_a_period_goes_by_event_time_and_by_arrival_where_there_is_none(tmp_path: Path) -> None:
     late = record("failure", 1, [[1, 1]], arrival_time=START + 30 * HOUR, request_id="late")
     timeless = record("failure", 2, [[1, 1]], event_time=None, request_id="timeless")

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.notebook, pytest.mark.timeout(1500)]
 
 
 #: Options of the run that most tests look at; deterministic, so that a second one must equal it.
-SMALL = ("report", "--n-samples", "1000", "--trials", "2", "--deterministic", "--out", "out")
+SMALL = ("report", "--n-samples", "1000", "--trials", "2", "--deterministic", "--quick", "--out", "out")
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +183,13 @@ def test_a_smaller_run_replaces_no_champion(small: Path, content: dict[str, Any]
     version = content["tasks"]["capacity"]["model_version"]
     aiops(small, "models", "promote", "capacity_forecaster", str(version))
     less = ["report", "--n-samples", "900", "--trials", "1", "--tasks", "capacity", "--out", "smoke", "--no-promote"]
+    less += ["--quick"]
     aiops(small, *less, cluster=ray_cluster)
     gate = json.loads((small / "smoke" / "report.json").read_text())["tasks"]["capacity"]["gate"]
     assert gate["decision"] == "challenger"
     said = " ".join(gate["reasons"])
     assert "was not to be promoted" in said
+    assert f"was made by a quick run (--quick), which does not replace the champion (version {version})" in said
     assert f"had 1 trials, fewer than the 2 of the champion (version {version})" in said
     shown = " ".join(aiops(small, "models", "show", "capacity_forecaster", str(version + 1)).stdout.split())
     assert '"decision": "challenger"' in shown

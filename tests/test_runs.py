@@ -49,7 +49,7 @@ def test_without_signal_nothing_is_promoted(tmp_path: Path, ray_cluster: str) ->
 
 @pytest.mark.usefixtures("made_store")
 def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> None:
-    arguments = ["report", "--n-samples", "1500", "--trials", "6", "--tasks", "threat", "--out", "out"]
+    arguments = ["report", "--n-samples", "1500", "--trials", "6", "--tasks", "threat", "--quick", "--out", "out"]
     process = subprocess.Popen(
         [*AIOPS, *arguments],
         cwd=tmp_path,
@@ -82,7 +82,18 @@ def test_a_killed_run_resumes_and_repeats_no_finished_trial(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("made_store")
 def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
-    arguments = ["report", "--n-samples", "400", "--trials", "6", "--tasks", "threat,capacity", "--out", "out"]
+    arguments = [
+        "report",
+        "--n-samples",
+        "400",
+        "--trials",
+        "6",
+        "--tasks",
+        "threat,capacity",
+        "--quick",
+        "--out",
+        "out",
+    ]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(
             [*AIOPS, *arguments],
@@ -112,7 +123,18 @@ def test_ctrl_c_ends_every_kernel_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("made_store")
 def test_a_killed_kernel_fails_its_task_and_no_other(tmp_path: Path, ray_cluster: str) -> None:
-    arguments = ["report", "--n-samples", "400", "--trials", "1", "--tasks", "threat,capacity", "--out", "out"]
+    arguments = [
+        "report",
+        "--n-samples",
+        "400",
+        "--trials",
+        "1",
+        "--tasks",
+        "threat,capacity",
+        "--quick",
+        "--out",
+        "out",
+    ]
     process = subprocess.Popen(
         [*AIOPS, *arguments],
         cwd=tmp_path,

@@ -48,6 +48,7 @@ class Options:
     signal: float = 1.0
     tasks: tuple[str, ...] = TASKS
     deterministic: bool = False
+    quick: bool = False
     promote: str = "gate"
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -129,7 +130,7 @@ def run(
         tell("validation", "done")
         given = {"source": source, "out": str(work)}
         given |= {name: getattr(options, name) for name in ("seed", "n_samples", "signal")}
-        search = {name: getattr(options, name) for name in ("n_trials", "seeds", "protocol", "deterministic")}
+        search = {name: getattr(options, name) for name in ("n_trials", "seeds", "protocol", "deterministic", "quick")}
         search |= {**given, "promote": PROMOTE[options.promote]}
         waiting = [
             (task, {**search, "config": dict(options.config.get(task, {}))})
@@ -201,6 +202,7 @@ def _facts(options: Options, dataset: Dataset) -> dict[str, Any]:
         "protocol": options.protocol,
         "signal": options.signal,
         "deterministic": options.deterministic,
+        "quick": options.quick,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -217,6 +219,6 @@ def _load(options: Options, source: str) -> Dataset:
 def _preflight(options: Options, dataset: Dataset, tasks: list[str]) -> None:
     """Prepare every task once before anything is written, so that a data error of the last spares the first."""
     for task in tasks:
-        importlib.import_module(f"aiops_core.tasks.{task}").prepare(
-            dataset, seed=options.seed, protocol=options.protocol
-        )
+        module = importlib.import_module(f"aiops_core.tasks.{task}")
+        effort = module.QUICK_EFFORT if options.quick else module.FULL_EFFORT
+        module.prepare(dataset, seed=options.seed, protocol=options.protocol, effort=effort)

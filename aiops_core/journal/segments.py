@@ -29,6 +29,8 @@ from aiops_core import files
 __all__ = ["Segment", "folder_of", "held", "oldest", "read_segment", "retain", "seal", "seal_left_behind"]
 
 SEGMENT, SEALED = ".segment", ".parquet"
+#: Last in the name of a file that is still being made: a leading dot alone would not hide it from `Path.glob`.
+UNFINISHED = ".unfinished"
 #: A segment of another node counts as left behind when nobody has written to it for so long.
 SILENT_SECONDS = 86_400.0
 _MAGIC = b"aiops journal 1\n"
@@ -77,7 +79,7 @@ class Segment:
         name = f"{stamp}-{_plain(node)}-{os.getpid()}{SEGMENT}"
         self.path = folder / name
         # Locked before it bears its name: nobody takes it for one left behind.
-        fresh = folder / f".{name}"
+        fresh = folder / f"{name}{UNFINISHED}"
         self._file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self.size = 0
         try:
@@ -165,7 +167,7 @@ def seal(path: Path) -> Path | None:
     sealed = None
     if table is not None and table.num_rows:
         sealed = path.with_suffix(SEALED)
-        temporary = path.with_name(f".{sealed.name}")
+        temporary = path.with_name(f"{sealed.name}{UNFINISHED}")
         plain = [name for name in table.column_names if name not in _PLAIN]
         try:
             pq.write_table(table.combine_chunks(), temporary, compression="zstd", use_dictionary=plain)
@@ -206,7 +208,7 @@ def held(state: Path) -> list[tuple[float, int, Path]]:
     """Return start (seconds since 1970), bytes and path of every file of the journal, oldest first."""
     found = []
     for path in (state / "journal").glob("*/*"):
-        if path.suffix in (SEGMENT, SEALED) and not path.name.startswith("."):
+        if path.suffix in (SEGMENT, SEALED):
             with contextlib.suppress(OSError, ValueError):
                 began = datetime.strptime(path.name.split("-")[0], _STAMP).replace(tzinfo=UTC).timestamp()
                 found.append((began, path.stat().st_size, path))

@@ -59,6 +59,8 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
     name = f"the champion (version {current.version})"
     if promote == "first":
         obstacles.append(f"was not to replace {name} by itself")
+    if data.effort == task.QUICK_EFFORT:
+        obstacles.append(f"was made by a quick run (--quick), which does not replace {name}")
     mine = servable.load(folder, verify=False).card
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:

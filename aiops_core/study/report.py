@@ -41,7 +41,9 @@ from aiops_core.study.words import (
 #: Of ``report.json``: raised when a key changes its meaning or goes.
 SCHEMA_VERSION = 1
 #: What a report says of a run as a whole.
-FACTS_OF_A_RUN = "source title licence seed seeds protocol n_samples signal deterministic created wall_seconds".split()
+FACTS_OF_A_RUN = (
+    "source title licence seed seeds protocol n_samples signal deterministic quick created wall_seconds".split()
+)
 
 
 def empty_section(task: str, status: str, reason: str) -> dict[str, Any]:

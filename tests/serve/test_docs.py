@@ -105,6 +105,12 @@ class Browser:
             time.sleep(0.1)
         return found
 
+    def execute(self, block: str) -> None:
+        """Press Execute of a route once its answers are described, and wait for one: sooner, the page knows no route."""
+        self.wait(f'!!document.querySelector("{block} .responses-inner .response")')
+        self.value(f'document.querySelector("{block} .execute").click()')
+        self.wait(f'!!document.querySelector("{block} .live-responses-table .response-col_status")')
+
     def close(self) -> None:
         self._socket.close()
 
@@ -177,8 +183,7 @@ def test_a_browser_shows_every_route_breaks_no_policy_and_tries_a_prediction(bro
     browser.wait(f'!!document.querySelector("{block} .execute")')
     sent = f'document.querySelector("{block} textarea")?.value'
     assert "failed_auth_count" in browser.wait(sent)
-    browser.value(f'document.querySelector("{block} .execute").click()')
-    browser.wait(f'!!document.querySelector("{block} .live-responses-table .response-col_status")')
+    browser.execute(block)
     answer = browser.value(f'document.querySelector("{block} .live-responses-table").innerText')
     assert answer and re.search(r"\b200\b", answer) and "attack_probability" in answer
 
@@ -224,8 +229,7 @@ def test_the_page_takes_a_key_and_sends_it_with_what_is_tried_out(browser: Brows
     block = f".opblock:has([data-path='{PREFIX}/models/status'])"
     browser.value(f'document.querySelector("{block} .opblock-summary-control").click()')
     browser.wait(f'!!document.querySelector("{block} .execute")')
-    browser.value(f'document.querySelector("{block} .execute").click()')
-    browser.wait(f'!!document.querySelector("{block} .live-responses-table .response-col_status")')
+    browser.execute(block)
     answer = browser.value(f'document.querySelector("{block} .live-responses-table").innerText')
     assert re.search(r"\b200\b", answer) and "threat_detector" in answer
     # Nowhere that outlives the page.

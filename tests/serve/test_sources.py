@@ -201,6 +201,7 @@ def train(run: str, real_data: Path, address: str, home: Path) -> tuple[Path, Pa
         str(source),
         "--trials",
         "1",
+        "--quick",
         "--out",
         "out",
     ]

@@ -15,6 +15,7 @@ ideas make it hold on series it has not seen:
 
 from aiops_core.tasks.capacity.baselines import baselines
 from aiops_core.tasks.capacity.data import (
+    FULL_EFFORT,
     GATE_METRICS,
     KIND,
     MAIN_METRIC,
@@ -24,6 +25,7 @@ from aiops_core.tasks.capacity.data import (
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
+    QUICK_EFFORT,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
     CapacityData,
@@ -40,6 +42,8 @@ from aiops_core.tasks.capacity.units import units
 from aiops_core.tasks.capacity.validated import validated
 
 __all__ = [
+    "FULL_EFFORT",
+    "QUICK_EFFORT",
     "GATE_METRICS",
     "KIND",
     "MAIN_METRIC",

@@ -68,6 +68,22 @@ class Effort:
     baseline_rounds: int = 150
 
 
+#: What a model for use is given.
+FULL_EFFORT = Effort()
+#: For a first try of a source or a notebook: every step is taken, none is taken far.
+QUICK_EFFORT = Effort(
+    search_rows=8_000,
+    final_rows=16_000,
+    edge_rows=8_000,
+    linear_rows=5_000,
+    scored_rows=5_000,
+    max_steps=6,
+    edge_steps=3,
+    patience=2,
+    baseline_rounds=50,
+)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """(series, origin) pairs with the steps that are asked of each.

@@ -16,7 +16,7 @@ from aiops_core.derive import Derived
 from aiops_core.errors import DataError
 from aiops_core.servable.capacity_layout import Layout
 from aiops_core.tasks.capacity.backbone import fit_backbone
-from aiops_core.tasks.capacity.data import CapacityData, Effort, Pairs, Usage
+from aiops_core.tasks.capacity.data import FULL_EFFORT, CapacityData, Effort, Pairs, Usage
 from aiops_core.tasks.capacity.pairs import block_of, grid_of, keys_of, sample
 from aiops_core.tasks.capacity.split import aligned, fitted_resources, split_origins
 
@@ -30,7 +30,7 @@ def prepare(
     dataset: Dataset,
     *,
     seed: int,
-    effort: Effort = Effort(),  # noqa: B008
+    effort: Effort = FULL_EFFORT,
     protocol: str = "time",
 ) -> CapacityData:
     """Cut a usage table into rolling origins and build the training rows.

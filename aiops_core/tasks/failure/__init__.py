@@ -27,6 +27,7 @@ resources test with all their time. What is said of alerts is counted at every s
 
 from aiops_core.tasks.failure.baselines import baselines
 from aiops_core.tasks.failure.data import (
+    FULL_EFFORT,
     GATE_METRICS,
     KIND,
     MAIN_METRIC,
@@ -37,6 +38,7 @@ from aiops_core.tasks.failure.data import (
     OBJECTIVE,
     PROBABILITY_METRICS,
     PROTOCOLS,
+    QUICK_EFFORT,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
     Effort,
@@ -53,6 +55,8 @@ from aiops_core.tasks.failure.units import units
 from aiops_core.tasks.failure.validated import validated
 
 __all__ = [
+    "FULL_EFFORT",
+    "QUICK_EFFORT",
     "GATE_METRICS",
     "KIND",
     "MAIN_METRIC",

@@ -87,6 +87,18 @@ class Effort:
 
 #: What a model for use is given.
 FULL_EFFORT = Effort()
+#: For a first try of a source or a notebook: every step is taken, none is taken far.
+QUICK_EFFORT = Effort(
+    max_steps=3,
+    epoch_rows=(1_000, 3_000),
+    validation_rows=2_000,
+    baseline_rows=10_000,
+    baseline_trees=25,
+    pool_rows=50_000,
+    watched_rows=5_000,
+    folds=2,
+    align_rows=1_000,
+)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from aiops_core.tasks.threat.baselines import baselines, oracle
 from aiops_core.tasks.threat.data import (
+    FULL_EFFORT,
     GATE_METRICS,
     KIND,
     MAIN_METRIC,
@@ -27,6 +28,7 @@ from aiops_core.tasks.threat.data import (
     NAME,
     OBJECTIVE,
     PROBABILITY_METRICS,
+    QUICK_EFFORT,
     SIMPLE_BASELINES,
     STRONG_BASELINES,
     Effort,
@@ -43,6 +45,8 @@ from aiops_core.tasks.threat.units import units
 from aiops_core.tasks.threat.validated import validated
 
 __all__ = [
+    "FULL_EFFORT",
+    "QUICK_EFFORT",
     "Effort",
     "GATE_METRICS",
     "KIND",

@@ -77,8 +77,10 @@ class Effort:
                 raise UsageError(f"Effort.{name} is {getattr(self, name)}; it must be at least {smallest}")
 
 
-#: What a report works with when nothing else is said.
-DEFAULT_EFFORT = Effort()
+#: What a model for use is given.
+FULL_EFFORT = Effort()
+#: For a first try of a source or a notebook: every step is taken, none is taken far.
+QUICK_EFFORT = Effort(max_steps=2, trees_per_step=8, final_trees=30, best=2, max_rows=4_000, folds=2)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from aiops_core.derive import Derived
 from aiops_core.errors import DataError, UsageError
 from aiops_core.servable.threat import NORMAL, OTHER, cost_matrix, encode_category
 from aiops_core.tasks.cards import reference
-from aiops_core.tasks.threat.data import DEFAULT_EFFORT, NAME, Effort, ThreatData
+from aiops_core.tasks.threat.data import FULL_EFFORT, NAME, Effort, ThreatData
 from aiops_core.tasks.threat.inputs import Inputs
 from aiops_core.tasks.threat.seen import hashes_of
 from aiops_core.tasks.threat.split import deal_folds, divisible, hold_out, sample
@@ -30,7 +30,7 @@ MAX_CATEGORIES = 200
 PROTOCOLS = ("time", "resource")
 
 
-def prepare(dataset: Dataset, *, seed: int, effort: Effort = DEFAULT_EFFORT, protocol: str = "time") -> ThreatData:
+def prepare(dataset: Dataset, *, seed: int, effort: Effort = FULL_EFFORT, protocol: str = "time") -> ThreatData:
     """Split and encode the activity table.
 
     Parameters
