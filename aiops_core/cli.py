@@ -22,6 +22,7 @@ from aiops_core.commands import monitor
 from aiops_core.errors import AiopsError, DataError, UsageError
 from aiops_core.journal_commands import feedback_app, journal_app
 from aiops_core.live import commands as live
+from aiops_core.recalibrate.commands import recalibrate
 from aiops_core.redact import redacted
 from aiops_core.replay import commands as replay_commands
 from aiops_core.retrain import commands as retrain_commands
@@ -38,7 +39,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 models_app = typer.Typer(
-    help="Registered models: list, show, promote, roll back, try beside the champion, judge.", no_args_is_help=True
+    help="Registered models: list, show, promote, roll back, try beside the champion, judge, correct.",
+    no_args_is_help=True,
 )
 app.add_typer(models_app, name="models")
 app.add_typer(data_commands.app, name="data")
@@ -138,7 +140,7 @@ def score(
     version: Annotated[int | None, typer.Option(help="registered version; the champion by default")] = None,
 ) -> None:
     """Score a file through the champion's servable."""
-    from aiops_core import tracking
+    from aiops_core import servable, tracking
     from aiops_core.tracking import scoring
 
     if task not in tracking.MODELS:
@@ -149,7 +151,8 @@ def score(
         if champion is None:
             raise UsageError(f"model '{name}' has no champion yet; train one with: aiops report")
         version = champion.version
-    rows = scoring.score_file(_verified(name, version), source, target)
+    model = servable.as_answering(_verified(name, version), tracking.get_version(name, version).recalibration)
+    rows = scoring.score_file(model, source, target)
     typer.echo(f"{rows} rows scored by {name} version {version}: {target}")
 
 
@@ -232,7 +235,7 @@ app.command()(commands.restore)
 app.command()(monitor)
 app.command()(replay_commands.replay)
 app.command()(retrain_commands.retrain)
-for command in (live.shadow, live.canary, live.judge):
+for command in (live.shadow, live.canary, live.judge, recalibrate):
     models_app.command()(command)
 
 

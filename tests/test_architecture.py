@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.rules": ("errors", ". actions anomaly anomaly.detector anomaly.past anomaly.reference failure inputs threat"),
     "aiops_core.servable": (
         "errors markup files derive",
-        ". capacity capacity_features capacity_layout changes failure folder seal series threat",
+        ". capacity capacity_features capacity_layout changes failure folder recalibration seal series threat",
     ),
     "aiops_core.journal": (
         "errors facts files",
@@ -61,10 +61,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors redact facts files settings servable data",
-        ". looks native registry runs scoring servables snapshot store",
+        ". looks native recalibrations registry runs scoring servables snapshot store",
     ),
     "aiops_core.monitor": (
-        "errors facts files settings journal tasks.cards tracking",
+        "errors facts files settings servable journal tasks.cards tracking",
         ". alerts drift estimate look quality records sensors traffic verdict",
     ),
     "aiops_core.search": (
@@ -97,9 +97,12 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.live": (
         "audited errors facts files settings judge servable journal tracking console", ". commands pairs verdict"
     ),
+    "aiops_core.recalibrate": (
+        "audited errors facts settings servable journal tracking live replay", ". commands evidence learn"
+    ),
     "aiops_core.audited": ("errors", "."),
     "aiops_core.cli": (
-        "audited commands data_commands replay retrain backup journal_commands live errors redact files settings servable data "
+        "audited commands data_commands replay retrain recalibrate backup journal_commands live errors redact files settings servable data "
         "tracking job console",
         ".",
     ),

@@ -15,7 +15,7 @@ from aiops_core.journal import labelled, versions
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LEAST", "Pairs", "pairs_of"]
+__all__ = ["LEAST", "Pairs", "pairs_of", "units_of"]
 
 #: Smallest probability that a log score counts: one wild answer must not decide. It is in units of that loss.
 LEAST = 0.01
@@ -75,7 +75,7 @@ def pairs_of(
     for name, (own, shadow) in scored.items():
         sides[name] = (np.where(other, shadow, own), np.where(other, own, shadow))
     labels = ~np.isnan(sides[names[0]][0])
-    unit = _units(frame, task, known.get(champion, {}))
+    unit = units_of(frame, task, known.get(champion, {}))
     losses = _by_unit(frame, sides, labels, unit)
     if task == "capacity":
         # Of what both are off together, so that resources of any size count alike.
@@ -85,7 +85,7 @@ def pairs_of(
     return Pairs(losses, int(labels.sum()), int((~labels).sum()))
 
 
-def _units(frame: pd.DataFrame, task: str, known: Mapping[str, Any]) -> pd.DataFrame:
+def units_of(frame: pd.DataFrame, task: str, known: Mapping[str, Any]) -> pd.DataFrame:
     """Return the unit of each row: who, which block, and the length of a block in seconds."""
     import pandas as pd
 

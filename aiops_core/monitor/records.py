@@ -10,6 +10,7 @@ import pandas as pd
 from aiops_core import files, journal, settings, tracking
 from aiops_core.errors import AiopsError, UsageError
 from aiops_core.facts import MODELS
+from aiops_core.servable import as_answering
 
 _HOURS = {"h": 1, "d": 24, "w": 168}
 
@@ -76,6 +77,7 @@ def _card(task: str, version: int, state: Path) -> dict[str, Any] | None:
     try:
         with files.private_files():
             loaded = tracking.fetch_verified(name, version, state / "servables" / f"{name}-{version}")
+        loaded = as_answering(loaded, tracking.get_version(name, version).recalibration)
     except AiopsError:
         return None
     return dict(loaded.card)

@@ -17,7 +17,7 @@ from aiops_core.facts import MODELS, TASKS
 from aiops_core.replay import alerts, page
 from aiops_core.replay.answers import LIMIT, answers, usable
 from aiops_core.replay.measures import measured
-from aiops_core.servable import Servable
+from aiops_core.servable import Servable, as_answering
 
 __all__ = ["Options", "loaded_version", "replay"]
 
@@ -97,7 +97,7 @@ def replay(options: Options, out: Path, *, state: Path | None = None) -> dict[st
     kept["time"] = kept["event_time"].fillna(kept["arrival_time"])
     kept["resource_id"] = kept["resource_id"].fillna("(not named)")
     kept = kept.sort_values("time", kind="stable").reset_index(drop=True)
-    models = {version: loaded_version(task, version) for version in _versions(task, options.versions)}
+    models = {version: answering_version(task, version) for version in _versions(task, options.versions)}
     said = {v: answers(model, kept, known, limit=options.limit) for v, model in models.items()}
     incidents = _incidents(state, options, kept)
     content = {
@@ -124,6 +124,11 @@ def loaded_version(task: str, version: int) -> Servable:
     state = files.private_folder(settings.load().state_dir)
     with files.private_files():
         return tracking.fetch_verified(name, version, state / "servables" / f"{name}-{version}")
+
+
+def answering_version(task: str, version: int) -> Servable:
+    """Return the servable of a registered version as it answers now, with its correction from feedback."""
+    return as_answering(loaded_version(task, version), tracking.get_version(MODELS[task], version).recalibration)
 
 
 def _times(options: Options) -> tuple[pd.Timestamp, pd.Timestamp]:

@@ -6,13 +6,16 @@ what is served.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from aiops_core.errors import ServableError
 from aiops_core.servable.capacity import CapacityServable
 from aiops_core.servable.changes import changes
 from aiops_core.servable.failure import FailureServable
 from aiops_core.servable.folder import CARD, GOLDEN, Driver, Servable, read_card, update_card, write
+from aiops_core.servable.recalibration import Recalibration
 from aiops_core.servable.seal import SEAL, check_seal, digest, seal
 from aiops_core.servable.threat import ThreatServable
 
@@ -21,7 +24,9 @@ __all__ = [
     "GOLDEN",
     "SEAL",
     "Driver",
+    "Recalibration",
     "Servable",
+    "as_answering",
     "changes",
     "check_seal",
     "digest",
@@ -73,3 +78,20 @@ def load(folder: str | Path, *, verify: bool = True) -> Servable:
         # A damaged graph or card surfaces as any of a dozen types of onnxruntime, zipfile and numpy.
         raise ServableError(f"servable {folder}: cannot be loaded ({type(error).__name__}: {error})") from error
     return servable
+
+
+def as_answering(loaded: Servable, record: Mapping[str, Any] | None) -> Servable:
+    """Return a version's servable as it answers with the correction from feedback that is in effect, if there is one.
+
+    Parameters
+    ----------
+    loaded : Servable
+    record : mapping or None
+        As a registry or a pointer file holds it.
+
+    Raises
+    ------
+    ServableError
+        If answers of its task cannot be corrected.
+    """
+    return loaded if record is None else loaded.recalibrated(Recalibration.of(record))

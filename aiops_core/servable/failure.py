@@ -15,6 +15,7 @@ import numpy as np
 
 from aiops_core.errors import ServableError
 from aiops_core.servable.folder import Driver, Servable
+from aiops_core.servable.recalibration import Recalibration
 
 GRAPH = "lstm"
 #: Logits of the trees, (n, n_families), in the order of the members after the first.
@@ -212,6 +213,13 @@ class FailureServable(Servable):
             )
         clock = clock_of(last, len(windows))
         return self._probability(fit_to_window(windows, self.window), clock, self._places(resources, clock))
+
+    def recalibrated(self, record: Recalibration) -> FailureServable:
+        """See `Servable`."""
+        found = FailureServable(self.folder, record.of_card(self.card, ""))
+        found._sessions = self._sessions
+        found._slope, found._offset = record.slope * self._slope, record.slope * self._offset + record.offset
+        return found
 
     def decide(self, probability: np.ndarray) -> np.ndarray:
         """Return the alarms (n,), bool: ``probability >= threshold``."""

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from aiops_core import files
 from aiops_core.errors import ServableError
 from aiops_core.markup import Link, html_table
+from aiops_core.servable.recalibration import Recalibration
 
 CARD = "card.json"
 GOLDEN = "golden.npz"
@@ -84,6 +85,16 @@ class Servable:
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         return self._sessions[name]
+
+    def recalibrated(self, record: Recalibration) -> Servable:
+        """Return the servable as a correction from feedback has it answer; it shares its graphs.
+
+        Raises
+        ------
+        ServableError
+            If answers of this task cannot be corrected.
+        """
+        raise ServableError(f"the answers of {self.task} cannot be corrected from feedback: train again")
 
     def golden(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replay the golden inputs; each task returns its outputs under the names stored in ``golden.npz``."""

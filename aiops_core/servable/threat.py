@@ -14,6 +14,7 @@ import numpy as np
 
 from aiops_core.errors import DataError, ServableError
 from aiops_core.servable.folder import Driver, Servable
+from aiops_core.servable.recalibration import Recalibration
 
 #: Name of the ONNX graph: input ``X`` (n, n_features) float32, output ``probability`` (n, n_classes) float32.
 GRAPH = "model"
@@ -188,6 +189,20 @@ class ThreatServable(Servable):
         """
         matrix = self.costs if costs is None else cost_matrix(costs, self.classes)
         return expected_cost_label(P, weights=self.weights, costs=matrix)
+
+    def recalibrated(self, record: Recalibration) -> ThreatServable:
+        """See `Servable`; probabilities stay, what they are taken for changes.
+
+        Raises
+        ------
+        ServableError
+            If no class is called normal.
+        """
+        if self._normal is None:
+            raise ServableError(f"servable {self.folder}: no class is called {NORMAL}, so nothing weighs against it")
+        found = ThreatServable(self.folder, record.of_card(self.card, NORMAL))
+        found._sessions = self._sessions
+        return found
 
     def explain(self, x: np.ndarray, top: int = 3) -> list[Driver]:
         """Name the features behind one prediction; see `occlude`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiops_core import files, settings
 from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
+from aiops_core.tracking import recalibrations
 from aiops_core.tracking.store import open_client
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class ModelVersion:
         All of them.
     share : float or None
         Of a canary: the share of the requests that it answers, 0 to 1.
+    recalibration : dict or None
+        What feedback corrected, see `aiops_core.tracking.recalibrations`.
     """
 
     name: str
@@ -61,6 +64,7 @@ class ModelVersion:
     source: str = ""
     aliases: tuple[str, ...] = ()
     share: float | None = None
+    recalibration: dict[str, Any] | None = None
 
 
 def register(task: str, run_id: str, alias: str | None, *, model_uri: str | None = None) -> ModelVersion:
@@ -168,6 +172,29 @@ def _alone() -> Iterator[None]:
                     raise TrackingError(f"another promotion has held {path} for {LOCK_SECONDS:g} s") from None
                 time.sleep(0.05)
         yield
+
+
+def recalibrate(name: str, version: int, record: Mapping[str, Any] | None) -> ModelVersion:
+    """Correct the answers of a version by a record, or take the newest correction back.
+
+    Parameters
+    ----------
+    name : str
+    version : int
+    record : mapping or None
+        As `aiops_core.servable.Recalibration` holds it, its number apart, with whatever is worth remembering; None goes back
+        to the one before, or to none.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such version, or nothing to take back.
+    """
+    with open_client() as client, _alone():
+        tags = client.get_model_version(name, str(version)).tags or {}
+        for key, value in recalibrations.changed(tags, record, f"version {version} of {name}").items():
+            client.set_model_version_tag(name, str(version), key, value)
+    return get_version(name, version)
 
 
 def rollback(name: str) -> ModelVersion:
@@ -355,4 +382,5 @@ def _version(version: Any, aliases: Mapping[str, list[str]]) -> ModelVersion:
         str(version.source),
         own,
         share,
+        recalibrations.current(version.tags or {}),
     )

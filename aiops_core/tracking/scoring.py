@@ -106,7 +106,8 @@ def _failure(loaded: FailureServable, frame: pd.DataFrame) -> pd.DataFrame:
     for at in range(0, len(checked), CHUNK):
         ends = np.arange(at, min(at + CHUNK, len(checked)))
         windows = windows_ending_at(ends, seconds, values, first, loaded.window, loaded.step_seconds)
-        probability[ends] = loaded.predict(windows, last=seconds[ends].astype("datetime64[s]"))
+        whose = checked["resource_id"].iloc[ends].tolist()
+        probability[ends] = loaded.predict(windows, last=seconds[ends].astype("datetime64[s]"), resources=whose)
     return pd.DataFrame(
         {
             "resource_id": checked["resource_id"],

@@ -47,10 +47,17 @@ class Champion:
     created: str | None = None
     loaded_at: float = field(default_factory=time.time)
 
+    @property
+    def recalibration(self) -> int | None:
+        """Number of the correction from feedback that is in effect."""
+        record = self.servable.card.get("recalibration")
+        return None if record is None else int(record["number"])
+
     @cached_property
     def block(self) -> msgspec.Raw:
         """The ``model`` object of an answer, encoded once."""
         card = self.servable.card
+        corrected = {} if self.recalibration is None else {"recalibration": self.recalibration}
         return _encoded(
             {
                 "name": self.name,
@@ -59,6 +66,7 @@ class Champion:
                 "kind": card.get("kind"),
                 "trained_at": card.get("created") or self.created,
                 "alias": self.alias,
+                **corrected,
             }
         )
 
@@ -317,6 +325,6 @@ class Service:
             "trained_at": card.get("created"),
             "loaded_at": iso(champion.loaded_at),
             "features": [f["name"] for f in card.get("features", [])],
-            **{key: card[key] for key in ("step_seconds", "window", "horizon") if key in card},
+            **{key: card[key] for key in ("step_seconds", "window", "horizon", "recalibration") if key in card},
             "lineage": card.get("lineage") or {},
         }

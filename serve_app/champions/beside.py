@@ -73,7 +73,8 @@ class Beside:
 
     def _take(self, place: str, entry: Mapping[str, Any]) -> None:
         name, alias = parts(place)
-        wanted = tuple(entry.get(key) for key in ("version", "run_id", "share", "fetched"))
+        number = (entry.get("recalibration") or {}).get("number")
+        wanted = (*(entry.get(key) for key in ("version", "run_id", "share", "fetched")), number)
         if self._in.get(place) == wanted or self._tried.get(place) == wanted:
             return
         self._tried[place] = wanted
@@ -139,7 +140,7 @@ class Beside:
             place = slot(name, alias)
             entry: dict[str, Any] = {"alias": alias}
             if place in self._in:
-                version, run_id, share, _ = self._in[place]
+                version, run_id, share, *_ = self._in[place]
                 entry |= {"version": version, "run_id": run_id} | ({} if share is None else {"share": share})
             if place in self._why:
                 entry["refused"] = self._why[place]

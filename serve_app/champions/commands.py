@@ -224,8 +224,10 @@ def entry_of(version: Any) -> dict[str, Any]:
         "alias": version.alias,
         "created": version.created,
     }
-    share = getattr(version, "share", None)
-    return entry if share is None else {**entry, "share": share}
+    for name in ("share", "recalibration"):
+        if (value := getattr(version, name, None)) is not None:
+            entry[name] = value
+    return entry
 
 
 def _card(entry: Mapping[str, Any] | None) -> dict[str, Any]:

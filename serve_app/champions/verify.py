@@ -33,7 +33,7 @@ def verify(folder: str | Path, name: str, entry: Mapping[str, Any]) -> None:
     name : str
         Registered model name.
     entry : mapping
-        ``version, run_id, alias, created`` from the registry.
+        ``version, run_id, alias, created`` from the registry, and where there is one, ``recalibration``.
 
     Raises
     ------
@@ -46,9 +46,8 @@ def verify(folder: str | Path, name: str, entry: Mapping[str, Any]) -> None:
     try:
         # Nothing is answered and so nothing is counted: the service needs no metrics.
         service = _SERVICES[loaded.task](None)  # type: ignore[arg-type]
-        service.prepare(
-            Champion(loaded, name, str(entry["version"]), entry["run_id"], entry["alias"], entry["created"])
-        )
+        model = servable.as_answering(loaded, entry.get("recalibration"))
+        service.prepare(Champion(model, name, str(entry["version"]), entry["run_id"], entry["alias"], entry["created"]))
     except Exception as error:
         # Names or shapes that no request can be built for surface as any type of msgspec, numpy and onnxruntime.
         raise ServableError(f"no request can be answered with it ({type(error).__name__}: {error})") from error

@@ -83,7 +83,7 @@ class ChampionWatcher:
         self._seen: tuple[int, int] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aiops-watch", daemon=True)
-        self._tried: dict[str, tuple[str, str, Any]] = {}
+        self._tried: dict[str, tuple[Any, ...]] = {}
         #: Model name to version and reason of the last refusal, by the follower and by this process.
         self._by_follower: dict[str, dict[str, str]] = {}
         self._by_us: dict[str, dict[str, str]] = {}
@@ -186,13 +186,15 @@ class ChampionWatcher:
         service = self._services[name]
         champion = service.champion
         version, run_id = str(entry["version"]), str(entry["run_id"])
-        if champion is not None and (champion.version, champion.run_id) == (version, run_id):
+        number = (entry.get("recalibration") or {}).get("number")
+        served = None if champion is None else (champion.version, champion.run_id, champion.recalibration)
+        if served == (version, run_id, number):
             if self._by_us.get(name, {}).get("version") != version:
                 # Rolled back to what is served: nothing is refused any more.
                 self._by_us.pop(name, None)
                 self._tried.pop(name, None)
             return
-        attempt = (version, run_id, entry.get("fetched"))
+        attempt = (version, run_id, number, entry.get("fetched"))
         if self._tried.get(name) == attempt:
             return
         self._tried[name] = attempt
@@ -218,6 +220,7 @@ class ChampionWatcher:
         loaded = self._loader(entry["folder"])
         if loaded.task != task:
             raise AiopsError(f"the servable is for task '{loaded.task}', not '{task}'")
+        loaded = servable.as_answering(loaded, entry.get("recalibration"))
         timed(loaded, self._metrics.histogram("aiops_model_seconds", model=name, version=version))
         return Champion(loaded, name, version, str(entry["run_id"]), entry.get("alias"), entry.get("created"))
 

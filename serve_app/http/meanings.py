@@ -57,6 +57,7 @@ MEANINGS: dict[str, str] = {
     "request_id": "Of the request, as in the header x-request-id.",
     "threshold": "Probability from which the bad event is predicted.",
     "time_to_threshold": "When the median forecast crosses, by metric that has a threshold.",
+    "recalibration": "Number of the correction from feedback that is in effect; absent without one.",
     "trained_at": "When the model was trained.",
     "version": "Registered version; null for a model that is not trained.",
     "warnings": "What a careful reader of the answer should know.",

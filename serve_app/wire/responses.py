@@ -29,6 +29,7 @@ class Model(Struct):
         str | None,
         Meta(description="What the version is to the service: champion or canary; null for untrained models."),
     ]
+    recalibration: int | UnsetType = UNSET
 
 
 Share = Annotated[float, Meta(ge=0, le=1)]

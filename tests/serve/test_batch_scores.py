@@ -95,6 +95,26 @@ def test_a_resource_without_a_value_gets_no_forecast_and_a_table_without_any_is_
         score_table(loaded, usage.drop(columns="timestamp"))
 
 
+def test_windows_are_scored_as_those_of_their_resource(
+    servables: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = servable.load(servables["failure"])
+    rows = tiny.dataset("failure").tables["telemetry"]
+    some = pd.concat([rows[rows["resource_id"] == name].tail(30) for name in rows["resource_id"].unique()[:3]])
+    told: list[str] = []
+    honest = loaded.predict  # type: ignore[attr-defined]
+
+    def noted(windows: np.ndarray, last: Any, resources: list[str]) -> np.ndarray:
+        told.extend(resources)
+        found: np.ndarray = honest(windows, last, resources)
+        return found
+
+    monkeypatch.setattr(loaded, "predict", noted)
+    scored = score_table(loaded, some)
+    # Habits of a resource are part of the model: a batch must know them as a request that names it does.
+    assert told == scored["resource_id"].tolist() and len(set(told)) == 3
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_file_is_scored_into_a_file(
     ending: str, servables: dict[str, Path], activity: pd.DataFrame, tmp_path: Path
