@@ -74,7 +74,9 @@ class ByFile(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "serve" if nodeid.startswith("tests/serve/") else nodeid.split("::", 1)[0]
+        # Those of all sources answer in their own process, and train for minutes before.
+        listens = nodeid.startswith("tests/serve/") and "/test_sources.py" not in nodeid
+        return "serve" if listens else nodeid.split("::", 1)[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -85,6 +87,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest begin, so that both processes end at about the same time."""
-    longest = ("test_pipeline.py", "serve", "test_runs.py", "test_browser.py", "test_tuning.py")
+    longest = ("test_pipeline.py", "serve", "test_runs.py", "test_sources.py", "test_browser.py", "test_tuning.py")
     place = {name: i for i, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, place.get(item.path.parent.name, len(place))))
