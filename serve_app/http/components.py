@@ -11,6 +11,7 @@ import msgspec
 from serve_app.answers import legacy
 from serve_app.answers.envelope import between
 from serve_app.answers.rows import ignored_of
+from serve_app.http.routes import ROUTES
 from serve_app.wire import requests, responses
 from serve_app.wire.features import MAX_NUMBER, feature_range, feature_unit
 from serve_app.wire.limits import MAX_ID, MAX_INSTANCES, MAX_METRICS, MAX_NAME, MAX_TEXT
@@ -28,12 +29,7 @@ _STRUCTS: tuple[type, ...] = (
     requests.CapacityBatch,
     requests.AnomalyRequest,
     requests.AnomalyBatch,
-    requests.TrainRequest,
-    requests.PromoteRequest,
-    requests.RollbackRequest,
-    requests.RegisterRequest,
-    requests.RemediateRequest,
-    requests.FeedbackRequest,
+    *(route.request for route in ROUTES if route.request is not None),
     responses.FailureAnswer,
     responses.ThreatAnswer,
     responses.CapacityAnswer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from client import Client
@@ -37,3 +39,10 @@ def test_a_route_without_a_model_has_a_handler_and_a_post_an_example() -> None:
         assert bool(route.handler) != bool(route.task)
         assert (route.path in EXAMPLES) == (route.method == "POST" or route.path == "models/train")
     assert [route.method for route in ROUTES if route.path == JOB] == ["GET", "DELETE"]
+
+
+def test_every_schema_that_the_description_refers_to_is_in_it(client: Client) -> None:
+    text = client.get("/schema").body.decode()
+    named = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert {route.request.__name__ for route in ROUTES if route.request is not None} <= named
+    assert named <= set(json.loads(text)["components"]["schemas"])
