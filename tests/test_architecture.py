@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "aiops_core.tasks": ("", "."),
     "aiops_core.tracking": (
         "errors redact facts files settings servable data",
-        ". looks native recalibrations registry runs scoring servables snapshot store",
+        ". corrections looks native recalibrations registry runs scoring servables snapshot store",
     ),
     "aiops_core.monitor": (
         "errors facts files settings servable journal tasks.cards tracking",

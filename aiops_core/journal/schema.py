@@ -18,6 +18,8 @@ _COMMON: list[tuple[str, pa.DataType]] = [
     ("arrival_time", TIME),
     # 0 stands for an untrained legacy model.
     ("version", pa.int32()),
+    # Number of the correction from feedback that was in effect.
+    ("recalibration", pa.int32()),
     ("role", pa.string()),
     ("latency_ms", pa.float32()),
     ("key", pa.string()),

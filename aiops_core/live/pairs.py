@@ -67,6 +67,10 @@ def pairs_of(
     straight = (heard == champion) & (unheard == candidate)
     turned = (heard == candidate) & (unheard == champion)
     frame = frame[(straight | turned).to_numpy(dtype=bool)]
+    if len(frame):
+        # A correction from feedback makes another model of a version: what it said before does not count any more.
+        now = frame.groupby("version")["recalibration"].transform("last").fillna(0)
+        frame = frame[frame["recalibration"].fillna(0) == now]
     known = versions(state, task)
     scored = _LOSSES[task](frame, known)
     names = list(scored)

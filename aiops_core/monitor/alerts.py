@@ -58,6 +58,8 @@ def _raised(traffic: Traffic) -> np.ndarray:
 def _promised(traffic: Traffic) -> float | None:
     """Return the alerts a day that validation promised for this many resources (failure) or answers (threat)."""
     if traffic.task == "threat":
+        if "alarm_rate" not in traffic.card["watch"]:
+            return None
         return float(traffic.card["watch"]["alarm_rate"] * len(traffic.time) / traffic.days)
     curve, threshold = traffic.card["decision"]["curve"], traffic.card["decision"]["threshold"]
     if not curve.get("threshold"):

@@ -142,7 +142,7 @@ def quantities(traffic: Traffic) -> Iterator[Quantity]:
     score, usual = watch["score"], score_scatter(watch)
     counts = np.asarray(score["counts"], float)
     yield Quantity("score", "score", bin_of(traffic.score, score["edges"]), counts, usual, *answers)
-    if traffic.label is not None:
+    if traffic.label is not None and watch.get("classes"):
         shares = np.array(list(watch["classes"].values())) * sum(score["counts"])
         yield Quantity("answers", "class", traffic.label, shares, usual, *answers)
 

@@ -68,8 +68,12 @@ def records(task: str, since: str = "7d", state: Path | None = None) -> tuple[pd
     # Event time too: replayed traffic ends when it was recorded, not now.
     stamps = champions["event_time"].fillna(champions["arrival_time"])
     frame = journal.labelled(folder, task, since=since_time(since, stamps.max()))
-    frame = frame[(frame["version"] == version) & (frame["role"] == "champion")].reset_index(drop=True)
-    return frame, _card(task, version, folder), version
+    frame = frame[(frame["version"] == version) & (frame["role"] == "champion")]
+    card = _card(task, version, folder)
+    number = ((card or {}).get("recalibration") or {}).get("number", 0)
+    # What was said with another correction is on another scale than the card is now.
+    frame = frame[frame["recalibration"].fillna(0) == number].reset_index(drop=True)
+    return frame, card, version
 
 
 def _card(task: str, version: int, state: Path) -> dict[str, Any] | None:

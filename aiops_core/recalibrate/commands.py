@@ -19,14 +19,15 @@ def recalibrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would come of it, and change nothing")] = False,
 ) -> None:
     """Correct the champion's calibration and threshold from feedback, if later feedback says that it is better."""
-    from aiops_core import settings, tracking
+    from aiops_core import servable, settings, tracking
     from aiops_core.recalibrate.learn import learn
     from aiops_core.replay.run import loaded_version
-    from aiops_core.servable import Recalibration
 
     name = MODELS.get(task, task)
-    if name not in BY_MODEL:
-        raise UsageError(f"unknown task '{task}'; known: {', '.join(MODELS)}")
+    if name not in (MODELS["failure"], MODELS["threat"]):
+        raise UsageError(f"'{task}' cannot be corrected from feedback; what can: failure, threat")
+    if undo and dry_run:
+        raise UsageError("--undo changes the registry and --dry-run nothing: leave one out")
     champion = tracking.champions().get(name)
     if champion is None:
         raise UsageError(f"model '{name}' has no champion")
@@ -38,16 +39,20 @@ def recalibrate(
         typer.echo(f"the newest correction of {whose} is taken back: {now}")
         return
     record = champion.recalibration
-    current = Recalibration.of(record) if record else None
     loaded = loaded_version(BY_MODEL[name], champion.version)
-    found = learn(settings.load().state_dir, loaded, champion.version, current, since=since)
+    known = tracking.corrections(name, champion.version)
+    found = learn(settings.load().state_dir, loaded.card, champion.version, known, record, since=since)
     typer.echo(f"{whose}: {found.words}")
     if dry_run or not found.better:
         return
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    content = {**found.record.as_dict(), "measured": found.measured, "created": made}
+    content = {
+        **found.record.as_dict(),
+        "measured": found.measured,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    # What the service could not answer with must not get into the registry.
+    servable.as_answering(loaded, content)
+    number = record["number"] if record else 0
     with audited("models recalibrate", name=name, version=champion.version, record=found.record.as_dict()):
-        number = tracking.recalibrate(name, champion.version, content).recalibration
-    typer.echo(
-        f"correction {number['number'] if number else 0} is in effect; back: aiops models recalibrate {task} --undo"
-    )
+        made = tracking.recalibrate(name, champion.version, content, expected=number).recalibration
+    typer.echo(f"correction {made['number'] if made else 0} is in effect; back: aiops models recalibrate {task} --undo")

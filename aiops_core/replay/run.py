@@ -19,7 +19,7 @@ from aiops_core.replay.answers import LIMIT, answers, usable
 from aiops_core.replay.measures import measured
 from aiops_core.servable import Servable, as_answering
 
-__all__ = ["Options", "loaded_version", "replay"]
+__all__ = ["Options", "answering_version", "loaded_version", "replay"]
 
 SCHEMA_VERSION = 1
 #: Rows on which versions differ, and alerts, that the report names.

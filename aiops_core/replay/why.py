@@ -15,7 +15,7 @@ from aiops_core.errors import UsageError
 from aiops_core.facts import MODELS, TASKS
 from aiops_core.markup import html_table
 from aiops_core.replay.answers import answers
-from aiops_core.replay.run import loaded_version
+from aiops_core.replay.run import answering_version
 from aiops_core.servable import GOLDEN, Servable
 
 __all__ = ["Record", "drivers", "find", "neighbours", "newest", "others", "said_of", "seen", "tell"]
@@ -103,7 +103,7 @@ def find(request_id: str, row: int = 0, *, target: str | None = None, state: Pat
         )
     if not isinstance(answer["inputs"], bytes) or not answer["steps"]:
         raise UsageError(f"the inputs of answer '{request_id}' were not kept (AIOPS_JOURNAL_DROP)")
-    return Record(task, answer, loaded_version(task, int(answer["version"])), meaning, state)
+    return Record(task, answer, answering_version(task, int(answer["version"])), meaning, state)
 
 
 def newest(state: Path | None = None) -> str:
@@ -246,7 +246,7 @@ def others(record: Record, versions: Sequence[int] = ()) -> pd.DataFrame:
     frame["event_time"] = pd.to_datetime(frame["event_time"], utc=True)
     rows = []
     for version in wanted:
-        found = answers(loaded_version(record.task, version), frame, {int(record.answer["version"]): record.meaning})
+        found = answers(answering_version(record.task, version), frame, {int(record.answer["version"]): record.meaning})
         rows.append({"version": version, **found.iloc[0][["said", "score", "alarm"]].to_dict()})
     return pd.DataFrame(rows).set_index("version")
 

@@ -65,6 +65,8 @@ def against_champion(task: ModuleType, data: Any, folder: Path, *, promote: bool
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:
             loaded = servable.load(tracking.fetch(current.name, current.version, Path(scratch) / "champion"))
+            # As clients hear it.
+            loaded = servable.as_answering(loaded, current.recalibration)
         except ServableError as error:
             return Rival(name, obstacles=[*obstacles, f"cannot be compared with {name}: {error}"])
         obstacles += gate.lesser(mine.get("lineage") or {}, loaded.card.get("lineage") or {}, name)

@@ -4,6 +4,7 @@ Importing this package does not import mlflow, which takes seconds that neither 
 """
 
 from aiops_core.facts import MODELS
+from aiops_core.tracking.corrections import corrections, recalibrate
 from aiops_core.tracking.looks import count_look
 from aiops_core.tracking.native import save_native
 from aiops_core.tracking.registry import (
@@ -15,7 +16,6 @@ from aiops_core.tracking.registry import (
     list_models,
     previous_champion,
     promote,
-    recalibrate,
     register,
     remove_companion,
     rollback,
@@ -42,6 +42,7 @@ __all__ = [
     "check",
     "close_search",
     "companions",
+    "corrections",
     "count_look",
     "dataset_input",
     "describe_version",

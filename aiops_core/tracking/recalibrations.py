@@ -15,16 +15,28 @@ IN_EFFECT, RECORD = "recalibration", "recalibration_{}"
 
 
 def current(tags: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the correction in effect; None without one."""
-    number = int(tags.get(IN_EFFECT) or 0)
-    return history(tags)[number - 1] if number else None
+    """Return the correction in effect; None without one.
+
+    Tags that cannot be read are told as ``damaged``: they concern one version, and no other one may suffer from them.
+    """
+    text = tags.get(IN_EFFECT) or "0"
+    if text == "0":
+        return None
+    known = history(tags)
+    if not text.isdecimal() or int(text) > len(known):
+        return {"number": -1, "damaged": f"tag '{IN_EFFECT}' is {text!r}, and there are {len(known)} corrections"}
+    return known[int(text) - 1]
 
 
 def history(tags: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return every correction there was, oldest first."""
     found: list[dict[str, Any]] = []
     while (text := tags.get(RECORD.format(len(found) + 1))) is not None:
-        found.append(json.loads(text))
+        try:
+            found.append(dict(json.loads(text)))
+        except (ValueError, TypeError) as error:
+            name = RECORD.format(len(found) + 1)
+            found.append({"number": len(found) + 1, "before": 0, "damaged": f"tag '{name}': {error}"})
     return found
 
 
@@ -44,14 +56,12 @@ def changed(tags: Mapping[str, str], record: Mapping[str, Any] | None, whose: st
     TrackingError
         If there is nothing to take back.
     """
-    known = history(tags)
+    now = current(tags)
     if record is None:
-        now = current(tags)
         if now is None:
             raise TrackingError(f"{whose} has no correction that could be taken back")
-        return {IN_EFFECT: str(now["before"])}
-    before = current(tags)
-    number = len(known) + 1
-    content = {**record, "number": number, "before": before["number"] if before else 0}
+        return {IN_EFFECT: str(now.get("before", 0))}
+    number = len(history(tags)) + 1
+    content = {**record, "number": number, "before": now["number"] if now and "damaged" not in now else 0}
     # The record first: whoever reads in between finds the one before.
     return {RECORD.format(number): json.dumps(content), IN_EFFECT: str(number)}

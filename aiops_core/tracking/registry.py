@@ -137,7 +137,7 @@ def promote(name: str, version: int) -> ModelVersion:
     TrackingError
         If there is no such version, or another promotion goes on for too long.
     """
-    with open_client() as client, _alone():
+    with open_client() as client, alone():
         client.get_model_version(name, str(version))
         model = client.get_registered_model(name)
         history = _history(model)
@@ -158,7 +158,7 @@ def _only_champion(client: MlflowClient, model: Any, version: int | str) -> None
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Let one process at a time change aliases: the store cannot tell that a tag was changed since it was read."""
     path = files.private_folder(settings.load().state_dir) / LOCK
     deadline = time.monotonic() + LOCK_SECONDS
@@ -174,29 +174,6 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def recalibrate(name: str, version: int, record: Mapping[str, Any] | None) -> ModelVersion:
-    """Correct the answers of a version by a record, or take the newest correction back.
-
-    Parameters
-    ----------
-    name : str
-    version : int
-    record : mapping or None
-        As `aiops_core.servable.Recalibration` holds it, its number apart, with whatever is worth remembering; None goes back
-        to the one before, or to none.
-
-    Raises
-    ------
-    TrackingError
-        If there is no such version, or nothing to take back.
-    """
-    with open_client() as client, _alone():
-        tags = client.get_model_version(name, str(version)).tags or {}
-        for key, value in recalibrations.changed(tags, record, f"version {version} of {name}").items():
-            client.set_model_version_tag(name, str(version), key, value)
-    return get_version(name, version)
-
-
 def rollback(name: str) -> ModelVersion:
     """Make the champion before the current one champion again.
 
@@ -205,7 +182,7 @@ def rollback(name: str) -> ModelVersion:
     TrackingError
         If there is no earlier champion, or another promotion goes on for too long.
     """
-    with open_client() as client, _alone():
+    with open_client() as client, alone():
         model = client.get_registered_model(name)
         history = _before(model)
         client.set_registered_model_alias(name, CHAMPION, history[-1])
@@ -297,7 +274,7 @@ def set_companion(name: str, alias: str, version: int, share: float | None = Non
     share = DEFAULT_SHARE if share is None else share
     if not 0 < share < 1:
         raise TrackingError(f"a canary's share lies above 0 and below 1, not at {share:g}")
-    with open_client() as client, _alone():
+    with open_client() as client, alone():
         client.get_model_version(name, str(version))
         champion = client.get_registered_model(name).aliases.get(CHAMPION)
         if champion is None:
@@ -325,7 +302,7 @@ def remove_companion(name: str, alias: str, version: int | None = None) -> Model
     TrackingError
         If there is none, or another one than named.
     """
-    with open_client() as client, _alone():
+    with open_client() as client, alone():
         current = client.get_registered_model(name).aliases.get(alias)
         if current is None:
             raise TrackingError(f"model '{name}' has no {alias}")

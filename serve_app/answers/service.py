@@ -325,6 +325,7 @@ class Service:
             "trained_at": card.get("created"),
             "loaded_at": iso(champion.loaded_at),
             "features": [f["name"] for f in card.get("features", [])],
-            **{key: card[key] for key in ("step_seconds", "window", "horizon", "recalibration") if key in card},
+            **{key: card[key] for key in ("step_seconds", "window", "horizon") if key in card},
+            **({} if champion.recalibration is None else {"recalibration": champion.recalibration}),
             "lineage": card.get("lineage") or {},
         }

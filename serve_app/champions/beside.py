@@ -140,8 +140,9 @@ class Beside:
             place = slot(name, alias)
             entry: dict[str, Any] = {"alias": alias}
             if place in self._in:
-                version, run_id, share, *_ = self._in[place]
-                entry |= {"version": version, "run_id": run_id} | ({} if share is None else {"share": share})
+                version, run_id, share, _, number = self._in[place]
+                more = {"share": share, "recalibration": number}
+                entry |= {"version": version, "run_id": run_id} | {k: v for k, v in more.items() if v is not None}
             if place in self._why:
                 entry["refused"] = self._why[place]
             if place in self._stopped:

@@ -49,7 +49,7 @@ class Commands:
         """Carry out one command of the socket and return the version it made champion, or the versions there are."""
         try:
             if command.get("do") == "list":
-                return {"ok": [vars(v) for v in self._tracking.list_models()]}
+                return {"ok": [_plain(v) for v in self._tracking.list_models()]}
             return {"ok": self._change(command, str(command["name"]))}
         except Refused as error:
             return {"error": str(error), "kind": "conflict"}
@@ -86,7 +86,7 @@ class Commands:
         champion = alias == "champion"
         found = self._tracking.register(BY_MODEL[name], str(command["run_id"]), None if champion else alias)
         if not champion:
-            return dict(vars(found))
+            return _plain(found)
         try:
             return self._promote(name, found, lambda: self._tracking.promote(name, found.version))
         except Refused as reason:
@@ -111,7 +111,7 @@ class Commands:
             self._expect(name, expected)
             gone = self._tracking.remove_companion(name, alias)
             self._drop(place)
-            return dict(vars(gone))
+            return _plain(gone)
 
     def _stop(self, place: str, version: str, reason: str) -> dict[str, Any]:
         """Take a canary out that its guard rails stopped; several replicas may say so."""
@@ -193,7 +193,7 @@ class Commands:
                 raise
             os.replace(staged, self._folder / POINTER)
             self._content = content
-            return {**vars(found), "changes": servable.changes(served, _card(taken)) if served else []}
+            return {**_plain(found), "changes": servable.changes(served, _card(taken)) if served else []}
 
     def _with(self, place: str, taken: Mapping[str, Any]) -> dict[str, Any]:
         """Return the content of the pointer file with a version in its place."""
@@ -216,6 +216,12 @@ class Commands:
         }
 
 
+def _plain(version: Any) -> dict[str, Any]:
+    """Return a version as it is listed: of a correction from feedback, its number."""
+    record = getattr(version, "recalibration", None)
+    return {**vars(version), "recalibration": record and record.get("number")}
+
+
 def entry_of(version: Any) -> dict[str, Any]:
     """Return what the pointer file says of a version, apart from its folder."""
     entry = {
@@ -223,11 +229,11 @@ def entry_of(version: Any) -> dict[str, Any]:
         "run_id": version.run_id,
         "alias": version.alias,
         "created": version.created,
+        # Also where there is none: a correction that was taken back is a change.
+        "recalibration": getattr(version, "recalibration", None),
     }
-    for name in ("share", "recalibration"):
-        if (value := getattr(version, name, None)) is not None:
-            entry[name] = value
-    return entry
+    share = getattr(version, "share", None)
+    return entry if share is None else {**entry, "share": share}
 
 
 def _card(entry: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -148,7 +148,8 @@ class Follower(Commands):
                 # The alias went back to what is served.
                 del refused[name]
             return
-        same = (last.get("version"), last.get("run_id")) == (entry["version"], entry["run_id"])
+        asked = (entry["version"], entry["run_id"], _number(entry))
+        same = (last.get("version"), last.get("run_id"), last.get("recalibration")) == asked
         if by_alias and same and time.monotonic() < self._retry.get(name, 0.0):
             return
         try:
@@ -183,7 +184,7 @@ class Follower(Commands):
         while True:
             found = Path(self._tracking.fetch(model, int(entry["version"]), target)).resolve()
             try:
-                verify(found, model, entry)
+                verify(found, model, {**entry, "recalibration": None})
             except ServableError:
                 shutil.rmtree(target, ignore_errors=True)
                 if fresh:
@@ -191,6 +192,9 @@ class Follower(Commands):
                 # What lay in the cache may have been damaged there: once more, from the registry.
                 fresh = True
                 continue
+            if entry.get("recalibration"):
+                # After the copy itself, which a correction that cannot be used leaves where it is.
+                verify(found, model, entry)
             # Replicas that refused a damaged copy look at the new one.
             return {**entry, "folder": str(found), "fetched": time.time()}
 
@@ -199,7 +203,8 @@ class Follower(Commands):
         last = self._content["refused"].get(name, {})
         if (last.get("version"), last.get("reason")) != (entry["version"], text):
             _log.warning("%s version %s is refused: %s", name, entry["version"], text)
-        return {"version": entry["version"], "run_id": entry["run_id"], "reason": text, "by": by}
+        number = {} if _number(entry) is None else {"recalibration": _number(entry)}
+        return {"version": entry["version"], "run_id": entry["run_id"], "reason": text, "by": by, **number}
 
     def _save(self) -> None:
         """Write the pointer file; on a full disk the old one stays, and the next poll tries again."""
@@ -244,6 +249,12 @@ class Follower(Commands):
                 self._asked = time.monotonic()
                 self.poll()
             stop.wait(POLL_SECONDS)
+
+
+def _number(entry: Mapping[str, Any]) -> int | None:
+    """Return the number of the correction of an entry."""
+    number: int | None = (entry.get("recalibration") or {}).get("number")
+    return number
 
 
 def main(argv: list[str] | None = None) -> int:

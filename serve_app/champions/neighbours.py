@@ -49,7 +49,7 @@ def borrow(folder: Path, content: Mapping[str, Any], models: dict[str, Any], ret
     other, theirs = found
     for name, entry in theirs.get("models", {}).items():
         known = models.get(name, {})
-        same = all(known.get(key) == entry.get(key) for key in ("version", "run_id"))
+        same = all(known.get(key) == entry.get(key) for key in ("version", "run_id", "recalibration"))
         if name not in BY_MODEL or same or time.monotonic() < retry.get(name, 0.0):
             continue
         try:

@@ -189,10 +189,9 @@ class ChampionWatcher:
         number = (entry.get("recalibration") or {}).get("number")
         served = None if champion is None else (champion.version, champion.run_id, champion.recalibration)
         if served == (version, run_id, number):
-            if self._by_us.get(name, {}).get("version") != version:
-                # Rolled back to what is served: nothing is refused any more.
-                self._by_us.pop(name, None)
-                self._tried.pop(name, None)
+            # Back to what is served: nothing is refused any more.
+            self._by_us.pop(name, None)
+            self._tried.pop(name, None)
             return
         attempt = (version, run_id, number, entry.get("fetched"))
         if self._tried.get(name) == attempt:

@@ -32,6 +32,8 @@ class About:
     ----------
     stamp : str or None
         Attribute of a threat request that holds its time.
+    recalibration : int or None
+        Number of the correction from feedback that is in effect.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class About:
         self.stamp: str | None = None
         self.names: list[str] = [feature["name"] for feature in card["features"]]
         self.classes: list[str] = list(card.get("classes") or ())
+        self.recalibration: int | None = (card.get("recalibration") or {}).get("number")
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -53,6 +53,7 @@ def _common(entries: Sequence[Entry], clock: float, privacy: Privacy) -> dict[st
         "row": [int(e.request_id.rpartition("-")[2]) if e.batch else 0 for e in entries],
         "arrival_time": np.array([1e6 * (clock + e.began) for e in entries]).astype("datetime64[us]"),
         "version": [e.about.version for e in entries],
+        "recalibration": [e.about.recalibration for e in entries],
         "role": [e.about.role for e in entries],
         "latency_ms": np.array([1e3 * (e.ended - e.began) for e in entries], dtype=np.float32),
         "key": [privacy.text(e.key, "key") for e in entries],

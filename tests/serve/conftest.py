@@ -84,6 +84,7 @@ class Version:
     created: str = "2026-01-01T00:00:00Z"
     source: str = ""
     share: float | None = None
+    recalibration: dict[str, Any] | None = None
 
 
 class Store:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from conftest import Service, point
+from conftest import ROW, THREAT, Service, Store, Version, point
 
 from aiops_core import servable
+from aiops_core.errors import TrackingError
 from aiops_core.facts import MODELS
 from aiops_core.servable.recalibration import shifted
-from serve_app.champions.node import POINTER, node_folder
+from serve_app.champions.follower import Follower
+from serve_app.champions.node import POINTER, node_folder, read_pointer
 
 pytestmark = pytest.mark.serve
 
@@ -62,7 +64,7 @@ def test_probability_threshold_and_number_follow_a_correction_and_go_with_it(
         "prediction"
     ]
     status = next(m for m in service.client.get("models/status").json()["models"] if m["name"] == MODELS["failure"])
-    assert status["recalibration"]["number"] == 2 and status["version"] == "3"
+    assert status["recalibration"] == 2 and status["version"] == "3"
     correct(service, "failure", None)
     assert ask(service, "predict/failure", body) | {"request_id": ""} == before | {"request_id": ""}
 
@@ -86,3 +88,66 @@ def test_a_correction_that_cannot_be_used_leaves_the_model_in_service(service: S
     correct(service, "capacity", {"number": 1, "offset": 0.1})
     status = next(m for m in service.client.get("models/status").json()["models"] if m["name"] == MODELS["capacity"])
     assert status["status"] == "loaded" and "cannot be corrected" in json.dumps(status)
+    correct(service, "capacity", None)
+    status = next(m for m in service.client.get("models/status").json()["models"] if m["name"] == MODELS["capacity"])
+    assert status["status"] == "loaded" and "cannot be corrected" not in json.dumps(status)
+
+
+# The follower --------------------------------------------------------------------------------------------------------
+
+
+class Correcting(Store):
+    """A registry whose champion may be corrected."""
+
+    record: dict[str, Any] | None = None
+
+    def get_version(self, name: str, version: int) -> Version:
+        found = super().get_version(name, version)
+        found.recalibration = self.record
+        return found
+
+
+def test_a_correction_reaches_the_replicas_is_replaced_refused_and_taken_back(
+    make_service: Callable[..., Service], servables: dict[str, Path], tmp_path: Path
+) -> None:
+    store, folder = Correcting(servables["threat"]), node_folder(tmp_path / "state")
+    follower = Follower(folder, store)
+    follower.poll()
+    service = make_service()
+    usual = service.client.post("predict/threat", ROW).json()
+
+    def after(record: dict[str, Any] | None) -> dict[str, Any]:
+        store.record = record
+        follower.poll()
+        service.models.watcher.look()
+        found: dict[str, Any] = service.client.post("predict/threat", ROW).json()
+        return found
+
+    for number, weight in ((1, 1e6), (2, 1e-6)):
+        said = after({"number": number, "normal_weight": weight, "before": number - 1})
+        assert said["model"]["recalibration"] == number and (said["prediction"] == "normal") == (weight > 1)
+    copies = sorted(path.name for path in (folder / "servables").iterdir())
+    # What cannot be used is refused, and costs neither the copy of the version nor the correction before it.
+    assert after({"number": 3, "normal_weight": -1.0})["model"]["recalibration"] == 2
+    assert "out of range" in read_pointer(folder)["refused"][THREAT]["reason"]
+    assert sorted(path.name for path in (folder / "servables").iterdir()) == copies
+    assert after(None) | {"request_id": ""} == usual | {"request_id": ""}
+    content = read_pointer(folder)
+    assert content["refused"] == {} and content["models"][THREAT]["recalibration"] is None
+    # Another one in effect while the registry cannot be reached: a promotion keeps what is asked of its own version.
+    after({"number": 4, "normal_weight": 2.0})
+    assert follower.execute({"do": "promote", "name": THREAT, "version": 2})["ok"]["recalibration"] == 4
+
+
+def test_a_node_without_the_registry_takes_the_correction_from_its_neighbour(
+    servables: dict[str, Path], tmp_path: Path
+) -> None:
+    nodes = tmp_path / "state" / "nodes"
+    store = Correcting(servables["threat"])
+    here = Follower(nodes / "here", store)
+    here.poll()
+    store.record = {"number": 1, "normal_weight": 3.0}
+    Follower(nodes / "other", store).poll()
+    store.error = TrackingError("no MLflow server answers")
+    here.poll()
+    assert read_pointer(nodes / "here")["models"][THREAT]["recalibration"] == store.record
