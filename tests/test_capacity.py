@@ -338,7 +338,7 @@ def test_the_origins_that_choose_a_model_do_not_move_its_band_nor_do_those_of_th
     )
 
 
-def test_restless_and_quiet_series_get_offsets_of_their_own(data: capacity.CapacityData) -> None:
+def test_restless_and_quiet_series_get_offsets_of_their_own(data: capacity.CapacityData, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     frame = usage(9, seed=5, days=60)
     quiet = frame["resource_id"].isin([f"host-{i}" for i in range(3)])
@@ -352,6 +352,9 @@ def test_restless_and_quiet_series_get_offsets_of_their_own(data: capacity.Capac
     made = capacity.prepare(dataset(frame, **all_steps), seed=0, effort=LESS)
     fitted = capacity.finish(capacity.defaults(made), made, seed=0)
     assert fitted.calibration is not None
+    capacity.export(fitted, made, tmp_path / "servable")
+    card = servable.load(tmp_path / "servable").card
+    assert card["scored_steps"] == list(range(1, 25))
     assert np.diff(fitted.calibration["swing"]).min() > 0
     found = capacity.details(made, capacity.predict(fitted, made, "test"))["by_resource"]
     coverage = {row["resource_id"]: row["coverage_80"] for row in found}

@@ -14,6 +14,7 @@ from aiops_core.monitor import Traffic, look, look_at
 from aiops_core.monitor.drift import distances, drift, telling_rows, threshold
 from aiops_core.monitor.records import since_time
 from aiops_core.monitor.sensors import broken
+from aiops_core.monitor.traffic import near_steps
 from aiops_core.tasks import cards
 
 START = np.datetime64("2026-01-05T00:00:00", "s")
@@ -174,3 +175,11 @@ def test_a_version_whose_card_keeps_nothing_cannot_be_monitored() -> None:
 def test_a_period_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no time"):
         since_time(text)
+
+
+@pytest.mark.parametrize("scored", [list(range(1, 49)), "1 to 48"])
+def test_a_forecast_all_of_whose_steps_are_scored_can_be_monitored(scored: Any) -> None:
+    # Earlier cards said it in words where there were many.
+    found = near_steps({"scored_steps": scored, "season": 24}, horizon=20)
+    assert found.tolist() == list(range(1, 21))
+    assert near_steps({"scored_steps": [36, 48], "season": 24}, horizon=48).tolist() == [36]

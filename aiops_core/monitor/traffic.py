@@ -204,7 +204,9 @@ def spreads(card: Mapping[str, Any]) -> dict[str, float]:
 
 def near_steps(card: Mapping[str, Any], horizon: int) -> np.ndarray:
     """Return the scored steps up to one season that a forecast of this horizon holds, or the first of them."""
-    steps = np.asarray(card["scored_steps"], dtype=np.int64)
+    scored = card["scored_steps"]
+    # Cards of earlier versions say "1 to 24" where every step was scored.
+    steps = np.arange(1, int(scored.split()[-1]) + 1) if isinstance(scored, str) else np.asarray(scored, dtype=np.int64)
     near = steps[(steps <= card["season"]) | (steps == steps.min())]
     return np.asarray(near[near <= horizon])
 

@@ -195,7 +195,8 @@ def _threat(model: Any, tables: dict[str, pd.DataFrame], seed: int) -> World:
     rng, n = np.random.default_rng(seed), len(frame)
     # The rows of the table come in no order: this is their time.
     at = np.datetime64("2025-03-03T00:00:00", "s") + (np.arange(n) * 8 * 7 * 86_400 // n).astype("timedelta64[s]")
-    rows = frame[model.features].to_numpy(dtype=np.float32)
+    asked = frame[model.features].astype(object)
+    rows = model.encode(asked.where(asked.notna(), None).to_dict("records"))
     probability = model.predict(rows)
     label = model.decide(probability)
     said = np.asarray(model.classes, dtype=object)[label]
@@ -218,7 +219,7 @@ def _capacity(model: Any, tables: dict[str, pd.DataFrame], seed: int, weeks: int
     cube = frame[model.features].to_numpy(dtype=np.float32).reshape(len(names), hours, -1)
     origins = np.arange(hours - weeks * 168 - 12, hours - 1, EVERY["capacity"])
     length = min(model.context, 8 * 168)
-    steps = np.asarray(model.card["scored_steps"])
+    steps = np.asarray(model.card["scored_steps"], dtype=np.int64)
     spread, usual = spreads(model.card), np.asarray(model.card["watch"]["steps"]["error"])
     near = steps[steps <= model.season]
     answers = []

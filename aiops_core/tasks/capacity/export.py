@@ -52,7 +52,7 @@ def export(model: CapacityModel, data: CapacityData, folder: str | Path) -> None
         "step_seconds": layout.step_seconds,
         "context": layout.context,
         "quantiles": [0.1, 0.5, 0.9],
-        "scored_steps": data.info["score_steps"],
+        "scored_steps": [int(step) for step in data.score_steps],
         "layout": layout.as_dict(),
         "graphs": [n or names[1] for n in names],
         "backbone_shares": list(model.shares),
