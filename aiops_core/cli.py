@@ -151,9 +151,10 @@ def score(
         if champion is None:
             raise UsageError(f"model '{name}' has no champion yet; train one with: aiops report")
         version = champion.version
-    model = servable.as_answering(_verified(name, version), tracking.get_version(name, version).recalibration)
-    rows = scoring.score_file(model, source, target)
-    typer.echo(f"{rows} rows scored by {name} version {version}: {target}")
+    record = tracking.get_version(name, version).recalibration
+    rows = scoring.score_file(servable.as_answering(_verified(name, version), record), source, target)
+    corrected = f" with correction {record['number']}" if record else ""
+    typer.echo(f"{rows} rows scored by {name} version {version}{corrected}: {target}")
 
 
 @app.command()

@@ -137,7 +137,10 @@ def changes(found: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _named(version: ModelVersion) -> str:
     named = {"canary": f"canary {100 * (version.share or 0):g} %"}
-    return ", ".join(named.get(alias, alias) for alias in version.aliases) or version.alias or ""
+    names = [named.get(alias, alias) for alias in version.aliases] or [version.alias or ""]
+    if version.recalibration:
+        names.append(f"correction {version.recalibration['number']}")
+    return ", ".join(filter(None, names))
 
 
 def models(versions: list[ModelVersion]) -> None:

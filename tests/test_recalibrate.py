@@ -340,6 +340,7 @@ def test_false_alarms_that_feedback_names_make_a_detector_more_careful(
     champion = tracking.champions()["threat_detector"]
     record = champion.recalibration
     assert record is not None and record["normal_weight"] > 1 and record["measured"]["macro-F1"]["low"] > 0
+    assert "champion, correction 1" in aiops("models", "list")
     assert "no correction is better beyond chance" in aiops("models", "recalibrate", "threat")
     assert '"route": "models recalibrate"' in (state / "audit.jsonl").read_text()
     with pytest.raises(TrackingError, match="was corrected meanwhile: nothing was changed"):
