@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from aiops_core import console
 from chaos.load import SNAPSHOT
 from chaos.registry import Registry
 from chaos.stand import Stand, wait
@@ -207,7 +208,7 @@ def _refused(c: Context, what: str) -> str:
 
 def features(c: Context) -> str:
     answer = c.stand.post("models/promote", {"name": THREAT, "version": c.versions["other"]})
-    told = "; ".join(answer.json().get("changes") or ["nothing"])
+    told = "; ".join(line.strip() for line in console.changes(answer.json().get("changes") or [])) or "nothing"
     time.sleep(3)
     back = _promote(c.stand, c.versions["first"])[0]
     return f"its promotion is answered {answer.status_code} and says: {told[:200]}; the way back {back}"
