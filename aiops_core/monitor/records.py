@@ -81,7 +81,11 @@ def _card(task: str, version: int, state: Path) -> dict[str, Any] | None:
     try:
         with files.private_files():
             loaded = tracking.fetch_verified(name, version, state / "servables" / f"{name}-{version}")
-        loaded = as_answering(loaded, tracking.get_version(name, version).recalibration)
     except AiopsError:
         return None
+    try:
+        loaded = as_answering(loaded, tracking.get_version(name, version).recalibration)
+    except AiopsError:
+        # Without the registry nobody knows a correction: what was answered without one is looked at.
+        pass
     return dict(loaded.card)
