@@ -175,7 +175,7 @@ def test_misses_alone_are_no_sample_of_quiet_answers(monkeypatch: pytest.MonkeyP
 
 
 def failures(state: Path, hours: int, number: int | None = None) -> None:
-    """A journal of one machine that is asked every hour, with an incident every two days from hour 30 on."""
+    """Keep a journal of one machine that is asked every hour, with an alarm every second time."""
     card = {"features": [{"name": "a"}], "window": 1, "horizon": 24, "step_seconds": 3600}
     keep_version(state, "failure", 1, card)
     segment = segments.Segment(segments.folder_of(state, "failure"), SCHEMAS["failure"], "node-a")
