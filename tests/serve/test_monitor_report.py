@@ -123,3 +123,12 @@ def test_a_task_a_time_or_a_folder_that_makes_no_sense_is_refused_before_anythin
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds files that are not a report"):
         monitoring.run(out=tmp_path / "mine")
+
+
+def test_answers_given_with_another_correction_are_not_compared_with_the_card(state: Path) -> None:
+    path = state / "journal" / "threat" / "week.parquet"
+    table = pq.read_table(path)
+    numbers = pa.array([None] * (ANSWERS - 100) + [1] * 100, type=pa.int32())
+    pq.write_table(table.set_column(table.schema.get_field_index("recalibration"), "recalibration", numbers), path)
+    frame, card, _ = records("threat", "10d")
+    assert card is not None and len(frame) == ANSWERS - 100 and frame["recalibration"].isna().all()
